@@ -1,0 +1,453 @@
+//! Rows as the rest of the daemon sees them: typed, parsed, with secrets opened only where asked for.
+
+use berth_schemas::{
+    AppSlug, DeploymentRef, EnvironmentName, Problem, ProjectSlug, Scope, Timestamp, VariableName,
+    app::AppSettings,
+    deployment::{BuildLineKind, DeploymentState, SourceShown},
+    ids::{JobId, TokenName, UploadId},
+    job::{JobKind, JobState},
+};
+use serde::{Deserialize, Serialize};
+
+/// Makes a row id type, so that an app's id cannot be passed where a release's is wanted.
+macro_rules! row_id {
+    ($($(#[$meta:meta])* $type:ident),* $(,)?) => {$(
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $type(pub i64);
+    )*};
+}
+
+row_id!(
+    /// Row id of a project.
+    ProjectId,
+    /// Row id of an app.
+    AppId,
+    /// Row id of an environment.
+    EnvironmentId,
+    /// Row id of a deployment.
+    DeploymentId,
+    /// Row id of a release.
+    ReleaseId,
+);
+
+/// Which projects a caller may see. Every query for something that belongs to a project takes one, so that
+/// none can forget it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Visible {
+    /// All projects: an unrestricted token, or the daemon itself.
+    All,
+    /// Only these.
+    Projects(Vec<ProjectId>),
+}
+
+impl Visible {
+    /// Whether `project` may be seen.
+    #[must_use]
+    pub fn allows(&self, project: ProjectId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Projects(ids) => ids.contains(&project),
+        }
+    }
+}
+
+/// A project.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProjectRow {
+    /// Row id.
+    pub id: ProjectId,
+    /// Name.
+    pub slug: ProjectSlug,
+    /// Apps in it.
+    pub apps: i64,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// An app with its production environment, which every app has.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AppRow {
+    /// Row id, also the numeric id that is shown.
+    pub id: AppId,
+    /// UUID that is shown.
+    pub uuid: String,
+    /// Its project.
+    pub project_id: ProjectId,
+    /// Name of its project.
+    pub project: ProjectSlug,
+    /// Its name.
+    pub slug: AppSlug,
+    /// What was configured.
+    pub settings: AppSettings,
+    /// Being deleted: takes no new work.
+    pub deleting: bool,
+    /// Its production environment.
+    pub environment: EnvironmentRow,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When settings or variables last changed.
+    pub configured_at: Timestamp,
+}
+
+/// An environment of an app.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EnvironmentRow {
+    /// Row id.
+    pub id: EnvironmentId,
+    /// Name.
+    pub name: EnvironmentName,
+    /// The release that has the traffic: the one pointer that says what is live.
+    pub live: Option<ReleaseId>,
+    /// Stopped by request.
+    pub stopped: bool,
+    /// How many replicas there should be.
+    pub replicas: i64,
+}
+
+/// A variable with its value opened.
+#[derive(Clone, PartialEq)]
+pub struct VariableRow {
+    /// Name.
+    pub name: VariableName,
+    /// Value in clear.
+    pub value: String,
+    /// Whether it is shown masked.
+    pub secret: bool,
+    /// Whether builds get it.
+    pub build: bool,
+    /// When it was set.
+    pub updated_at: Timestamp,
+    /// Who set it.
+    pub updated_by: String,
+}
+
+impl std::fmt::Debug for VariableRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VariableRow")
+            .field("name", &self.name)
+            .field("secret", &self.secret)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a deployment is to bring into service, as the pipeline needs it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum DeploymentSource {
+    /// An uploaded archive.
+    Upload {
+        /// The upload.
+        upload: UploadId,
+        /// Its size in bytes.
+        bytes: i64,
+    },
+    /// Files given in the call, kept as an archive like an upload.
+    Files {
+        /// The upload that holds them.
+        upload: UploadId,
+        /// How many files.
+        files: i64,
+    },
+    /// A git repository.
+    Git {
+        /// URL without credentials.
+        url: String,
+        /// Branch, tag or commit.
+        git_ref: Option<String>,
+    },
+    /// A ready image.
+    Image {
+        /// Its reference.
+        image: String,
+    },
+    /// An earlier release as it was.
+    Rollback {
+        /// The release.
+        release: ReleaseId,
+        /// The deployment that made it.
+        to: DeploymentRef,
+    },
+    /// A release with today's settings and variables.
+    Redeploy {
+        /// The release.
+        release: ReleaseId,
+        /// The deployment that made it.
+        of: DeploymentRef,
+    },
+}
+
+impl DeploymentSource {
+    /// The source as it is shown.
+    #[must_use]
+    pub fn shown(&self) -> SourceShown {
+        match self.clone() {
+            Self::Upload { bytes, .. } => SourceShown::Upload { bytes },
+            Self::Files { files, .. } => SourceShown::Files { files },
+            Self::Git { url, git_ref } => SourceShown::Git { url, git_ref },
+            Self::Image { image } => SourceShown::Image { image },
+            Self::Rollback { to, .. } => SourceShown::Rollback { to },
+            Self::Redeploy { of, .. } => SourceShown::Redeploy { of },
+        }
+    }
+}
+
+/// A deployment to be enqueued.
+#[derive(Debug, Clone)]
+pub struct NewDeployment {
+    /// The app.
+    pub app: AppId,
+    /// The environment.
+    pub environment: EnvironmentId,
+    /// What it brings.
+    pub source: DeploymentSource,
+    /// Who asked for it.
+    pub by: String,
+    /// What it is, in a line.
+    pub message: Option<String>,
+    /// Build without cache.
+    pub no_cache: bool,
+}
+
+/// A deployment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeploymentRow {
+    /// Row id.
+    pub id: DeploymentId,
+    /// The app.
+    pub app_id: AppId,
+    /// Name of the app.
+    pub app: AppSlug,
+    /// The environment.
+    pub environment_id: EnvironmentId,
+    /// Name of the environment.
+    pub environment: EnvironmentName,
+    /// Number within the app, from 1.
+    pub number: i64,
+    /// Where it stands.
+    pub state: DeploymentState,
+    /// What it brings.
+    pub source: DeploymentSource,
+    /// The release that it made.
+    pub release: Option<ReleaseId>,
+    /// The commit, where there is one.
+    pub commit: Option<String>,
+    /// First line of the commit's message or what the caller said.
+    pub message: Option<String>,
+    /// Who asked for it.
+    pub by: String,
+    /// Build without cache.
+    pub no_cache: bool,
+    /// The build plan as JSON, once detection has decided.
+    pub plan: Option<serde_json::Value>,
+    /// Why it failed.
+    pub problem: Option<Problem>,
+    /// Things that should be known.
+    pub warnings: Vec<String>,
+    /// Cancellation was asked for.
+    pub cancel_requested: bool,
+    /// How often it was begun; more than once after a restart of the daemon.
+    pub attempt: i64,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// When it settled.
+    pub finished_at: Option<Timestamp>,
+}
+
+impl DeploymentRow {
+    /// Its name for people.
+    #[must_use]
+    pub fn reference(&self) -> DeploymentRef {
+        DeploymentRef::new(self.app.clone(), self.number)
+    }
+}
+
+/// What a change of a deployment's state carries with it, all committed together.
+#[derive(Debug, Clone, Default)]
+pub struct Change {
+    /// Why, where that needs saying.
+    pub reason: Option<String>,
+    /// Sets the problem.
+    pub problem: Option<Problem>,
+}
+
+/// What a release consists of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Artifact {
+    /// A container image.
+    Image {
+        /// Id in the engine (sha256:…).
+        image_id: String,
+        /// What it was called when it was deployed.
+        reference: String,
+        /// Port that the app is expected on.
+        port: u16,
+        /// Whether the image was built by Berth and may be removed by it.
+        built: bool,
+    },
+    /// Files served by the data plane.
+    Static {
+        /// Directory below the data directory's `releases/`.
+        path: String,
+    },
+}
+
+/// A release to be recorded.
+#[derive(Clone)]
+pub struct NewRelease {
+    /// The deployment that made it.
+    pub deployment: DeploymentId,
+    /// What it consists of.
+    pub artifact: Artifact,
+    /// Settings it runs with.
+    pub settings: AppSettings,
+    /// Variables it runs with, in clear; sealed by the store.
+    pub variables: Vec<(VariableName, String)>,
+    /// Size on disk in bytes.
+    pub bytes: i64,
+}
+
+/// A release.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReleaseRow {
+    /// Row id.
+    pub id: ReleaseId,
+    /// The app.
+    pub app_id: AppId,
+    /// The environment.
+    pub environment_id: EnvironmentId,
+    /// The deployment that made it.
+    pub deployment_id: DeploymentId,
+    /// Number of that deployment, by which people know the release.
+    pub number: i64,
+    /// What it consists of.
+    pub artifact: Artifact,
+    /// Settings it runs with.
+    pub settings: AppSettings,
+    /// The commit, where there is one.
+    pub commit: Option<String>,
+    /// What it is, in a line.
+    pub message: Option<String>,
+    /// Size on disk in bytes.
+    pub bytes: i64,
+    /// Its artifact was removed by cleanup.
+    pub removed: bool,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it last got traffic.
+    pub live_at: Option<Timestamp>,
+}
+
+/// A line of a deployment's log to be kept.
+#[derive(Debug, Clone)]
+pub struct NewBuildLine {
+    /// When.
+    pub at: Timestamp,
+    /// The deployment's state at that time.
+    pub state: DeploymentState,
+    /// What kind of line it is.
+    pub kind: BuildLineKind,
+    /// The build step.
+    pub step: Option<String>,
+    /// The text, at most 4 KiB.
+    pub text: String,
+}
+
+/// A job.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobRow {
+    /// Its id.
+    pub id: JobId,
+    /// What it does.
+    pub kind: JobKind,
+    /// The app it works on.
+    pub app_id: Option<AppId>,
+    /// Name of that app.
+    pub app: Option<AppSlug>,
+    /// Project of that app, for visibility.
+    pub project_id: Option<ProjectId>,
+    /// Parameters, by kind.
+    pub input: serde_json::Value,
+    /// Where it stands.
+    pub state: JobState,
+    /// What it is doing or did last.
+    pub message: Option<String>,
+    /// Why it failed.
+    pub problem: Option<Problem>,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// When it began.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+}
+
+/// Who calls, as found from a token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Principal {
+    /// The token's name, as the audit trail shows it.
+    pub name: String,
+    /// What it may do.
+    pub scopes: Vec<Scope>,
+    /// What it may see.
+    pub visible: Visible,
+}
+
+impl Principal {
+    /// The daemon itself.
+    #[must_use]
+    pub fn daemon() -> Self {
+        Self { name: "berth".into(), scopes: vec![Scope::Admin], visible: Visible::All }
+    }
+
+    /// Whether it holds a scope that covers `needed`.
+    #[must_use]
+    pub fn may(&self, needed: Scope) -> bool {
+        self.scopes.iter().any(|s| s.covers(needed))
+    }
+}
+
+/// A token to be made.
+#[derive(Debug, Clone)]
+pub struct NewToken {
+    /// Name.
+    pub name: TokenName,
+    /// What it may do.
+    pub scopes: Vec<Scope>,
+    /// The projects it may touch; empty means all.
+    pub projects: Vec<ProjectSlug>,
+    /// When it stops working.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// An uploaded archive.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UploadRow {
+    /// Its id.
+    pub id: UploadId,
+    /// Size in bytes.
+    pub bytes: i64,
+    /// SHA-256 in hex.
+    pub sha256: String,
+    /// Who sent it.
+    pub by: String,
+    /// When it came.
+    pub created_at: Timestamp,
+}
+
+/// An entry of the event log to be written with the change it speaks of.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    /// What, such as "app.created".
+    pub kind: &'static str,
+    /// Who caused it.
+    pub by: String,
+    /// The app it is about.
+    pub app: Option<AppId>,
+    /// In a sentence.
+    pub summary: String,
+    /// Details.
+    pub data: serde_json::Value,
+}
