@@ -1,0 +1,232 @@
+//! What a tool is, and the list of all of them.
+//!
+//! A tool is a value: its names and texts, its hints, its two schemas and one boxed async function. MCP,
+//! REST, the command line, OpenAPI and the schema files iterate over [`Registry::tools`]; none of them knows a
+//! tool by name. There is no macro: [`Tool::new`] makes the value from a typed body.
+
+use std::{collections::HashMap, future::Future, sync::Arc};
+
+use berth_schemas::{Code, Problem, Scope};
+use berth_store::model::Principal;
+use futures_util::future::BoxFuture;
+use schemars::{JsonSchema, generate::SchemaSettings};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::{context::Context, progress::Progress, tidy};
+
+/// Whether MCP shows a tool by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// In the list.
+    Core,
+    /// Reached by `tool_search`, `tool_read` and `tool_write`.
+    Extended,
+}
+
+/// What a tool does to the world, in MCP's terms. All four are always said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hints {
+    /// Changes nothing.
+    pub read_only: bool,
+    /// May destroy something that cannot be had back.
+    pub destructive: bool,
+    /// A second call with the same input changes nothing more.
+    pub idempotent: bool,
+    /// Reaches out of the platform (git hosts, registries).
+    pub open_world: bool,
+}
+
+impl Hints {
+    /// Only reads.
+    pub const READ: Self = Self { read_only: true, destructive: false, idempotent: true, open_world: false };
+    /// Adds or starts something.
+    pub const CREATE: Self =
+        Self { read_only: false, destructive: false, idempotent: false, open_world: false };
+    /// Sets something to a value.
+    pub const UPDATE: Self = Self { read_only: false, destructive: false, idempotent: true, open_world: false };
+    /// Destroys something.
+    pub const DESTROY: Self = Self { read_only: false, destructive: true, idempotent: true, open_world: false };
+
+    /// The same, reaching out of the platform.
+    #[must_use]
+    pub const fn open_world(self) -> Self {
+        Self { open_world: true, ..self }
+    }
+}
+
+/// HTTP method of a tool's REST route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// Reads.
+    Get,
+    /// Creates or starts.
+    Post,
+    /// Replaces.
+    Put,
+    /// Changes parts.
+    Patch,
+    /// Removes.
+    Delete,
+}
+
+impl Method {
+    /// Its name in HTTP.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Patch => "PATCH",
+            Self::Delete => "DELETE",
+        }
+    }
+}
+
+/// Everything about a tool that is data.
+#[derive(Debug, Clone, Copy)]
+pub struct Spec {
+    /// `noun_verb`, snake case, at most 40 characters.
+    pub name: &'static str,
+    /// A few words.
+    pub title: &'static str,
+    /// For a new colleague: what it does, when to use it, what comes next.
+    pub description: &'static str,
+    /// What it does to the world.
+    pub hints: Hints,
+    /// What the caller's token must hold.
+    pub scope: Scope,
+    /// Whether MCP lists it.
+    pub tier: Tier,
+    /// REST method.
+    pub method: Method,
+    /// REST path; `{field}` names an input field.
+    pub path: &'static str,
+}
+
+/// One call of a tool.
+pub struct Call {
+    /// The platform.
+    pub context: Arc<Context>,
+    /// Who calls.
+    pub principal: Principal,
+    /// Where progress goes; does nothing if the caller did not ask for it.
+    pub progress: Progress,
+}
+
+type Run = Box<dyn Fn(Call, Value) -> BoxFuture<'static, Result<Answer, Problem>> + Send + Sync>;
+
+/// What a tool answers.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The output, as its schema says.
+    pub output: Value,
+    /// The same for people in a line or a few; what a model reads first.
+    pub brief: String,
+}
+
+/// An output that can be said in a line or a few.
+pub trait Brief {
+    /// The text; plain, without secrets.
+    fn brief(&self) -> String;
+}
+
+/// A capability of Berth.
+pub struct Tool {
+    /// Its description.
+    pub spec: Spec,
+    /// JSON Schema of its input.
+    pub input: Value,
+    /// JSON Schema of its output.
+    pub output: Value,
+    run: Run,
+}
+
+impl std::fmt::Debug for Tool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tool").field("spec", &self.spec).finish_non_exhaustive()
+    }
+}
+
+impl Tool {
+    /// Makes a tool from its description and its typed body.
+    pub fn new<I, O, F, Fut>(spec: Spec, body: F) -> Self
+    where
+        I: DeserializeOwned + JsonSchema + Send + 'static,
+        O: Serialize + JsonSchema + Brief + 'static,
+        F: Fn(Call, I) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<O, Problem>> + Send + 'static,
+    {
+        let body = Arc::new(body);
+        let run: Run = Box::new(move |call, input| {
+            let body = Arc::clone(&body);
+            Box::pin(async move {
+                let input: I = parse_input(input)?;
+                let output = body(call, input).await?;
+                let brief = output.brief();
+                let output = serde_json::to_value(&output)
+                    .map_err(|e| Problem::new(Code::Internal, format!("The answer could not be written: {e}.")))?;
+                Ok(Answer { output, brief })
+            })
+        });
+        let input = SchemaSettings::draft2020_12().for_deserialize().into_generator().into_root_schema_for::<I>();
+        let output = SchemaSettings::draft2020_12().for_serialize().into_generator().into_root_schema_for::<O>();
+        Self { spec, input: tidy::input(input.into()), output: tidy::output(output.into()), run }
+    }
+
+    /// Checks the caller's scope, then runs the body. The one way to call a tool, whatever the surface.
+    ///
+    /// # Errors
+    /// Whatever the tool answers; `Forbidden` if the principal lacks the scope.
+    pub async fn call(&self, call: Call, input: Value) -> Result<Answer, Problem> {
+        if !call.principal.may(self.spec.scope) {
+            let scope = self.spec.scope.as_str();
+            return Err(Problem::new(
+                Code::Forbidden,
+                format!("{} needs the scope {scope}, which the token {:?} lacks.", self.spec.name, call.principal.name),
+            )
+            .hint(format!("Use a token with the scope {scope}; an admin makes one with token_create.")));
+        }
+        (self.run)(call, input).await
+    }
+}
+
+/// Turns JSON into a tool's typed input, with an error that names what is wrong.
+fn parse_input<I: DeserializeOwned>(input: Value) -> Result<I, Problem> {
+    let input = if input.is_null() { Value::Object(serde_json::Map::new()) } else { input };
+    serde_json::from_value(input).map_err(|e| {
+        let text = e.to_string();
+        let field = text.split('`').nth(1).map(str::to_owned);
+        Problem { field, ..Problem::new(Code::InvalidInput, format!("The input is not valid: {text}.")) }
+    })
+}
+
+/// All tools, by name.
+#[derive(Debug)]
+pub struct Registry {
+    tools: Vec<Tool>,
+    by_name: HashMap<&'static str, usize>,
+}
+
+impl Registry {
+    /// A registry of these tools, sorted by name.
+    #[must_use]
+    pub fn new(mut tools: Vec<Tool>) -> Self {
+        tools.sort_by_key(|t| t.spec.name);
+        let by_name = tools.iter().enumerate().map(|(i, t)| (t.spec.name, i)).collect();
+        Self { tools, by_name }
+    }
+
+    /// The tools, sorted by name.
+    #[must_use]
+    pub fn tools(&self) -> &[Tool] {
+        &self.tools
+    }
+
+    /// The tool of this name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Tool> {
+        self.by_name.get(name).and_then(|i| self.tools.get(*i))
+    }
+}
