@@ -1,1 +1,4 @@
-//! Placeholder head, replaced by the first real module.
+//! Berth's deploy pipeline: source → plan → build → start → check → switch → drain → retire.
+
+pub mod docker;
+pub mod probe;
