@@ -72,6 +72,7 @@ impl Docker {
     }
 
     pub(super) async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
+        self.must_own_container(id).await?;
         let what = format!("container {}", id.short());
         let id = id.to_string();
         self.call(&what, SLOW, |c| async move { c.start_container(&id, None::<StartContainerOptions>).await })
@@ -79,6 +80,7 @@ impl Docker {
     }
 
     pub(super) async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
+        self.must_own_container(id).await?;
         let grace = grace.min(MAX_GRACE);
         let what = format!("container {}", id.short());
         let id = id.to_string();
@@ -88,6 +90,7 @@ impl Docker {
     }
 
     pub(super) async fn kill(&self, id: &ContainerId, signal: &str) -> Result<(), EngineError> {
+        self.must_own_container(id).await?;
         let what = format!("container {}", id.short());
         let (id, options) = (id.to_string(), KillContainerOptions { signal: checked(signal)? });
         self.call(&what, QUICK, |c| async move { c.kill_container(&id, Some(options)).await }).await
@@ -115,6 +118,7 @@ impl Docker {
     }
 
     pub(super) async fn rename(&self, id: &ContainerId, name: &str) -> Result<(), EngineError> {
+        self.must_own_container(id).await?;
         let what = format!("renaming container {}", id.short());
         let (id, options) = (id.to_string(), RenameContainerOptions { name: checked(name)? });
         self.call(&what, QUICK, |c| async move { c.rename_container(&id, options).await }).await
@@ -136,7 +140,14 @@ impl Docker {
         }
     }
 
+    /// [`EngineError::NotFound`] for other people's containers. Before every call that takes an id: it costs about a
+    /// millisecond, and an id may come from a store that was copied to another machine.
+    pub(super) async fn must_own_container(&self, id: &ContainerId) -> Result<(), EngineError> {
+        self.inspect(id).await.map(drop)
+    }
+
     pub(super) async fn wait(&self, id: &ContainerId) -> Result<ContainerExit, EngineError> {
+        self.must_own_container(id).await?;
         let client = self.client().await?;
         let options = WaitContainerOptions { condition: "not-running".to_owned() };
         let first = client.wait_container(id.as_str(), Some(options)).boxed().next().await;
@@ -160,6 +171,7 @@ impl Docker {
         id: &ContainerId,
         policy: RestartPolicy,
     ) -> Result<(), EngineError> {
+        self.must_own_container(id).await?;
         let what = format!("updating container {}", id.short());
         let id = id.to_string();
         let body = ContainerUpdateBody { restart_policy: Some(restart_policy(policy)), ..Default::default() };

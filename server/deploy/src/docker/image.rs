@@ -29,13 +29,16 @@ impl ImageRef {
             Some((repository, tag)) if !tag.contains('/') => (repository, Some(tag)),
             _ => (rest, None),
         };
+        // Beginning with a letter or digit keeps out `..`, which would lead to another endpoint.
+        let begins_well = |c: &str| c.starts_with(|first: char| first.is_ascii_alphanumeric());
         let component = |c: &str| {
-            !c.is_empty()
-                && c != ".."
+            begins_well(c)
                 && c.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
         };
-        let host =
-            |c: &str| !c.is_empty() && c.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b));
+        let host = |c: &str| {
+            begins_well(c.trim_start_matches('['))
+                && c.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b))
+        };
         let parts: Vec<&str> = repository.split('/').collect();
         let well_formed = parts
             .iter()

@@ -97,7 +97,7 @@ impl Docker {
             bollard::errors::Error::DockerStreamError { error } => Some(error.clone()),
             _ => None,
         };
-        if let Some(known) = message.and_then(|text| registry_error(&text, Some(&image.to_string()))) {
+        if let Some(known) = message.and_then(|text| registry_error(&text, &image.to_string())) {
             return known;
         }
         match self.translate(what, error).await {

@@ -28,6 +28,7 @@ impl Docker {
             ..Default::default()
         };
         stream::once(async move {
+            docker.must_own_container(&id).await?;
             let client = docker.client().await?;
             let what = format!("logs of container {}", id.short());
             let lines = client.logs(id.as_str(), Some(query)).then(move |output| {

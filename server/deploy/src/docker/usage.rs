@@ -11,6 +11,7 @@ use super::error::EngineError;
 
 impl Docker {
     pub(super) async fn container_stats(&self, id: &ContainerId) -> Result<ContainerStats, EngineError> {
+        self.must_own_container(id).await?;
         let what = format!("stats of container {}", id.short());
         let id = id.to_string();
         // Not `one_shot`: the engine then measures twice, a second apart, and the difference is the load.

@@ -77,21 +77,24 @@ fn exit_code(message: &str) -> Option<i32> {
     digits.parse().ok()
 }
 
-/// A base image that could not be had. The step that failed names it: `[internal] load metadata for IMAGE`.
+/// A base image that could not be had. The step that failed names it, if it got that far: `[internal] load metadata
+/// for IMAGE` or `[1/3] FROM IMAGE`. Any other step failed for reasons of its own, whatever its message sounds like.
 fn base_image_error(message: &str, failed: Option<&FailedStep>) -> Option<EngineError> {
-    let from_step = failed.and_then(|f| {
-        f.name
+    let image = match failed {
+        Some(step) => step
+            .name
             .strip_prefix("[internal] load metadata for ")
-            .or_else(|| f.name.split_once("FROM ").map(|(_, image)| image))
-            .map(|image| image.split_whitespace().next().unwrap_or(image).to_owned())
-    });
-    registry_error(message, from_step.or_else(|| image_in(message)).as_deref())
+            .or_else(|| step.name.split_once("] FROM ").map(|(_, image)| image))
+            .map(|image| image.split_whitespace().next().unwrap_or(image).to_owned())?,
+        None => image_in(message)?,
+    };
+    registry_error(message, &image)
 }
 
 /// What a message of the engine about a registry means. `None` if it is about something else.
-pub(in crate::docker) fn registry_error(message: &str, image: Option<&str>) -> Option<EngineError> {
+pub(in crate::docker) fn registry_error(message: &str, image: &str) -> Option<EngineError> {
     let has = |signs: &[&str]| signs.iter().any(|sign| message.contains(sign));
-    let image = image.unwrap_or("unknown").trim_start_matches("docker.io/library/").to_owned();
+    let image = image.trim_start_matches("docker.io/library/").to_owned();
     let why = || message.rsplit_once("://").map_or(message, |_| essence_of_network(message)).to_owned();
     if has(&["pull access denied", "insufficient_scope", "authorization failed", "no basic auth credentials"])
         || has(&["unauthorized", "denied: "])
@@ -127,9 +130,12 @@ fn essence_of_network(message: &str) -> &str {
     message.find("dial tcp").map_or(message, |at| &message[at..])
 }
 
-/// The image in `docker.io/library/x:1: not found`.
+/// The image in `docker.io/library/x:1: not found` and its like.
 fn image_in(message: &str) -> Option<String> {
-    let (before, _) = message.rsplit_once(": not found").or_else(|| message.split_once(": failed to"))?;
+    let before = [": not found", ": failed to", ": pull access denied", ": manifest unknown"]
+        .iter()
+        .find_map(|sign| message.rsplit_once(sign))
+        .map(|(before, _)| before)?;
     before.rsplit(' ').next().filter(|word| word.contains(['/', ':'])).map(str::to_owned)
 }
 
@@ -193,6 +199,16 @@ mod tests {
         let denied = "failed to solve: acme/private: pull access denied, repository does not exist or may require \
                       authorization";
         assert_eq!(classify(denied, None).code(), "pull_denied");
+    }
+
+    #[test]
+    fn a_step_that_speaks_of_something_not_found_is_a_failed_step() {
+        for (name, message) in [
+            ("[2/2] RUN --mount=type=secret,id=x cat x", "failed to solve: secret x: not found"),
+            ("[2/2] RUN psql -c 'SELECT 1 FROM t'", "failed to solve: denied: not for you"),
+        ] {
+            assert_eq!(classify(message, step(name, &[])).code(), "build_failed", "{name}");
+        }
     }
 
     #[test]
