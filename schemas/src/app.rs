@@ -231,7 +231,7 @@ pub struct AppPage {
     pub next_cursor: Option<String>,
 }
 
-/// Input of `app_get`, `app_start` and `app_restart`.
+/// Input of `app_get` and `app_start`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AppRef {
@@ -320,14 +320,14 @@ pub struct AppStop {
     pub dry_run: bool,
 }
 
-/// Output of `app_stop`.
+/// Output of `app_stop`, `app_start` and `app_scale`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct AppStopped {
+pub struct AppChanged {
     /// The app.
     pub app: AppSlug,
     /// What happens, in words.
     pub effect: String,
-    /// The job that does it; absent for a dry run.
+    /// The job that does it; absent for a dry run or when there is nothing to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobHandle>,
 }
@@ -341,4 +341,19 @@ pub struct AppScale {
     /// How many replicas there should be, 1 to 50.
     #[schemars(range(min = 1, max = 50))]
     pub replicas: u32,
+}
+
+/// Input of `app_restart`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AppRestart {
+    /// The app's name.
+    pub app: AppSlug,
+    /// Wait up to this many seconds for the end, at most 50. Default 0.
+    #[schemars(range(min = 0, max = 50))]
+    #[serde(default)]
+    pub wait_s: Option<u32>,
+    /// The same key within a day returns the same deployment instead of a second one.
+    #[serde(default)]
+    pub idempotency_key: Option<String>,
 }

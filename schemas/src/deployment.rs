@@ -475,4 +475,6 @@ pub struct DeploymentLogPage {
     pub total: i64,
     /// Pass as `after` for what follows.
     pub next_after: i64,
+    /// Whether matching lines were left out: older ones, or newer ones if `after` was given.
+    pub truncated: bool,
 }

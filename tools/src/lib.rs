@@ -3,11 +3,50 @@
 //! One file per noun holds that noun's tools; reading one teaches all others. What lives here: names, texts,
 //! schemas and the glue between a typed input and the domain crates. What does not: SQL, Docker, HTTP.
 
+mod apps;
+mod confirm;
 pub mod context;
+mod deployments;
+mod events;
+mod find;
+mod follow;
+mod jobs;
+mod logs;
+mod once;
+mod page;
+mod platform;
 pub mod progress;
+mod projects;
 pub mod registry;
+mod releases;
+mod requests;
+mod settings;
+pub mod text;
 mod tidy;
+mod tokens;
+mod variables;
 
 pub use context::{Addresses, Context};
+pub use page::Budget;
 pub use progress::{Progress, Update};
 pub use registry::{Answer, Brief, Call, Hints, Method, Registry, Spec, Tier, Tool};
+pub use text::{Part, Text};
+
+/// All tools of Berth.
+#[must_use]
+pub fn registry() -> Registry {
+    let nouns = [
+        apps::tools(),
+        deployments::tools(),
+        events::tools(),
+        jobs::tools(),
+        logs::tools(),
+        platform::tools(),
+        projects::tools(),
+        releases::tools(),
+        requests::tools(),
+        tokens::tools(),
+        variables::tools(),
+    ];
+    Registry::new(nouns.into_iter().flatten().collect())
+}

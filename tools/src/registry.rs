@@ -13,7 +13,7 @@ use schemars::{JsonSchema, generate::SchemaSettings};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::{context::Context, progress::Progress, tidy};
+use crate::{context::Context, page::Budget, progress::Progress, text::Text, tidy};
 
 /// Whether MCP shows a tool by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,9 +44,11 @@ impl Hints {
     pub const CREATE: Self =
         Self { read_only: false, destructive: false, idempotent: false, open_world: false };
     /// Sets something to a value.
-    pub const UPDATE: Self = Self { read_only: false, destructive: false, idempotent: true, open_world: false };
+    pub const UPDATE: Self =
+        Self { read_only: false, destructive: false, idempotent: true, open_world: false };
     /// Destroys something.
-    pub const DESTROY: Self = Self { read_only: false, destructive: true, idempotent: true, open_world: false };
+    pub const DESTROY: Self =
+        Self { read_only: false, destructive: true, idempotent: true, open_world: false };
 
     /// The same, reaching out of the platform.
     #[must_use]
@@ -106,6 +108,7 @@ pub struct Spec {
 }
 
 /// One call of a tool.
+#[derive(Clone)]
 pub struct Call {
     /// The platform.
     pub context: Arc<Context>,
@@ -113,6 +116,28 @@ pub struct Call {
     pub principal: Principal,
     /// Where progress goes; does nothing if the caller did not ask for it.
     pub progress: Progress,
+    /// How much the caller can take in; unlimited where no model reads.
+    pub budget: Budget,
+}
+
+impl Call {
+    /// A call without progress and with an unlimited answer.
+    #[must_use]
+    pub fn new(context: Arc<Context>, principal: Principal) -> Self {
+        Self { context, principal, progress: Progress::none(), budget: Budget::Unlimited }
+    }
+
+    /// The same, telling progress.
+    #[must_use]
+    pub fn progress(self, progress: Progress) -> Self {
+        Self { progress, ..self }
+    }
+
+    /// The same, with a bounded answer.
+    #[must_use]
+    pub fn budget(self, budget: Budget) -> Self {
+        Self { budget, ..self }
+    }
 }
 
 type Run = Box<dyn Fn(Call, Value) -> BoxFuture<'static, Result<Answer, Problem>> + Send + Sync>;
@@ -123,13 +148,13 @@ pub struct Answer {
     /// The output, as its schema says.
     pub output: Value,
     /// The same for people in a line or a few; what a model reads first.
-    pub brief: String,
+    pub brief: Text,
 }
 
 /// An output that can be said in a line or a few.
 pub trait Brief {
-    /// The text; plain, without secrets.
-    fn brief(&self) -> String;
+    /// The text: complete enough for a reader who sees nothing else, and without secrets.
+    fn brief(&self) -> Text;
 }
 
 /// A capability of Berth.
@@ -165,14 +190,17 @@ impl Tool {
                 let input: I = parse_input(input)?;
                 let output = body(call, input).await?;
                 let brief = output.brief();
-                let output = serde_json::to_value(&output)
-                    .map_err(|e| Problem::new(Code::Internal, format!("The answer could not be written: {e}.")))?;
+                let output = serde_json::to_value(&output).map_err(|e| {
+                    Problem::new(Code::Internal, format!("The answer could not be written: {e}."))
+                })?;
                 Ok(Answer { output, brief })
             })
         });
-        let input = SchemaSettings::draft2020_12().for_deserialize().into_generator().into_root_schema_for::<I>();
-        let output = SchemaSettings::draft2020_12().for_serialize().into_generator().into_root_schema_for::<O>();
-        Self { spec, input: tidy::input(input.into()), output: tidy::output(output.into()), run }
+        let input =
+            SchemaSettings::draft2020_12().for_deserialize().into_generator().into_root_schema_for::<I>();
+        let output =
+            SchemaSettings::draft2020_12().for_serialize().into_generator().into_root_schema_for::<O>();
+        Self { spec, input: tidy::tidy(input.into()), output: tidy::tidy(output.into()), run }
     }
 
     /// Checks the caller's scope, then runs the body. The one way to call a tool, whatever the surface.
@@ -180,16 +208,23 @@ impl Tool {
     /// # Errors
     /// Whatever the tool answers; `Forbidden` if the principal lacks the scope.
     pub async fn call(&self, call: Call, input: Value) -> Result<Answer, Problem> {
-        if !call.principal.may(self.spec.scope) {
-            let scope = self.spec.scope.as_str();
-            return Err(Problem::new(
-                Code::Forbidden,
-                format!("{} needs the scope {scope}, which the token {:?} lacks.", self.spec.name, call.principal.name),
-            )
-            .hint(format!("Use a token with the scope {scope}; an admin makes one with token_create.")));
-        }
+        demand(self.spec.name, &call.principal, self.spec.scope)?;
         (self.run)(call, input).await
     }
+}
+
+/// Refuses a caller whose token lacks `scope`, which `what` needs.
+///
+/// # Errors
+/// `Forbidden`, naming the scope.
+pub fn demand(what: &str, principal: &Principal, scope: Scope) -> Result<(), Problem> {
+    if principal.may(scope) {
+        return Ok(());
+    }
+    let scope = scope.as_str();
+    let lacks = format!("{what} needs the scope {scope}, which the token {:?} lacks.", principal.name);
+    let hint = format!("Use a token with the scope {scope}; an admin makes one with token_create.");
+    Err(Problem::new(Code::Forbidden, lacks).hint(hint))
 }
 
 /// Turns JSON into a tool's typed input, with an error that names what is wrong.

@@ -1,0 +1,556 @@
+//! Deployments: make, watch, list, cancel, and read what they logged.
+
+use berth_schemas::{
+    Code, Problem, Scope, Untrusted,
+    app::AppSettings,
+    deployment::{
+        BuildLineKind, DeploymentCancel, DeploymentCreate, DeploymentDetail, DeploymentGet, DeploymentList,
+        DeploymentLog, DeploymentLogPage, DeploymentPage, DeploymentState, DeploymentSummary, SourceShown,
+    },
+};
+use berth_store::model::{AppRow, DeploymentRow, DeploymentSource};
+use serde::Serialize;
+
+use crate::{
+    apps::{self, count},
+    find, follow, once,
+    page::{self, Keep},
+    progress::Update,
+    registry::{Brief, Call, Hints, Method, Spec, Tier, Tool},
+    settings,
+    text::Text,
+};
+
+pub(crate) fn tools() -> Vec<Tool> {
+    vec![
+        Tool::new(
+            Spec {
+                name: "deployment_create",
+                title: "Deploy an app",
+                description: "Deploy an app from exactly one source: git_url, image, folder, upload or files; without one, from the source in its settings. Pass create_app=true for a new app, which also remembers git_url or image as its source. The build runs in the background and the old release serves until the new one is healthy; follow with deployment_get(wait_s=50).",
+                hints: Hints::CREATE.open_world(),
+                scope: Scope::Deploy,
+                tier: Tier::Core,
+                method: Method::Post,
+                path: "/v1/apps/{app}/deployments",
+            },
+            create,
+        ),
+        Tool::new(
+            Spec {
+                name: "deployment_get",
+                title: "Show or await a deployment",
+                description: "Show a deployment: state, steps with durations, why it failed and what to do next. With wait_s it waits for the end; repeat until settled is true.",
+                hints: Hints::READ,
+                scope: Scope::Read,
+                tier: Tier::Core,
+                method: Method::Get,
+                path: "/v1/deployments/{deployment}",
+            },
+            get,
+        ),
+        Tool::new(
+            Spec {
+                name: "deployment_list",
+                title: "List an app's deployments",
+                description: "List the deployments of an app, newest first, with source, commit, who asked and the error if one failed.",
+                hints: Hints::READ,
+                scope: Scope::Read,
+                tier: Tier::Core,
+                method: Method::Get,
+                path: "/v1/apps/{app}/deployments",
+            },
+            list,
+        ),
+        Tool::new(
+            Spec {
+                name: "deployment_cancel",
+                title: "Cancel a deployment",
+                description: "Cancel a deployment that has not got traffic yet. The release that serves is not touched. To undo one that is live, use release_rollback.",
+                hints: Hints::UPDATE,
+                scope: Scope::Deploy,
+                tier: Tier::Core,
+                method: Method::Post,
+                path: "/v1/deployments/{deployment}/cancel",
+            },
+            cancel,
+        ),
+        Tool::new(
+            Spec {
+                name: "deployment_log",
+                title: "Read a deployment's build log",
+                description: "Read the log of a deployment: fetching, build output, start and health checks. Returns the last lines; use contains to filter and after to read on. For what the app prints while it runs, use log_search.",
+                hints: Hints::READ,
+                scope: Scope::Read,
+                tier: Tier::Core,
+                method: Method::Get,
+                path: "/v1/deployments/{deployment}/log",
+            },
+            log,
+        ),
+    ]
+}
+
+async fn create(call: Call, input: DeploymentCreate) -> Result<DeploymentDetail, Problem> {
+    let wait = follow::wait(input.wait_s, 0)?;
+    check(&input)?;
+    let row = once::deployment(
+        &call,
+        "deployment_create",
+        input.idempotency_key.as_deref(),
+        &what_is_wanted(&input),
+        async {
+            let app = app_for(&call, &input).await?;
+            let source = source(&call, &app, &input).await?;
+            let options =
+                berth_deploy::EnqueueOptions { message: input.message.clone(), no_cache: input.no_cache };
+            call.context.pipeline.enqueue(&call.principal, &app, source, options).await
+        },
+    )
+    .await?;
+    let row = follow::deployment(&call, row, wait).await?;
+    detail(&call, &row).await
+}
+
+/// The part of the input that makes two calls the same intention: all but how long to wait.
+fn what_is_wanted(input: &DeploymentCreate) -> impl Serialize {
+    DeploymentCreate { wait_s: None, ..input.clone() }
+}
+
+/// Checks what can be checked without asking anybody.
+fn check(input: &DeploymentCreate) -> Result<(), Problem> {
+    if input.folder.is_some() {
+        let detail = "The daemon cannot read a folder of your machine.";
+        return Err(Problem::invalid("folder", detail).hint(
+            "Use git_url or files; or the command line (berth deploy) or `berth mcp`, which upload the folder.",
+        ));
+    }
+    let named = [
+        ("git_url", input.git_url.is_some()),
+        ("image", input.image.is_some()),
+        ("upload", input.upload.is_some()),
+        ("files", input.files.is_some()),
+    ];
+    let named: Vec<&str> = named.into_iter().filter_map(|(name, there)| there.then_some(name)).collect();
+    if let [_, second, ..] = named.as_slice() {
+        let detail = format!("A deployment has one source, and {} were given.", named.join(" and "));
+        return Err(Problem::invalid(second, detail).hint("Pass only one of them."));
+    }
+    let wrong = |field: &str, why: String| Problem::invalid(field, format!("{field}: {why}."));
+    if let Some(url) = &input.git_url {
+        settings::git_url(url).map_err(|why| wrong("git_url", why))?;
+    }
+    if let Some(git_ref) = &input.git_ref {
+        settings::git_ref(git_ref).map_err(|why| wrong("git_ref", why))?;
+        if !named.is_empty() && named != ["git_url"] {
+            return Err(wrong(
+                "git_ref",
+                format!("it belongs to git_url and says nothing about {}", named[0]),
+            ));
+        }
+    }
+    if let Some(image) = &input.image {
+        settings::image(image).map_err(|why| wrong("image", why))?;
+    }
+    if input.files.as_ref().is_some_and(std::collections::BTreeMap::is_empty) {
+        return Err(Problem { code: Code::EmptySource, ..wrong("files", "there are none".into()) });
+    }
+    if input.message.as_ref().is_some_and(|m| m.len() > 500 || m.chars().any(char::is_control)) {
+        return Err(wrong("message", "it must be one line of at most 500 characters".into()));
+    }
+    Ok(())
+}
+
+/// The app to deploy; made now if it does not exist and the caller wants that.
+async fn app_for(call: &Call, input: &DeploymentCreate) -> Result<AppRow, Problem> {
+    let missing = match find::app_to_change(call, &input.app).await {
+        Ok(app) => return Ok(app),
+        Err(problem) if problem.code == Code::NotFound => problem,
+        Err(problem) => return Err(problem),
+    };
+    let name = &input.app;
+    if !input.create_app {
+        let nearest = missing.hint.clone().unwrap_or_default();
+        return Err(missing.hint(
+            format!("{nearest} For a new app named {name}, pass create_app=true.").trim_start().to_owned(),
+        ));
+    }
+    find::demand_write(call, &format!("Creating the app {name}"))?;
+    if input.git_url.is_none() && input.image.is_none() && input.upload.is_none() && input.files.is_none() {
+        return Err(no_source(name.as_str()));
+    }
+    let settings = AppSettings {
+        git_url: input.git_url.clone(),
+        git_ref: input.git_url.as_ref().and(input.git_ref.clone()),
+        image: input.image.clone(),
+        ..AppSettings::default()
+    };
+    match apps::create_app(call, name.clone(), input.project.clone(), settings).await {
+        // Somebody was faster: then it exists, which is what was wanted.
+        Err(problem) if problem.code == Code::AlreadyExists => {
+            find::app_to_change(call, name).await.map_err(|_| problem)
+        }
+        result => result,
+    }
+}
+
+fn no_source(app: &str) -> Problem {
+    Problem::new(Code::InvalidInput, format!("No source was given, and {app} has none in its settings."))
+        .hint("Pass git_url, image, upload, files or folder; or set one with app_update(settings={git_url: …}).")
+}
+
+async fn source(call: &Call, app: &AppRow, input: &DeploymentCreate) -> Result<DeploymentSource, Problem> {
+    if let Some(url) = &input.git_url {
+        return Ok(DeploymentSource::Git { url: url.clone(), git_ref: input.git_ref.clone() });
+    }
+    if let Some(image) = &input.image {
+        return Ok(DeploymentSource::Image { image: image.clone() });
+    }
+    if let Some(id) = &input.upload {
+        let row = call.context.store.uploads().get(id).await?;
+        // Another token's upload is as good as none.
+        let Some(row) = row.filter(|u| u.by == call.principal.name || call.principal.may(Scope::Admin))
+        else {
+            return Err(Problem::new(Code::NotFound, "There is no such upload; it may have expired.")
+                .hint("Upload the archive again with POST /v1/uploads."));
+        };
+        return Ok(DeploymentSource::Upload { upload: row.id, bytes: row.bytes });
+    }
+    if let Some(files) = &input.files {
+        let row = call.context.pipeline.store_files(&call.principal, files.clone()).await?;
+        return Ok(DeploymentSource::Files {
+            upload: row.id,
+            files: i64::try_from(files.len()).unwrap_or(i64::MAX),
+        });
+    }
+    let configured = &app.settings;
+    if let Some(url) = &configured.git_url {
+        let git_ref = input.git_ref.clone().or_else(|| configured.git_ref.clone());
+        return Ok(DeploymentSource::Git { url: url.clone(), git_ref });
+    }
+    match &configured.image {
+        Some(image) if input.git_ref.is_none() => Ok(DeploymentSource::Image { image: image.clone() }),
+        Some(_) => Err(Problem::invalid(
+            "git_ref",
+            "git_ref belongs to a git source, and the app's source is an image.",
+        )),
+        None => Err(no_source(app.slug.as_str())),
+    }
+}
+
+async fn get(call: Call, input: DeploymentGet) -> Result<DeploymentDetail, Problem> {
+    let wait = follow::wait(input.wait_s, 0)?;
+    let row = find::deployment(&call, &input.deployment).await?;
+    let row = follow::deployment(&call, row, wait).await?;
+    detail(&call, &row).await
+}
+
+async fn list(call: Call, input: DeploymentList) -> Result<DeploymentPage, Problem> {
+    let limit = page::limit(input.limit, 10, 100)?;
+    let before = page::number_cursor(input.cursor.as_deref())?;
+    let app = find::app(&call, &input.app).await?;
+    let rows = call.context.store.deployments().list(app.id, input.state, before, limit).await?;
+    let full = i64::try_from(rows.len()).unwrap_or(i64::MAX) == limit;
+    let next_cursor = rows.last().filter(|r| full && r.number > 1).map(|r| r.number.to_string());
+    Ok(DeploymentPage { deployments: rows.iter().map(summary).collect(), next_cursor })
+}
+
+async fn cancel(call: Call, input: DeploymentCancel) -> Result<DeploymentDetail, Problem> {
+    let row = find::deployment(&call, &input.deployment).await?;
+    if !row.state.is_cancellable() && row.state != DeploymentState::Cancelled {
+        let hint = if row.state.is_settled() {
+            "It is over. To go back to an earlier release, use release_rollback."
+        } else {
+            "It has the traffic already. Wait until it is live, then use release_rollback."
+        };
+        let detail = format!("{} is {} and cannot be cancelled.", row.reference(), row.state.as_str());
+        return Err(Problem::new(Code::Conflict, detail).hint(hint));
+    }
+    let row = call.context.pipeline.cancel(&call.principal, &row).await?;
+    detail(&call, &row).await
+}
+
+async fn log(call: Call, input: DeploymentLog) -> Result<DeploymentLogPage, Problem> {
+    let limit = page::limit(input.limit, 100, 1000)?;
+    let wait = follow::wait(input.wait_s, 0)?;
+    if input.after.is_some_and(|a| a < 0) {
+        return Err(Problem::invalid("after", "after is a line number and cannot be negative."));
+    }
+    let mut row = find::deployment(&call, &input.deployment).await?;
+    let deployments = call.context.store.deployments();
+    let contains = input.contains.as_deref().filter(|c| !c.is_empty());
+    let (mut lines, mut total) = deployments.lines(row.id, input.after, contains, limit).await?;
+    if lines.is_empty() && !wait.is_zero() && !row.state.is_settled() && !call.progress.follows() {
+        row = wait_for_line(&call, row, wait).await?;
+        (lines, total) = deployments.lines(row.id, input.after, contains, limit).await?;
+    }
+    if call.progress.follows() {
+        let last = lines.last().map_or(input.after.unwrap_or(0), |l| l.line);
+        for line in lines {
+            call.progress.tell(Update::BuildLine(line)).await;
+        }
+        row = follow::log(&call, row, last, contains).await?;
+        (lines, total) = deployments.lines(row.id, Some(i64::MAX), contains, 1).await?;
+        let next_after = total.max(last);
+        return Ok(DeploymentLogPage {
+            deployment: row.reference(),
+            state: row.state,
+            lines,
+            total,
+            next_after,
+            truncated: false,
+        });
+    }
+    let keep = if input.after.is_some() { Keep::First } else { Keep::Last };
+    let full = i64::try_from(lines.len()).unwrap_or(i64::MAX) == limit;
+    let left_out = match keep {
+        Keep::First => full && lines.last().is_some_and(|l| l.line < total),
+        Keep::Last => full && lines.first().is_some_and(|l| l.line > 1),
+    };
+    let cut = page::fit(&mut lines, keep, call.budget, input.limit.is_some());
+    let next_after = lines.last().map_or(input.after.unwrap_or(0), |l| l.line);
+    Ok(DeploymentLogPage {
+        deployment: row.reference(),
+        state: row.state,
+        lines,
+        total,
+        next_after,
+        truncated: left_out || cut,
+    })
+}
+
+/// Waits until the deployment logs something or settles, or the time is up.
+async fn wait_for_line(
+    call: &Call,
+    row: DeploymentRow,
+    at_most: std::time::Duration,
+) -> Result<DeploymentRow, Problem> {
+    let mut updates = call.context.pipeline.watch(row.id);
+    // Whatever the broadcast says, even that it ended, is a reason to look again.
+    let _ = tokio::time::timeout(at_most, updates.recv()).await;
+    Ok(call.context.store.deployments().get(row.id).await?.unwrap_or(row))
+}
+
+fn summary(row: &DeploymentRow) -> DeploymentSummary {
+    DeploymentSummary {
+        deployment: row.reference(),
+        state: row.state,
+        source: row.source.shown(),
+        commit: row.commit.clone(),
+        message: row.message.clone().map(Untrusted),
+        by: row.by.clone(),
+        created_at: row.created_at,
+        finished_at: row.finished_at,
+        error: row.problem.as_ref().map(|p| p.detail.clone()),
+    }
+}
+
+/// A deployment in full, with what to do next.
+pub(crate) async fn detail(call: &Call, row: &DeploymentRow) -> Result<DeploymentDetail, Problem> {
+    let steps = call.context.store.deployments().transitions(row.id).await?;
+    let url = call.context.addresses.url(&row.app);
+    Ok(DeploymentDetail {
+        deployment: row.reference(),
+        environment: row.environment.clone(),
+        state: row.state,
+        settled: row.state.is_settled(),
+        source: row.source.shown(),
+        commit: row.commit.clone(),
+        message: row.message.clone().map(Untrusted),
+        by: row.by.clone(),
+        plan: row.plan.clone().and_then(|p| serde_json::from_value(p).ok()),
+        steps,
+        waits_for: call.context.pipeline.waits_for(row),
+        problem: row.problem.clone(),
+        warnings: row.warnings.clone(),
+        next: next(row, &url),
+        url,
+        created_at: row.created_at,
+        finished_at: row.finished_at,
+    })
+}
+
+/// The next step, in words that a model or a person can follow.
+fn next(row: &DeploymentRow, url: &str) -> String {
+    use DeploymentState as S;
+    let app = row.app.as_str();
+    let which = row.reference().to_string();
+    match row.state {
+        S::Live => format!("It serves at {url}. What it prints: log_search(app={app:?})."),
+        S::Failed => {
+            let code = row.problem.as_ref().map(|p| p.code);
+            let fix = match code {
+                Some(Code::MissingVariable) => {
+                    format!("set what is missing with variable_set(app={app:?}), ")
+                }
+                Some(Code::DockerUnavailable | Code::OutOfDisk) => "see platform_status, ".into(),
+                Some(Code::PortNotOpen | Code::HealthCheckFailed) => {
+                    format!("correct port or health_path with app_update(app={app:?}) or the app itself, ")
+                }
+                _ => "correct the cause, ".into(),
+            };
+            format!(
+                "Read problem and deployment_log of {which}; {fix}then call deployment_create(app={app:?}) again. What served before still serves."
+            )
+        }
+        S::Cancelled => format!(
+            "It was cancelled; what served before still serves. deployment_create(app={app:?}) starts a new one."
+        ),
+        S::Superseded => format!("A newer deployment took its place: deployment_get(deployment={app:?})."),
+        S::RolledBack => format!(
+            "It died soon after the switch and the release before serves again. Why: log_search(app={app:?}, release={}).",
+            row.number
+        ),
+        S::Retired => format!(
+            "A newer release serves. To return to this one: release_rollback(app={app:?}, to={}).",
+            row.number
+        ),
+        _ => format!(
+            "It is under way: call deployment_get(deployment={which:?}, wait_s=50) until settled is true."
+        ),
+    }
+}
+
+fn source_line(source: &SourceShown) -> String {
+    match source {
+        SourceShown::Upload { bytes } => format!("upload of {}", crate::jobs::size(*bytes)),
+        SourceShown::Files { files } => count(usize::try_from(*files).unwrap_or(0), "file"),
+        SourceShown::Git { url, git_ref: Some(git_ref) } => format!("{url} at {git_ref}"),
+        SourceShown::Git { url, git_ref: None } => url.clone(),
+        SourceShown::Image { image } => format!("image {image}"),
+        SourceShown::Rollback { to } => format!("rollback to {to}"),
+        SourceShown::Redeploy { of } => format!("redeploy of {of}"),
+    }
+}
+
+impl Brief for DeploymentPage {
+    fn brief(&self) -> Text {
+        if self.deployments.is_empty() {
+            return "There are no such deployments.".into();
+        }
+        let mut text = Text::new();
+        for (i, d) in self.deployments.iter().enumerate() {
+            let line_break = if i == 0 { "" } else { "\n" };
+            let at = d.created_at;
+            text = text.say(format!(
+                "{line_break}{} {} {at} {} by {}",
+                d.deployment,
+                d.state.as_str(),
+                source_line(&d.source),
+                d.by
+            ));
+            text = text.say_if(d.error.as_ref().map(|e| format!(": {e}")));
+            if let Some(message) = &d.message {
+                text = text.say(" – ").quote(message);
+            }
+        }
+        text.say_if(self.next_cursor.as_ref().map(|c| format!("\nMore with cursor={c:?}.")))
+    }
+}
+
+impl Brief for DeploymentDetail {
+    fn brief(&self) -> Text {
+        let mut text = Text::from(format!("{} is {}", self.deployment, self.state.as_str()));
+        text = text.say(format!(" ({}).", source_line(&self.source)));
+        if let Some(message) = &self.message {
+            text = text.say(" Message: ").quote(message);
+        }
+        text = text.say_if(self.waits_for.as_ref().map(|w| format!("\nWaits for {w}.")));
+        let steps: Vec<String> = self
+            .steps
+            .iter()
+            .map(|s| match s.ms {
+                Some(ms) => format!(
+                    "{} {:.1}s",
+                    s.state.as_str(),
+                    std::time::Duration::from_millis(ms.unsigned_abs()).as_secs_f64()
+                ),
+                None => s.state.as_str().to_owned(),
+            })
+            .collect();
+        if !steps.is_empty() {
+            text = text.say(format!("\nSteps: {}.", steps.join(" → ")));
+        }
+        if let Some(plan) = &self.plan {
+            text = text.say(format!("\nBuilder: {}.", plan.builder));
+        }
+        if let Some(problem) = &self.problem {
+            let step = problem.step.as_ref().map(|s| format!(" in {s}")).unwrap_or_default();
+            text = text.say(format!("\nFailed{step} ({}): {}", problem.code.as_str(), problem.detail));
+            text = text.say_if(problem.hint.as_ref().map(|h| format!(" {h}")));
+            if !problem.log_tail.is_empty() {
+                text = text
+                    .say("\nLast lines:\n")
+                    .quote_lines(problem.log_tail.iter().map(|l| l.0.as_str().into()));
+            }
+        }
+        for warning in &self.warnings {
+            text = text.say(format!("\nWarning: {warning}"));
+        }
+        text.say(format!("\nNext: {}", self.next))
+    }
+}
+
+impl Brief for DeploymentLogPage {
+    fn brief(&self) -> Text {
+        let of = format!(
+            "{} ({}), {} of {} lines",
+            self.deployment,
+            self.state.as_str(),
+            self.lines.len(),
+            self.total
+        );
+        let mut text = Text::from(of);
+        text = text.say(match (self.truncated, self.lines.is_empty()) {
+            (_, true) => ".",
+            (true, _) => ", more can be had with after, limit or contains:\n",
+            (false, _) => ":\n",
+        });
+        text = text.quote_lines(self.lines.iter().map(|l| match (l.kind, &l.step) {
+            (BuildLineKind::Output, _) => format!("{} {}", l.line, l.text.0).into(),
+            (kind, Some(step)) => format!("{} [{step}] {}: {}", l.line, kind.as_str(), l.text.0).into(),
+            (kind, None) => format!("{} {}: {}", l.line, kind.as_str(), l.text.0).into(),
+        }));
+        text.say(format!("\nRead on with after={}.", self.next_after))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn input(value: serde_json::Value) -> DeploymentCreate {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn one_source_and_only_one() {
+        assert!(check(&input(json!({"app": "web", "git_url": "https://example.com/a/b"}))).is_ok());
+        assert!(check(&input(json!({"app": "web"}))).is_ok(), "the app may have one configured");
+        let both =
+            check(&input(json!({"app": "web", "image": "nginx", "git_url": "https://example.com/a/b"})))
+                .unwrap_err();
+        assert!(both.detail.contains("git_url and image"), "{both}");
+    }
+
+    #[test]
+    fn a_folder_is_refused_with_the_way_out() {
+        let problem = check(&input(json!({"app": "web", "folder": "."}))).unwrap_err();
+        assert_eq!(problem.field.as_deref(), Some("folder"));
+        assert!(problem.hint.unwrap().contains("berth mcp"));
+    }
+
+    #[test]
+    fn fields_that_contradict_the_source_are_named() {
+        for (value, field) in [
+            (json!({"app": "web", "image": "nginx", "git_ref": "main"}), "git_ref"),
+            (json!({"app": "web", "git_url": "file:///etc"}), "git_url"),
+            (json!({"app": "web", "image": "-x"}), "image"),
+            (json!({"app": "web", "files": {}}), "files"),
+            (json!({"app": "web", "message": "a\nb"}), "message"),
+        ] {
+            assert_eq!(check(&input(value)).unwrap_err().field.as_deref(), Some(field));
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! The event log: what happened.
+
+use berth_schemas::{
+    Problem, Scope, Timestamp,
+    event::{EventList, EventPage},
+};
+
+use crate::{
+    find, logs, page,
+    registry::{Brief, Call, Hints, Method, Spec, Tier, Tool},
+    text::Text,
+};
+
+pub(crate) fn tools() -> Vec<Tool> {
+    vec![Tool::new(
+        Spec {
+            name: "event_list",
+            title: "Show what happened",
+            description: "Show the event log, newest first: deployments, settings and variables changed, containers that died, tokens made, secrets revealed, and who did it. Filter by app, kind or time.",
+            hints: Hints::READ,
+            scope: Scope::Read,
+            tier: Tier::Extended,
+            method: Method::Get,
+            path: "/v1/events",
+        },
+        list,
+    )]
+}
+
+async fn list(call: Call, input: EventList) -> Result<EventPage, Problem> {
+    let limit = page::limit(input.limit, 30, 200)?;
+    let before = page::number_cursor(input.cursor.as_deref())?;
+    let since = logs::point("since", input.since.as_deref(), Timestamp::now())?;
+    let app = match &input.app {
+        Some(slug) => Some(find::app(&call, slug).await?.id),
+        None => None,
+    };
+    let kind = input.kind.as_deref().filter(|k| !k.is_empty());
+    let events =
+        call.context.store.events().list(&call.principal.visible, app, kind, since, before, limit).await?;
+    let full = i64::try_from(events.len()).unwrap_or(i64::MAX) == limit;
+    let next_cursor = events.last().filter(|_| full).map(|e| e.id.to_string());
+    Ok(EventPage { events, next_cursor })
+}
+
+impl Brief for EventPage {
+    fn brief(&self) -> Text {
+        if self.events.is_empty() {
+            return "Nothing of that kind happened.".into();
+        }
+        let lines: Vec<String> =
+            self.events.iter().map(|e| format!("{} {} by {}: {}", e.at, e.kind, e.by, e.summary)).collect();
+        Text::from(lines.join("\n"))
+            .say_if(self.next_cursor.as_ref().map(|c| format!("\nMore with cursor={c:?}.")))
+    }
+}

@@ -1,0 +1,170 @@
+//! Logs: what apps print while they run.
+
+use std::time::Duration;
+
+use berth_schemas::{
+    Problem, Scope, Timestamp,
+    log::{LogLine, LogPage, LogSearch},
+};
+use berth_store::{LogQuery, model::AppRow};
+use tokio::sync::broadcast::{Receiver, error::RecvError};
+
+use crate::{
+    apps::count,
+    find, follow,
+    page::{self, Keep},
+    progress::Update,
+    registry::{Brief, Call, Hints, Method, Spec, Tier, Tool},
+    text::Text,
+};
+
+pub(crate) fn tools() -> Vec<Tool> {
+    vec![Tool::new(
+        Spec {
+            name: "log_search",
+            title: "Search an app's runtime logs",
+            description: "Read or search what an app's containers print, newest lines by default: filter by text, level, release or time. Use it to find out why a running app misbehaves. For build output use deployment_log.",
+            hints: Hints::READ,
+            scope: Scope::Read,
+            tier: Tier::Core,
+            method: Method::Get,
+            path: "/v1/apps/{app}/logs",
+        },
+        search,
+    )]
+}
+
+async fn search(call: Call, input: LogSearch) -> Result<LogPage, Problem> {
+    let wait = follow::wait(input.wait_s, 0)?;
+    let app = find::app(&call, &input.app).await?;
+    let query = query(&input, Timestamp::now())?;
+    // Subscribe before reading, so that no line falls between.
+    let mut arriving = call.context.pipeline.subscribe_logs(app.id);
+    let (mut lines, mut more) = call.context.store.logs().search(app.id, &query).await?;
+    if call.progress.follows() {
+        return follow_lines(&call, &app, &query, lines, arriving).await;
+    }
+    if lines.is_empty() && !wait.is_zero() {
+        wait_for_match(&query, &mut arriving, wait).await;
+        (lines, more) = call.context.store.logs().search(app.id, &query).await?;
+    }
+    let keep = if input.after.is_some() { Keep::First } else { Keep::Last };
+    let cut = page::fit(&mut lines, keep, call.budget, input.limit.is_some());
+    let next_after = lines.last().map_or(input.after.unwrap_or(0), |l| l.id);
+    Ok(LogPage { lines, next_after, truncated: more || cut })
+}
+
+fn query(input: &LogSearch, now: Timestamp) -> Result<LogQuery, Problem> {
+    if input.contains.as_ref().is_some_and(|c| c.len() > 500) {
+        return Err(Problem::invalid("contains", "contains may have at most 500 characters."));
+    }
+    Ok(LogQuery {
+        contains: input.contains.clone().filter(|c| !c.is_empty()),
+        level: input.level,
+        release: input.release,
+        since: point("since", input.since.as_deref(), now)?,
+        until: point("until", input.until.as_deref(), now)?,
+        after: input.after,
+        limit: page::limit(input.limit, 100, 1000)?,
+    })
+}
+
+/// A point in time that a caller named.
+pub(crate) fn point(field: &str, text: Option<&str>, now: Timestamp) -> Result<Option<Timestamp>, Problem> {
+    text.map(|t| {
+        Timestamp::parse_or_ago(t, now).map_err(|why| Problem::invalid(field, format!("{field}: {why}.")))
+    })
+    .transpose()
+}
+
+/// Whether a line that just arrived is one that the query would find.
+fn matches(query: &LogQuery, line: &LogLine) -> bool {
+    query.release.is_none_or(|r| r == line.release)
+        && query.level.is_none_or(|l| line.level >= l)
+        && query.until.is_none_or(|u| line.at <= u)
+        && query.contains.as_ref().is_none_or(|c| line.text.0.to_lowercase().contains(&c.to_lowercase()))
+}
+
+/// Returns when a line arrived that matches, or the time is up.
+async fn wait_for_match(query: &LogQuery, arriving: &mut Receiver<LogLine>, at_most: Duration) {
+    let arrived = async {
+        loop {
+            match arriving.recv().await {
+                Ok(line) if matches(query, &line) => return,
+                Ok(_) => {}
+                Err(_) => return,
+            }
+        }
+    };
+    let _ = tokio::time::timeout(at_most, arrived).await;
+}
+
+/// Tells the lines found and then those that arrive, until the caller hangs up.
+async fn follow_lines(
+    call: &Call,
+    app: &AppRow,
+    query: &LogQuery,
+    found: Vec<LogLine>,
+    mut arriving: Receiver<LogLine>,
+) -> Result<LogPage, Problem> {
+    let mut last = query.after.unwrap_or(0);
+    for line in found {
+        last = last.max(line.id);
+        call.progress.tell(Update::LogLine(line)).await;
+    }
+    while call.progress.wanted() {
+        // The timeout is there to notice a caller who left while the app was silent.
+        match tokio::time::timeout(Duration::from_secs(5), arriving.recv()).await {
+            Err(_) => {}
+            Ok(Ok(line)) => {
+                // A line may arrive before it has an id; what has one was perhaps told already.
+                if matches(query, &line) && (line.id == 0 || line.id > last) {
+                    last = last.max(line.id);
+                    call.progress.tell(Update::LogLine(line)).await;
+                }
+            }
+            Ok(Err(RecvError::Lagged(_))) => {
+                let query = LogQuery { after: Some(last), ..query.clone() };
+                let (missed, _) = call.context.store.logs().search(app.id, &query).await?;
+                for line in missed {
+                    last = last.max(line.id);
+                    call.progress.tell(Update::LogLine(line)).await;
+                }
+            }
+            Ok(Err(RecvError::Closed)) => break,
+        }
+    }
+    Ok(LogPage { lines: Vec::new(), next_after: last, truncated: false })
+}
+
+impl Brief for LogPage {
+    fn brief(&self) -> Text {
+        if self.lines.is_empty() {
+            return "No matching lines.".into();
+        }
+        let more = if self.truncated { ", more can be had with after, limit or a filter" } else { "" };
+        let mut text = Text::from(format!("{}{more}:\n", count(self.lines.len(), "line")));
+        text = text.quote_lines(self.lines.iter().map(|l| {
+            format!("{} r{}/{} {} {}", l.at, l.release, l.replica, l.level.as_str(), l.text.0).into()
+        }));
+        text.say(format!("\nRead on with after={}.", self.next_after))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_wrong_time_or_limit_is_named() {
+        for (value, field) in [
+            (json!({"app": "web", "since": "yesterday"}), "since"),
+            (json!({"app": "web", "until": ""}), "until"),
+            (json!({"app": "web", "limit": 1001}), "limit"),
+        ] {
+            let input = serde_json::from_value(value).unwrap();
+            assert_eq!(query(&input, Timestamp(0)).unwrap_err().field.as_deref(), Some(field));
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Idempotency keys: the same key returns the same deployment instead of a second one.
+//!
+//! The key is claimed before the work and remembers the deployment after it; the deployment is read anew on
+//! each repetition, so that a caller who lost the first answer learns how far it has come by now. A key that
+//! comes with another input is a mistake of the caller and is refused.
+
+use std::{
+    future::Future,
+    hash::{Hash, Hasher},
+};
+
+use berth_schemas::{Code, Problem};
+use berth_store::{
+    Claim,
+    model::{DeploymentId, DeploymentRow},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::registry::Call;
+
+/// What is remembered under a key.
+#[derive(Serialize, Deserialize)]
+struct Remembered {
+    deployment: DeploymentId,
+    input: u64,
+}
+
+/// Runs `make`, or finds the deployment that the same key made before.
+pub(crate) async fn deployment(
+    call: &Call,
+    tool: &str,
+    key: Option<&str>,
+    input: &impl Serialize,
+    make: impl Future<Output = Result<DeploymentRow, Problem>>,
+) -> Result<DeploymentRow, Problem> {
+    let Some(key) = key else { return make.await };
+    if key.is_empty() || key.len() > 200 {
+        return Err(Problem::invalid("idempotency_key", "idempotency_key must have 1 to 200 characters."));
+    }
+    let input = fingerprint(input);
+    let keys = call.context.store.idempotency();
+    let who = &call.principal;
+    match keys.claim(who, tool, key).await? {
+        Claim::New => match make.await {
+            Ok(row) => {
+                let remembered = serde_json::json!(Remembered { deployment: row.id, input });
+                keys.store(who, tool, key, &remembered).await?;
+                Ok(row)
+            }
+            Err(problem) => {
+                keys.release(who, tool, key).await?;
+                Err(problem)
+            }
+        },
+        Claim::Done(result) => again(call, result, input).await,
+        Claim::Running => {
+            Err(Problem::new(Code::Conflict, "A call with the same idempotency_key is under way.")
+                .hint("Call again in a second with the same key to get its result."))
+        }
+    }
+}
+
+async fn again(call: &Call, result: serde_json::Value, input: u64) -> Result<DeploymentRow, Problem> {
+    let gone = || {
+        Problem::new(Code::Conflict, "What this idempotency_key made is gone.")
+            .hint("Call again with a new key.")
+    };
+    let remembered: Remembered = serde_json::from_value(result).map_err(|_| gone())?;
+    if remembered.input != input {
+        return Err(Problem {
+            field: Some("idempotency_key".into()),
+            ..Problem::new(Code::Conflict, "This idempotency_key was used before with another input.")
+        }
+        .hint("Use a new key for a new intention."));
+    }
+    call.context.store.deployments().get(remembered.deployment).await?.ok_or_else(gone)
+}
+
+/// A number that two inputs share when they say the same.
+fn fingerprint(input: &impl Serialize) -> u64 {
+    // SipHash with fixed keys: stable as long as a key lives (a day), and no secret hangs on it.
+    let mut hasher = std::hash::DefaultHasher::new();
+    serde_json::to_string(input).unwrap_or_default().hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,134 @@
+//! Lists in pages, and answers that fit their reader.
+
+use berth_schemas::{Code, Problem};
+use serde::Serialize;
+
+/// How long an answer may become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Budget {
+    /// A program or a terminal reads.
+    Unlimited,
+    /// A model reads, and pays by the token.
+    Model {
+        /// Bytes for callers who did not say how much they want.
+        usual: usize,
+        /// Bytes for callers who did.
+        most: usize,
+    },
+}
+
+impl Budget {
+    /// What a model gets: about 2,000 tokens, or up to 8,000 when it asked for a number of lines.
+    pub const MODEL: Self = Self::Model { usual: 8_200, most: 32_800 };
+
+    /// Bytes for an answer whose caller did (`asked`) or did not say how much is wanted.
+    fn bytes(self, asked: bool) -> usize {
+        match self {
+            Self::Unlimited => usize::MAX,
+            Self::Model { usual, most } => {
+                if asked {
+                    most
+                } else {
+                    usual
+                }
+            }
+        }
+    }
+}
+
+/// Which end of a list stays when it must be cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keep {
+    First,
+    Last,
+}
+
+/// Cuts `items` to what the budget allows; true if some had to go. At least one stays.
+pub(crate) fn fit<T: Serialize>(items: &mut Vec<T>, keep: Keep, budget: Budget, asked: bool) -> bool {
+    /// What a frame around a quote and the brief's line cost beside the item itself.
+    const OVERHEAD: usize = 60;
+    let limit = budget.bytes(asked);
+    if limit == usize::MAX {
+        return false;
+    }
+    let mut sum = 0_usize;
+    let mut fits = |item: &T| {
+        sum += serde_json::to_string(item).map_or(0, |s| s.len()) + OVERHEAD;
+        sum <= limit
+    };
+    let count = match keep {
+        Keep::First => items.iter().take_while(|i| fits(i)).count(),
+        Keep::Last => items.iter().rev().take_while(|i| fits(i)).count(),
+    }
+    .max(1);
+    if count >= items.len() {
+        return false;
+    }
+    match keep {
+        Keep::First => items.truncate(count),
+        Keep::Last => drop(items.drain(..items.len() - count)),
+    }
+    true
+}
+
+/// The page size asked for, or `usual`; refuses what is out of range, because schemas only publish it.
+pub(crate) fn limit(asked: Option<u32>, usual: u32, most: u32) -> Result<i64, Problem> {
+    match asked {
+        None => Ok(i64::from(usual)),
+        Some(n) if (1..=most).contains(&n) => Ok(i64::from(n)),
+        Some(n) => Err(Problem::invalid("limit", format!("limit is {n}; it must be from 1 to {most}."))),
+    }
+}
+
+/// A cursor that is a number.
+pub(crate) fn number_cursor(cursor: Option<&str>) -> Result<Option<i64>, Problem> {
+    cursor.map(|c| c.parse().ok().filter(|n| *n >= 0).ok_or_else(|| bad_cursor(c))).transpose()
+}
+
+/// A cursor that is a name.
+pub(crate) fn name_cursor<N: std::str::FromStr>(cursor: Option<&str>) -> Result<Option<N>, Problem> {
+    cursor.map(|c| c.parse().map_err(|_| bad_cursor(c))).transpose()
+}
+
+fn bad_cursor(cursor: &str) -> Problem {
+    let shown: String = cursor.chars().take(40).collect();
+    Problem {
+        field: Some("cursor".into()),
+        ..Problem::new(Code::InvalidInput, format!("{shown:?} is no cursor of this list."))
+    }
+    .hint("Pass next_cursor of the page before as it was, or leave cursor out for the first page.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_list_keeps_the_end_that_was_asked_for() {
+        let budget = Budget::Model { usual: 200, most: 400 };
+        let all: Vec<u32> = (0..100).collect();
+        let (mut first, mut last, mut more) = (all.clone(), all.clone(), all.clone());
+        assert!(fit(&mut first, Keep::First, budget, false));
+        assert!(fit(&mut last, Keep::Last, budget, false));
+        assert!(fit(&mut more, Keep::Last, budget, true));
+        assert_eq!((first[0], last.last()), (0, Some(&99)));
+        assert!(more.len() > last.len());
+        assert!(!fit(&mut all.clone(), Keep::First, Budget::Unlimited, false));
+    }
+
+    #[test]
+    fn one_item_always_stays() {
+        let mut items = vec!["x".repeat(1000), "y".into()];
+        assert!(fit(&mut items, Keep::First, Budget::Model { usual: 10, most: 10 }, false));
+        assert_eq!(items.len(), 1);
+    }
+
+    #[test]
+    fn limits_and_cursors_are_checked() {
+        assert_eq!(limit(None, 20, 100), Ok(20));
+        assert!(limit(Some(0), 20, 100).is_err());
+        assert!(limit(Some(101), 20, 100).is_err());
+        assert!(number_cursor(Some("-1")).is_err());
+        assert!(name_cursor::<berth_schemas::AppSlug>(Some("No Name")).is_err());
+    }
+}

@@ -1,0 +1,263 @@
+//! The platform itself: its health, and cleaning up.
+
+use std::{fs, path::Path};
+
+use berth_schemas::{
+    Code, Problem, Scope,
+    app::AppState,
+    platform::{
+        AppCounts, CleanupPlan, DiskStatus, PlatformCleanup, PlatformStatus, PlatformStatusGet, Removable,
+    },
+};
+
+use crate::{
+    confirm::confirmed,
+    context::Context,
+    find, jobs,
+    registry::{Brief, Call, Hints, Method, Spec, Tier, Tool},
+    text::Text,
+};
+
+/// Below this share of the disk, or below this many bytes, free space needs attention.
+const LOW_DISK_PERCENT: i64 = 10;
+const LOW_DISK_BYTES: i64 = 2_000_000_000;
+
+pub(crate) fn tools() -> Vec<Tool> {
+    vec![
+        Tool::new(
+            Spec {
+                name: "platform_status",
+                title: "Show the platform's health",
+                description: "Show whether Berth, Docker and the disk are well, how many apps run, and what needs attention with what to do about it. Start here when something is wrong and you do not know where.",
+                hints: Hints::READ,
+                scope: Scope::Read,
+                tier: Tier::Core,
+                method: Method::Get,
+                path: "/v1/platform",
+            },
+            status,
+        ),
+        Tool::new(
+            Spec {
+                name: "platform_cleanup",
+                title: "Free disk space",
+                description: "Remove what Berth made and no longer needs: containers, images, release files, uploads and build cache; never volumes or what others made. Lists it by default; removes with dry_run=false and confirm=\"cleanup\".",
+                hints: Hints::DESTROY,
+                scope: Scope::Admin,
+                tier: Tier::Extended,
+                method: Method::Post,
+                path: "/v1/platform/cleanup",
+            },
+            cleanup,
+        ),
+    ]
+}
+
+async fn status(call: Call, _: PlatformStatusGet) -> Result<PlatformStatus, Problem> {
+    let context = &call.context;
+    let docker = context.pipeline.docker_status().await;
+    let disk = disk(context).await?;
+    let apps = apps(&call).await?;
+    let deployments_in_progress = context.store.deployments().in_progress(&call.principal.visible).await?;
+    let attention = attention(docker.available, docker.problem.as_deref(), &disk, &apps);
+    Ok(PlatformStatus {
+        healthy: attention.is_empty(),
+        attention,
+        version: context.version.into(),
+        started_at: context.started_at,
+        docker,
+        disk,
+        store: context.store.kind().into(),
+        memory_bytes: memory_bytes(),
+        apps,
+        deployments_in_progress,
+        app_url_pattern: url_pattern(context),
+    })
+}
+
+/// What needs attention, with what to do.
+fn attention(docker: bool, docker_problem: Option<&str>, disk: &DiskStatus, apps: &AppCounts) -> Vec<String> {
+    let mut list = Vec::new();
+    if !docker {
+        let why = docker_problem.unwrap_or("Start Docker Engine and make its socket readable for Berth.");
+        list.push(format!("Docker does not answer, so nothing can be built or started. {why}"));
+    }
+    if disk.free_bytes < LOW_DISK_BYTES
+        || disk.free_bytes.saturating_mul(100) < disk.total_bytes * LOW_DISK_PERCENT
+    {
+        list.push(format!(
+            "Only {} of {} disk space are free. platform_cleanup lists what can go.",
+            jobs::size(disk.free_bytes),
+            jobs::size(disk.total_bytes)
+        ));
+    }
+    for app in &apps.unhealthy {
+        list.push(format!(
+            "{app} does not serve as it should. See app_get(app={app:?}) and log_search(app={app:?})."
+        ));
+    }
+    list
+}
+
+async fn apps(call: &Call) -> Result<AppCounts, Problem> {
+    /// Apps are read in pages of this size.
+    const BATCH: i64 = 200;
+    let apps = call.context.store.apps();
+    let mut counts = AppCounts::default();
+    let mut after: Option<String> = None;
+    loop {
+        let (rows, total) = apps.list(&call.principal.visible, None, after.as_deref(), BATCH).await?;
+        counts.total = total;
+        for app in &rows {
+            match call.context.pipeline.app_state(app).await {
+                AppState::Running => counts.running += 1,
+                AppState::Stopped => counts.stopped += 1,
+                AppState::Down | AppState::Degraded => counts.unhealthy.push(app.slug.to_string()),
+                AppState::Empty => {}
+            }
+        }
+        match rows.last() {
+            Some(last) if i64::try_from(rows.len()).is_ok_and(|n| n == BATCH) => {
+                after = Some(last.slug.to_string())
+            }
+            _ => return Ok(counts),
+        }
+    }
+}
+
+async fn disk(context: &Context) -> Result<DiskStatus, Problem> {
+    let path = context.data_dir.clone();
+    let measured = tokio::task::spawn_blocking(move || measure(&path)).await;
+    match measured {
+        Ok(Ok(disk)) => Ok(disk),
+        Ok(Err(e)) => {
+            Err(Problem::new(Code::Internal, format!("The data directory could not be measured: {e}.")))
+        }
+        Err(_) => Err(Problem::new(Code::Internal, "The data directory could not be measured.")),
+    }
+}
+
+fn measure(path: &Path) -> std::io::Result<DiskStatus> {
+    let disk = rustix::fs::statvfs(path)?;
+    let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(disk.f_frsize)).unwrap_or(i64::MAX);
+    Ok(DiskStatus {
+        free_bytes: bytes(disk.f_bavail),
+        total_bytes: bytes(disk.f_blocks),
+        data_bytes: i64::try_from(bytes_below(path)).unwrap_or(i64::MAX),
+    })
+}
+
+/// Bytes of the files below a directory; what vanishes or cannot be read meanwhile counts nothing.
+fn bytes_below(path: &Path) -> u64 {
+    let mut sum = 0;
+    let mut open = vec![path.to_path_buf()];
+    while let Some(directory) = open.pop() {
+        let Ok(entries) = fs::read_dir(&directory) else { continue };
+        for entry in entries.flatten() {
+            // Of the entry itself: a link counts as a link and is not followed.
+            let Ok(metadata) = entry.metadata() else { continue };
+            if metadata.is_dir() {
+                open.push(entry.path());
+            } else {
+                sum += metadata.len();
+            }
+        }
+    }
+    sum
+}
+
+/// Resident memory of this process; 0 where the system does not tell.
+fn memory_bytes() -> i64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+    let kilobytes: i64 = line.and_then(|l| l.trim().strip_suffix("kB")?.trim().parse().ok()).unwrap_or(0);
+    kilobytes * 1024
+}
+
+fn url_pattern(context: &Context) -> String {
+    let addresses = &context.addresses;
+    let port = addresses.port.map(|p| format!(":{p}")).unwrap_or_default();
+    format!("{}://<app>.{}{port}", addresses.scheme, addresses.base_domain)
+}
+
+async fn cleanup(call: Call, input: PlatformCleanup) -> Result<CleanupPlan, Problem> {
+    find::demand_all_projects(&call, "platform_cleanup")?;
+    let items = call.context.pipeline.cleanup_plan().await?;
+    let bytes = items.iter().map(|i| i.bytes).sum();
+    if input.dry_run.unwrap_or(true) {
+        return Ok(CleanupPlan { items, bytes, job: None });
+    }
+    let effect = format!("remove {} unneeded things ({})", items.len(), jobs::size(bytes));
+    confirmed("platform_cleanup", "cleanup", input.confirm.as_deref(), &[effect])?;
+    let job = call.context.pipeline.cleanup(&call.principal).await?;
+    Ok(CleanupPlan { items, bytes, job: Some(jobs::handle(&job)) })
+}
+
+impl Brief for PlatformStatus {
+    fn brief(&self) -> Text {
+        let mut text = Text::from(if self.healthy { "All is well." } else { "Something needs attention:" });
+        for item in &self.attention {
+            text = text.say(format!("\n- {item}"));
+        }
+        let docker = match &self.docker.version {
+            Some(version) => format!("Docker {version}"),
+            None => "no Docker".into(),
+        };
+        text.say(format!(
+            "\nBerth {} since {}, {docker}, {} store, {} free of {}, {} of {} apps running, {} deployments in progress. Apps answer at {}.",
+            self.version,
+            self.started_at,
+            self.store,
+            jobs::size(self.disk.free_bytes),
+            jobs::size(self.disk.total_bytes),
+            self.apps.running,
+            self.apps.total,
+            self.deployments_in_progress,
+            self.app_url_pattern
+        ))
+    }
+}
+
+impl Brief for CleanupPlan {
+    fn brief(&self) -> Text {
+        /// More than a screen of them helps nobody.
+        const SHOWN: usize = 30;
+        let verb = if self.job.is_some() { "Removing" } else { "Would remove" };
+        let mut text = Text::from(format!("{verb} {} things, {}.", self.items.len(), jobs::size(self.bytes)));
+        for Removable { kind, name, bytes, why } in self.items.iter().take(SHOWN) {
+            text = text.say(format!("\n{kind} {name} {}: {why}", jobs::size(*bytes)));
+        }
+        match &self.job {
+            Some(job) => text.say(format!("\nJob {}: job_get tells when it is done.", job.job)),
+            None if self.items.is_empty() => text,
+            None => text.say("\nTo do it: dry_run=false, confirm=\"cleanup\"."),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attention_says_what_to_do() {
+        let well = DiskStatus { free_bytes: 50_000_000_000, total_bytes: 100_000_000_000, data_bytes: 0 };
+        assert!(attention(true, None, &well, &AppCounts::default()).is_empty());
+        let full = DiskStatus { free_bytes: 5_000_000_000, ..well };
+        let apps = AppCounts { unhealthy: vec!["web".into()], ..AppCounts::default() };
+        let list = attention(false, None, &full, &apps);
+        assert_eq!(list.len(), 3);
+        assert!(list[1].contains("platform_cleanup") && list[2].contains("app_get(app=\"web\")"));
+    }
+
+    #[test]
+    fn links_out_of_the_directory_count_as_links() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a"), [0; 1000]).unwrap();
+        fs::create_dir(dir.path().join("d")).unwrap();
+        std::os::unix::fs::symlink("/", dir.path().join("d/root")).unwrap();
+        assert!((1000..1100).contains(&bytes_below(dir.path())));
+        assert!(measure(dir.path()).unwrap().total_bytes > 0);
+        assert!(memory_bytes() > 0);
+    }
+}

@@ -1,0 +1,152 @@
+//! Releases: what can be gone back to, and going back.
+
+use berth_schemas::{
+    Code, DeploymentRef, Problem, Scope, Untrusted,
+    deployment::DeploymentDetail,
+    release::{Release, ReleaseList, ReleasePage, ReleaseRollback},
+};
+use berth_store::model::{AppRow, Artifact, DeploymentRow, DeploymentSource, ReleaseRow};
+
+use crate::{
+    apps, deployments, find, follow, jobs, once,
+    registry::{Brief, Call, Hints, Method, Spec, Tier, Tool},
+    text::Text,
+};
+
+pub(crate) fn tools() -> Vec<Tool> {
+    vec![
+        Tool::new(
+            Spec {
+                name: "release_list",
+                title: "List releases to go back to",
+                description: "List the kept releases of an app, newest first, and which one serves. Any of them can be brought back with release_rollback.",
+                hints: Hints::READ,
+                scope: Scope::Read,
+                tier: Tier::Core,
+                method: Method::Get,
+                path: "/v1/apps/{app}/releases",
+            },
+            list,
+        ),
+        Tool::new(
+            Spec {
+                name: "release_rollback",
+                title: "Roll back to an earlier release",
+                description: "Bring an earlier release back, with the image and the variables it had, without a build; by default the one that served before. Use when a deployment turned out bad.",
+                hints: Hints::CREATE,
+                scope: Scope::Deploy,
+                tier: Tier::Core,
+                method: Method::Post,
+                path: "/v1/apps/{app}/rollback",
+            },
+            rollback,
+        ),
+    ]
+}
+
+async fn list(call: Call, input: ReleaseList) -> Result<ReleasePage, Problem> {
+    let app = find::app(&call, &input.app).await?;
+    let rows = call.context.store.releases().list(app.environment.id, false).await?;
+    Ok(ReleasePage { releases: rows.into_iter().map(|r| shown(&app, r)).collect() })
+}
+
+fn shown(app: &AppRow, row: ReleaseRow) -> Release {
+    let (kind, image) = match row.artifact {
+        Artifact::Image { image_id, .. } => ("container", Some(image_id)),
+        Artifact::Static { .. } => ("static", None),
+    };
+    Release {
+        release: DeploymentRef::new(app.slug.clone(), row.number),
+        live: app.environment.live == Some(row.id),
+        kind: kind.into(),
+        commit: row.commit,
+        message: row.message.map(Untrusted),
+        image,
+        bytes: row.bytes,
+        created_at: row.created_at,
+    }
+}
+
+async fn rollback(call: Call, input: ReleaseRollback) -> Result<DeploymentDetail, Problem> {
+    let wait = follow::wait(input.wait_s, 10)?;
+    let app = find::app_to_change(&call, &input.app).await?;
+    let wanted = (&input.app, input.to);
+    let row = once::deployment(&call, "release_rollback", input.idempotency_key.as_deref(), &wanted, async {
+        go_back(&call, &app, input.to).await
+    })
+    .await?;
+    let row = follow::deployment(&call, row, wait).await?;
+    deployments::detail(&call, &row).await
+}
+
+async fn go_back(call: &Call, app: &AppRow, to: Option<i64>) -> Result<DeploymentRow, Problem> {
+    let release = target(call, app, to).await?;
+    let to = DeploymentRef::new(app.slug.clone(), release.number);
+    let options =
+        berth_deploy::EnqueueOptions { message: Some(format!("rollback to {to}")), no_cache: false };
+    let source = DeploymentSource::Rollback { release: release.id, to };
+    call.context.pipeline.enqueue(&call.principal, app, source, options).await
+}
+
+/// The release to go back to.
+async fn target(call: &Call, app: &AppRow, to: Option<i64>) -> Result<ReleaseRow, Problem> {
+    let releases = call.context.store.releases();
+    let environment = &app.environment;
+    let found = match (to, environment.live) {
+        (Some(number), _) => releases.by_number(environment.id, number).await?,
+        (None, Some(live)) => releases.previous_live(environment.id, live).await?,
+        (None, None) => None,
+    };
+    let kept = releases.list(environment.id, false).await?;
+    let candidates: Vec<String> =
+        kept.iter().filter(|r| environment.live != Some(r.id)).map(|r| r.number.to_string()).collect();
+    let choose = if candidates.is_empty() {
+        format!("No other release of {} is kept; deploy with deployment_create.", app.slug)
+    } else {
+        format!("Kept releases: {}. Pass one as to.", candidates.join(", "))
+    };
+    let refuse = |code, detail: String| {
+        Err(Problem { field: Some("to".into()), ..Problem::new(code, detail) }
+            .hint(choose)
+            .candidates(candidates))
+    };
+    match found {
+        Some(release) if release.removed => refuse(
+            Code::ReleaseGone,
+            format!("Release {} of {} was removed by cleanup.", release.number, app.slug),
+        ),
+        Some(release) if environment.live == Some(release.id) => {
+            refuse(Code::Conflict, format!("Release {} of {} serves already.", release.number, app.slug))
+        }
+        Some(release) => Ok(release),
+        None => match to {
+            Some(number) => refuse(Code::NotFound, format!("{} has no release {number}.", app.slug)),
+            None => {
+                refuse(Code::Conflict, format!("There is no release of {} that served before.", app.slug))
+            }
+        },
+    }
+}
+
+impl Brief for ReleasePage {
+    fn brief(&self) -> Text {
+        if self.releases.is_empty() {
+            return "There are no releases yet.".into();
+        }
+        let mut text = Text::from(apps::count(self.releases.len(), "release")).say(":");
+        for r in &self.releases {
+            let live = if r.live { " LIVE" } else { "" };
+            text = text.say(format!(
+                "\n{}{live} {} {} {}",
+                r.release,
+                r.kind,
+                jobs::size(r.bytes),
+                r.created_at
+            ));
+            if let Some(message) = &r.message {
+                text = text.say(" – ").quote(message);
+            }
+        }
+        text
+    }
+}

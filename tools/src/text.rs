@@ -1,0 +1,114 @@
+//! Short texts that keep apart what Berth says and what it only quotes.
+//!
+//! An answer's brief mixes Berth's own words with lines of logs, commit messages and paths that strangers
+//! wrote. A plain string would forget which is which; [`Text`] remembers, so that the surface which shows it
+//! can frame the quotes (MCP) or clean them (a terminal).
+
+use berth_schemas::Untrusted;
+
+/// A piece of a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// Berth's own words.
+    Own(String),
+    /// Quoted from an app, a visitor, a commit or a log.
+    Quoted(String),
+}
+
+/// A text made of own words and quotes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Text(Vec<Part>);
+
+impl Text {
+    /// An empty text.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds own words.
+    #[must_use]
+    pub fn say(mut self, words: impl AsRef<str>) -> Self {
+        match self.0.last_mut() {
+            Some(Part::Own(last)) => last.push_str(words.as_ref()),
+            _ => self.0.push(Part::Own(words.as_ref().to_owned())),
+        }
+        self
+    }
+
+    /// Adds own words, if there are some.
+    #[must_use]
+    pub fn say_if(self, words: Option<impl AsRef<str>>) -> Self {
+        match words {
+            Some(words) => self.say(words),
+            None => self,
+        }
+    }
+
+    /// Adds a quote.
+    #[must_use]
+    pub fn quote(mut self, text: &Untrusted) -> Self {
+        self.0.push(Part::Quoted(text.0.clone()));
+        self
+    }
+
+    /// Adds lines of quotes as one block.
+    #[must_use]
+    pub fn quote_lines<'a>(mut self, lines: impl IntoIterator<Item = std::borrow::Cow<'a, str>>) -> Self {
+        let mut block = String::new();
+        for line in lines {
+            if !block.is_empty() {
+                block.push('\n');
+            }
+            block.push_str(&line);
+        }
+        if !block.is_empty() {
+            self.0.push(Part::Quoted(block));
+        }
+        self
+    }
+
+    /// The pieces in order.
+    #[must_use]
+    pub fn parts(&self) -> &[Part] {
+        &self.0
+    }
+}
+
+impl<T: Into<String>> From<T> for Text {
+    fn from(words: T) -> Self {
+        Self(vec![Part::Own(words.into())])
+    }
+}
+
+/// The text without frames, for terminals: control characters of quotes are dropped, so that a log line
+/// cannot move the cursor or change colours.
+impl std::fmt::Display for Text {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for part in &self.0 {
+            match part {
+                Part::Own(words) => f.write_str(words)?,
+                Part::Quoted(text) => f.write_str(&printable(text))?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The text without control characters but newline and tab.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quote_cannot_drive_the_terminal() {
+        let text = Text::from("web#1: ").quote(&"\u{1b}[2Jgone\u{7}".into()).say(" (end)");
+        assert_eq!(text.to_string(), "web#1: [2Jgone (end)");
+        assert_eq!(text.parts().len(), 3);
+    }
+}
