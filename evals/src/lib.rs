@@ -1,1 +1,4 @@
-//! Placeholder head, replaced by the first real module.
+//! What benchmarks, soaks, releases and black-box tests share.
+
+pub mod program;
+pub mod release;
