@@ -2,5 +2,51 @@
 //!
 //! One repository per table group; SQL in the subset that SQLite and PostgreSQL share; secrets sealed here
 //! and opened only by the calls that say so. What does not live here: decisions about deployments, Docker.
+//!
+//! A change of state, its history row and its entry in the event log are one transaction. Queries for what
+//! belongs to a project and is named by a caller take a [`model::Visible`], so that none forgets it.
 
+mod apps;
+mod build_log;
+mod clock;
+mod database;
+mod deployments;
+mod error;
+mod events;
+mod idempotency;
+mod jobs;
+mod key;
+mod logs;
+mod migration;
 pub mod model;
+mod projects;
+mod releases;
+mod requests;
+mod row;
+mod seal;
+mod store;
+mod switch;
+mod token_cache;
+mod tokens;
+mod uploads;
+mod variables;
+mod write;
+
+pub use apps::Apps;
+pub use clock::Clock;
+pub use database::SQLITE_FILE;
+pub use deployments::Deployments;
+pub use error::{Result, StoreError};
+pub use events::Events;
+pub use idempotency::Idempotency;
+pub use jobs::Jobs;
+pub use key::{KEY_FILE, KeyError, MasterKey};
+pub use logs::{LogPosition, LogQuery, Logs, NewLogLine, OutputStream};
+pub use model::*;
+pub use projects::Projects;
+pub use releases::Releases;
+pub use requests::{NewRequest, RequestQuery, Requests, StatusFilter};
+pub use store::{Pruned, Store, StoreConfig, Volume};
+pub use tokens::Tokens;
+pub use uploads::Uploads;
+pub use variables::Variables;

@@ -451,3 +451,26 @@ pub struct NewEvent {
     /// Details.
     pub data: serde_json::Value,
 }
+
+/// A committed entry of the event log with what decides who may see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EventRow {
+    /// The entry.
+    pub event: berth_schemas::event::Event,
+    /// The app it is about, if one.
+    pub app_id: Option<AppId>,
+    /// The project it belongs to; entries without one are for those who see everything.
+    pub project_id: Option<ProjectId>,
+}
+
+impl EventRow {
+    /// Whether a caller with this view may see it.
+    #[must_use]
+    pub fn visible_to(&self, visible: &Visible) -> bool {
+        match (visible, self.project_id) {
+            (Visible::All, _) => true,
+            (visible, Some(project)) => visible.allows(project),
+            (_, None) => false,
+        }
+    }
+}

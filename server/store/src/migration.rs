@@ -1,0 +1,119 @@
+//! Schema migrations: numbered, embedded, forward only.
+//!
+//! Each is applied in a transaction of its own and recorded with its checksum. A database that is newer
+//! than the binary, or whose history differs, is refused rather than guessed at. Before a SQLite database
+//! with data is changed, it is copied beside itself.
+
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use sqlx::{AssertSqlSafe, Row};
+
+use crate::{
+    clock::Clock,
+    database::{Database, Kind},
+    error::{Result, StoreError},
+};
+
+pub(crate) struct Migration {
+    pub(crate) version: i64,
+    pub(crate) name: &'static str,
+    pub(crate) sql: &'static str,
+}
+
+/// All migrations, oldest first.
+pub(crate) const ALL: &[Migration] =
+    &[Migration { version: 1, name: "first", sql: include_str!("../migrations/0001_first.sql") }];
+
+/// Brings the database to the newest schema.
+pub(crate) async fn run(
+    database: &Database,
+    migrations: &[Migration],
+    clock: &Clock,
+    sqlite_file: Option<&Path>,
+) -> Result<()> {
+    sqlx::raw_sql(
+        "CREATE TABLE IF NOT EXISTS migrations (
+            version BIGINT NOT NULL PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL,
+            applied_at BIGINT NOT NULL)",
+    )
+    .execute(&database.writer)
+    .await?;
+    let applied = sqlx::query("SELECT version, checksum FROM migrations ORDER BY version")
+        .fetch_all(&database.writer)
+        .await?;
+    let known = migrations.last().map_or(0, |m| m.version);
+    let mut found = 0;
+    for row in &applied {
+        found = row.try_get::<i64, _>("version")?;
+        match migrations.iter().find(|m| m.version == found) {
+            None => return Err(StoreError::Newer { found, known }),
+            Some(m) if checksum(m) != row.try_get::<String, _>("checksum")? => {
+                return Err(StoreError::MigrationChanged { version: found });
+            }
+            Some(_) => {}
+        }
+    }
+    let pending = || migrations.iter().filter(|m| m.version > found);
+    if let (Some(next), Some(file), true) = (pending().next(), sqlite_file, found > 0) {
+        back_up(database, file, next.version).await?;
+    }
+    for migration in pending() {
+        apply(database, migration, clock).await?;
+        tracing::info!(version = migration.version, name = migration.name, "migrated the database");
+    }
+    Ok(())
+}
+
+async fn apply(database: &Database, migration: &Migration, clock: &Clock) -> Result<()> {
+    let failed =
+        |source| StoreError::MigrationFailed { version: migration.version, name: migration.name, source };
+    let row_id = match database.kind {
+        Kind::Sqlite => "INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT",
+        Kind::Postgresql => "BIGINT NOT NULL GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+    };
+    let sql: Vec<&str> = migration.sql.lines().filter(|l| !l.starts_with("--")).collect();
+    let sql = sql.join("\n").replace("ROW_ID", row_id);
+    let mut tx = database.writer.begin().await?;
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *tx).await.map_err(failed)?;
+    sqlx::query("INSERT INTO migrations (version, name, checksum, applied_at) VALUES ($1, $2, $3, $4)")
+        .bind(migration.version)
+        .bind(migration.name)
+        .bind(checksum(migration))
+        .bind(clock.now().0)
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await.map_err(failed)
+}
+
+/// Copies a SQLite database to `berth.db.before-NNNN` beside it.
+async fn back_up(database: &Database, file: &Path, version: i64) -> Result<PathBuf> {
+    let mut copy = file.as_os_str().to_owned();
+    copy.push(format!(".before-{version:04}"));
+    let copy = PathBuf::from(copy);
+    let path = copy.clone();
+    let at = copy.clone();
+    let prepared = tokio::task::spawn_blocking(move || prepare_copy(&path)).await;
+    prepared.unwrap_or_else(|e| Err(std::io::Error::other(e))).map_err(|source| StoreError::File {
+        action: "create",
+        path: at,
+        source,
+    })?;
+    sqlx::query("VACUUM INTO $1").bind(copy.to_string_lossy().into_owned()).execute(&database.writer).await?;
+    tracing::info!(copy = %copy.display(), "copied the database before migrating it");
+    Ok(copy)
+}
+
+/// Makes an empty private file, replacing what an earlier, failed attempt may have left.
+fn prepare_copy(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.sync_all()
+}
+
+fn checksum(migration: &Migration) -> String {
+    hex::encode(Sha256::digest(migration.sql.as_bytes()))
+}

@@ -1,0 +1,133 @@
+//! What is live: the one pointer of each environment, and the deployments' states that go with it.
+//!
+//! Each call is one transaction, so that after a crash the pointer and the states never contradict.
+
+use berth_schemas::deployment::DeploymentState;
+use sqlx::Row;
+
+use crate::{
+    deployments::{Deployments, advance, get},
+    error::{Result, StoreError},
+    model::{Change, DeploymentId, DeploymentRow, EnvironmentId, ReleaseId},
+    write::Write,
+};
+
+impl Deployments<'_> {
+    /// Makes `release` the live one and takes its deployment from switching to draining. Returns the release
+    /// that was live before.
+    ///
+    /// # Errors
+    /// `Stale` when the deployment is not switching; not found when the release is not one of its
+    /// environment.
+    pub async fn switch_live(&self, id: DeploymentId, release: ReleaseId) -> Result<Option<ReleaseId>> {
+        let mut write = Write::begin(self.0).await?;
+        let (from, to) = (DeploymentState::Switching, DeploymentState::Draining);
+        let deployment = advance(&mut write, id, from, to, &Change::default(), None).await?;
+        let previous = live(&mut write, deployment.environment_id).await?;
+        point(&mut write, deployment.environment_id, Some(release)).await?;
+        sqlx::query("UPDATE deployments SET release_id = $1 WHERE id = $2")
+            .bind(release.0)
+            .bind(id.0)
+            .execute(write.conn())
+            .await?;
+        write.commit().await?;
+        Ok(previous)
+    }
+
+    /// Takes a deployment from draining to live, and those that were live in its environment to retired.
+    ///
+    /// # Errors
+    /// `Stale` when it is not draining.
+    pub async fn finish_live(&self, id: DeploymentId) -> Result<DeploymentRow> {
+        let mut write = Write::begin(self.0).await?;
+        let from = get(&mut write, id).await?;
+        retire_others(&mut write, &from).await?;
+        let (draining, to) = (DeploymentState::Draining, DeploymentState::Live);
+        let deployment = advance(&mut write, id, draining, to, &Change::default(), None).await?;
+        write.commit().await?;
+        Ok(deployment)
+    }
+
+    /// Takes a deployment that is draining or live to rolled back, and gives the traffic to the release `to`,
+    /// or to none. The deployment that made `to` keeps its state, unless it is still live.
+    ///
+    /// # Errors
+    /// `Stale` when it is no longer in `expected`, or when another release has become live since.
+    pub async fn roll_back(
+        &self,
+        id: DeploymentId,
+        expected: DeploymentState,
+        to: Option<ReleaseId>,
+        change: Change,
+    ) -> Result<DeploymentRow> {
+        let mut write = Write::begin(self.0).await?;
+        let deployment =
+            advance(&mut write, id, expected, DeploymentState::RolledBack, &change, None).await?;
+        let live = live(&mut write, deployment.environment_id).await?;
+        if live != deployment.release {
+            return Err(StoreError::Stale {
+                what: format!("the live release of {}", deployment.app),
+                expected: describe(deployment.release),
+                found: describe(live),
+            });
+        }
+        point(&mut write, deployment.environment_id, to).await?;
+        write.commit().await?;
+        Ok(deployment)
+    }
+}
+
+fn describe(release: Option<ReleaseId>) -> String {
+    release.map_or_else(|| "none".into(), |r| format!("release id {}", r.0))
+}
+
+/// The environment's live release.
+async fn live(write: &mut Write<'_>, environment: EnvironmentId) -> Result<Option<ReleaseId>> {
+    let row = sqlx::query("SELECT live_id FROM environments WHERE id = $1")
+        .bind(environment.0)
+        .fetch_one(write.conn())
+        .await?;
+    Ok(row.try_get::<Option<i64>, _>("live_id")?.map(ReleaseId))
+}
+
+/// Points the environment at a release, which must be one of its own.
+async fn point(write: &mut Write<'_>, environment: EnvironmentId, release: Option<ReleaseId>) -> Result<()> {
+    if let Some(release) = release {
+        let own = sqlx::query(
+            "UPDATE releases SET live_at = $1 WHERE id = $2 AND environment_id = $3 AND removed = 0",
+        )
+        .bind(write.now.0)
+        .bind(release.0)
+        .bind(environment.0)
+        .execute(write.conn())
+        .await?
+        .rows_affected();
+        if own == 0 {
+            return Err(StoreError::not_found("release", release.0));
+        }
+    }
+    sqlx::query("UPDATE environments SET live_id = $1 WHERE id = $2")
+        .bind(release.map(|r| r.0))
+        .bind(environment.0)
+        .execute(write.conn())
+        .await?;
+    Ok(())
+}
+
+/// Retires all other deployments of the environment that are live, or that a crash left draining.
+async fn retire_others(write: &mut Write<'_>, deployment: &DeploymentRow) -> Result<()> {
+    let rows = sqlx::query(
+        "SELECT id FROM deployments WHERE environment_id = $1 AND id <> $2 AND state IN ('live', 'draining')
+         ORDER BY id",
+    )
+    .bind(deployment.environment_id.0)
+    .bind(deployment.id.0)
+    .fetch_all(write.conn())
+    .await?;
+    for row in rows {
+        let other = get(write, DeploymentId(row.try_get("id")?)).await?;
+        let reason = Change { reason: Some(format!("{} is live", deployment.reference())), problem: None };
+        advance(write, other.id, other.state, DeploymentState::Retired, &reason, None).await?;
+    }
+    Ok(())
+}
