@@ -87,6 +87,16 @@ impl Apps<'_> {
         row.as_ref().map(from_row).transpose()
     }
 
+    /// The app that an environment belongs to, for the daemon's own use.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn by_environment(&self, id: EnvironmentId) -> Result<Option<AppRow>> {
+        let sql = format!("{SELECT} WHERE e.id = $1");
+        let row = sqlx::query(assembled(sql)).bind(id.0).fetch_optional(self.0.read()).await?;
+        row.as_ref().map(from_row).transpose()
+    }
+
     /// Names of the apps that may be seen, to suggest from.
     ///
     /// # Errors

@@ -286,6 +286,9 @@ pub enum Artifact {
         port: u16,
         /// Whether the image was built by Berth and may be removed by it.
         built: bool,
+        /// Arguments to start it with; none for the image's own.
+        #[serde(default)]
+        command: Option<Vec<String>>,
     },
     /// Files served by the data plane.
     Static {

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use crate::{
     database::assembled,
     error::{Result, StoreError},
-    model::{AppId, DeploymentId, EnvironmentId, NewRelease, ReleaseId, ReleaseRow},
+    model::{AppId, Artifact, DeploymentId, EnvironmentId, NewRelease, ReleaseId, ReleaseRow},
     row,
     seal::Place,
     store::Inner,
@@ -137,6 +137,26 @@ impl Releases<'_> {
         }
         sqlx::query("UPDATE releases SET removed = 1 WHERE id = $1").bind(id.0).execute(write.conn()).await?;
         write.commit().await
+    }
+
+    /// Whether a release that is still kept has this artifact.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn artifact_in_use(&self, artifact: &Artifact) -> Result<bool> {
+        let sql = format!("{SELECT} WHERE r.removed = 0");
+        let rows = sqlx::query(assembled(sql)).fetch_all(self.0.read()).await?;
+        for row in &rows {
+            let same = match (&from_row(row)?.artifact, artifact) {
+                (Artifact::Image { image_id: a, .. }, Artifact::Image { image_id: b, .. }) => a == b,
+                (Artifact::Static { path: a }, Artifact::Static { path: b }) => a == b,
+                _ => false,
+            };
+            if same {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The release that served before `before`: not removed, and not rolled back itself.

@@ -34,6 +34,19 @@ impl Deployments<'_> {
         Ok(previous)
     }
 
+    /// The deployment that is live in an environment.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn live(&self, environment: EnvironmentId) -> Result<Option<DeploymentRow>> {
+        let sql = "SELECT id FROM deployments WHERE environment_id = $1 AND state = 'live' ORDER BY number DESC LIMIT 1";
+        let row = sqlx::query(sql).bind(environment.0).fetch_optional(self.0.read()).await?;
+        match row {
+            Some(row) => Deployments(self.0).get(DeploymentId(row.try_get("id")?)).await,
+            None => Ok(None),
+        }
+    }
+
     /// Takes a deployment from draining to live, and those that were live in its environment to retired.
     ///
     /// # Errors
