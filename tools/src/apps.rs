@@ -8,7 +8,7 @@ use berth_schemas::{
     },
     deployment::DeploymentDetail,
 };
-use berth_store::model::{AppRow, DeploymentSource, ReleaseRow};
+use berth_store::model::{AppRow, DeploymentSource, ReleaseRow, Visible};
 
 use crate::{
     confirm::confirmed,
@@ -252,7 +252,7 @@ async fn check_routes(call: &Call, app: &AppSlug, settings: &AppSettings) -> Res
         .hint("Choose another host, or take the route from the other app first.")
     };
     let base = format!(".{}", call.context.addresses.base_domain);
-    let others = call.context.store.apps().all().await?;
+    let others = call.context.store.apps().all(&Visible::All).await?;
     for route in wanted {
         let Ok(mine) = settings::route(route) else { continue };
         // Every name directly below the base domain is some app's own host, now or later.
@@ -288,7 +288,10 @@ async fn update(call: Call, input: AppUpdate) -> Result<AppUpdated, Problem> {
     }
     check_routes(&call, &app.slug, &changed.settings).await?;
     let row = call.context.store.apps().update_settings(&call.principal, app.id, changed.settings).await?;
-    let applies = if row.environment.live.is_some() {
+    call.context.pipeline.app_changed(row.id).await?;
+    let applies = if changed.names == ["routes"] {
+        "At once: routes need no deployment.".to_owned()
+    } else if row.environment.live.is_some() {
         format!(
             "With the next deployment. app_restart(app={:?}) applies it now without a build; settings of the source and the build need deployment_create.",
             row.slug.as_str()

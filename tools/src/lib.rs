@@ -26,7 +26,8 @@ mod tidy;
 mod tokens;
 mod variables;
 
-pub use context::{Addresses, Context};
+pub use berth_deploy::Addresses;
+pub use context::Context;
 pub use page::Budget;
 pub use progress::{Progress, Update};
 pub use registry::{Answer, Brief, Call, Hints, Method, Registry, Spec, Tier, Tool};

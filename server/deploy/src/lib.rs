@@ -1,4 +1,32 @@
-//! Berth's deploy pipeline: source → plan → build → start → check → switch → drain → retire.
+//! Berth's deploy pipeline.
+//!
+//! A source becomes a release, is started beside what runs, checked, given the traffic, and what it replaced is
+//! drained and kept. The modules are the steps: `queue` picks, `attempt` carries through, `fetch`, `plan`,
+//! `build`, `start`, `check`, `switch` do one step each; `reconcile` puts the world right, `jobs` and `cleanup`
+//! do what is not a deployment. `docker` is the engine behind one trait, `source` and `command` are what touches
+//! files, git and programs.
 
+mod attempt;
+mod build;
+mod check;
+mod cleanup;
+mod config;
 pub mod docker;
+mod fault;
+mod fetch;
+mod jobs;
+mod journal;
+mod pipeline;
+pub mod plan;
 pub mod probe;
+mod queue;
+mod reconcile;
+mod release;
+mod routes;
+mod start;
+mod switch;
+
+pub use cleanup::{upload_expiry, upload_path};
+pub use config::{Addresses, PipelineConfig};
+pub use journal::DeploymentUpdate;
+pub use pipeline::{EnqueueOptions, Pipeline};

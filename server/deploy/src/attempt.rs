@@ -1,0 +1,206 @@
+//! One attempt to carry a deployment from the queue to live, read top-down: prepare a release, start it beside
+//! the old one, check it, switch traffic, drain, retire.
+//!
+//! Each state is committed before its work begins, so that a restart knows where it was. Whatever ends the
+//! attempt early passes through [`Inner::carry_out`], which leaves nothing half-made behind; the live release is
+//! not touched before the switch.
+
+use std::{sync::Arc, sync::PoisonError, time::Instant};
+
+use berth_schemas::{
+    Problem,
+    deployment::{BuildLineKind, DeploymentState},
+};
+use berth_store::model::{AppRow, Artifact, Change, DeploymentRow, DeploymentSource, ReleaseRow};
+use tokio_util::sync::CancellationToken;
+
+use crate::{fault::Halt, journal::Journal, pipeline::Inner};
+
+/// What every step of an attempt works with.
+pub(crate) struct Attempt {
+    pub(crate) app: AppRow,
+    pub(crate) row: DeploymentRow,
+    pub(crate) journal: Journal,
+    pub(crate) cancel: CancellationToken,
+}
+
+impl Inner {
+    /// Works on a deployment until it is live or over.
+    pub(crate) async fn carry_out(self: Arc<Self>, row: DeploymentRow, cancel: CancellationToken) {
+        let journal =
+            Journal::open(self.store.clone(), self.watchers.clone(), row.id, row.state, &self.tasks);
+        let app = match self.app(row.app_id).await {
+            Ok(app) => app,
+            Err(problem) => {
+                tracing::error!(%problem, deployment = %row.reference(), "the app of a deployment could not be read");
+                return;
+            }
+        };
+        let mut attempt = Attempt { app, row, journal, cancel };
+        let begun = Instant::now();
+        let outcome = match self.store.deployments().bump_attempt(attempt.row.id).await {
+            Ok(_) => self.drive(&mut attempt).await,
+            Err(error) => Err(error.into()),
+        };
+        if let Err(halt) = outcome {
+            self.halt(&mut attempt, halt).await;
+        }
+        tracing::info!(
+            deployment = %attempt.row.reference(),
+            state = attempt.row.state.as_str(),
+            ms = begun.elapsed().as_millis(),
+            "a deployment was worked on"
+        );
+        attempt.journal.flush().await;
+        if let Err(error) = remove_dir(&self.work_dir(attempt.row.id)).await {
+            tracing::warn!(%error, "a work directory could not be removed");
+        }
+    }
+
+    async fn drive(self: &Arc<Self>, attempt: &mut Attempt) -> Result<(), Halt> {
+        let release = self.prepare(attempt).await?;
+        let started = match &release.artifact {
+            Artifact::Static { .. } => None,
+            Artifact::Image { .. } => {
+                self.enter(attempt, DeploymentState::Starting).await?;
+                let containers = self.start_release(attempt, &release).await?;
+                self.enter(attempt, DeploymentState::Checking).await?;
+                if let Err(halt) = self.check_release(attempt, &release, &containers).await {
+                    self.discard(&containers).await;
+                    return Err(halt);
+                }
+                Some(containers)
+            }
+        };
+        if let Err(halt) = attempt.check_cancelled(self) {
+            self.discard(started.as_deref().unwrap_or_default()).await;
+            return Err(halt);
+        }
+        self.switch(attempt, &release, started).await
+    }
+
+    /// The release that this deployment brings: an earlier one, or one made now.
+    async fn prepare(self: &Arc<Self>, attempt: &mut Attempt) -> Result<ReleaseRow, Halt> {
+        match attempt.row.source.clone() {
+            DeploymentSource::Rollback { release, to } => {
+                let release = self.kept_release(release).await?;
+                attempt.journal.note(format!("going back to {to} with the variables it had")).await;
+                self.store.deployments().set_release(attempt.row.id, release.id).await?;
+                Ok(release)
+            }
+            DeploymentSource::Redeploy { release, of } => {
+                let release = self.kept_release(release).await?;
+                attempt
+                    .journal
+                    .note(format!("deploying {of} again with today's settings and variables"))
+                    .await;
+                self.reissue(attempt, release).await
+            }
+            DeploymentSource::Image { image } => {
+                self.enter(attempt, DeploymentState::Fetching).await?;
+                self.fetch_image(attempt, &image).await
+            }
+            DeploymentSource::Upload { .. }
+            | DeploymentSource::Files { .. }
+            | DeploymentSource::Git { .. } => {
+                self.enter(attempt, DeploymentState::Fetching).await?;
+                let source = self.fetch_source(attempt).await?;
+                self.enter(attempt, DeploymentState::Building).await?;
+                self.build_release(attempt, source).await
+            }
+        }
+    }
+
+    /// Enters a state, unless the attempt is to stop.
+    pub(crate) async fn enter(&self, attempt: &mut Attempt, state: DeploymentState) -> Result<(), Halt> {
+        attempt.check_cancelled(self)?;
+        attempt.journal.flush().await;
+        self.transition(&mut attempt.row, state, Change::default()).await?;
+        attempt.journal.enter(state);
+        Ok(())
+    }
+
+    /// Brings the deployment to the state in which it ends, or leaves it for the next start.
+    async fn halt(&self, attempt: &mut Attempt, halt: Halt) {
+        let failed_in = attempt.row.state;
+        let (state, change) = match halt {
+            Halt::Shutdown => {
+                attempt.journal.note("the daemon is going down; the next start takes this up again").await;
+                return;
+            }
+            Halt::Cancelled => {
+                (DeploymentState::Cancelled, Change { reason: Some("cancelled".into()), problem: None })
+            }
+            Halt::Superseded { by } => (
+                DeploymentState::Superseded,
+                Change { reason: Some(format!("superseded by {by}")), problem: None },
+            ),
+            Halt::Failed(mut problem) => {
+                problem.step.get_or_insert_with(|| failed_in.as_str().to_owned());
+                attempt.journal.line(BuildLineKind::Failed, None, problem.detail.clone()).await;
+                if let Some(hint) = &problem.hint {
+                    attempt.journal.note(hint.clone()).await;
+                }
+                (
+                    DeploymentState::Failed,
+                    Change { reason: Some(problem.detail.clone()), problem: Some(problem) },
+                )
+            }
+        };
+        attempt.journal.flush().await;
+        if let Err(problem) = self.transition(&mut attempt.row, state, change).await {
+            tracing::error!(%problem, deployment = %attempt.row.reference(), "the end of a deployment was not kept");
+        }
+        self.drop_unused_release(&attempt.row).await;
+    }
+
+    /// Says why the attempt was told to stop.
+    pub(crate) fn why_cancelled(&self, row: &DeploymentRow) -> Halt {
+        if self.shutdown.is_cancelled() {
+            return Halt::Shutdown;
+        }
+        let active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
+        match active.get(&row.id).and_then(|a| a.superseded_by.clone()) {
+            Some(by) => Halt::Superseded { by },
+            None => Halt::Cancelled,
+        }
+    }
+}
+
+impl Attempt {
+    /// Fails when the attempt was told to stop.
+    pub(crate) fn check_cancelled(&self, inner: &Inner) -> Result<(), Halt> {
+        if self.cancel.is_cancelled() { Err(inner.why_cancelled(&self.row)) } else { Ok(()) }
+    }
+
+    /// Runs a step that may be told to stop at any time.
+    pub(crate) async fn unless_cancelled<T>(
+        &self,
+        inner: &Inner,
+        step: impl Future<Output = Result<T, Halt>>,
+    ) -> Result<T, Halt> {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Err(inner.why_cancelled(&self.row)),
+            outcome = step => outcome,
+        }
+    }
+}
+
+/// Removes a directory if it is there.
+pub(crate) async fn remove_dir(path: &std::path::Path) -> Result<(), std::io::Error> {
+    match tokio::fs::remove_dir_all(path).await {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// The problem of a file operation of Berth's own.
+pub(crate) fn io_problem(what: &str, error: &std::io::Error) -> Problem {
+    use berth_schemas::Code;
+    if matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) {
+        return Problem::new(Code::OutOfDisk, format!("The disk is full: {what} failed."))
+            .hint("Free space; platform_cleanup lists what Berth can remove.");
+    }
+    Problem::new(Code::Internal, format!("{what} failed: {error}."))
+}

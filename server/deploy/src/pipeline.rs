@@ -1,0 +1,489 @@
+//! The deploy pipeline as the rest of the daemon uses it: ask for work, watch it, see how apps are.
+//!
+//! Here live the shared state and the calls of tools. How work is picked is in `queue`, how one deployment is
+//! carried through in `attempt`, what traffic sees in `routes`, how the world is put right in `reconcile`.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use berth_observe::LogCollector;
+use berth_proxy::ProxyHandle;
+use berth_schemas::{
+    Code, Problem, VariableName,
+    app::{AppState, Replica},
+    deployment::DeploymentState,
+    ids::JobId,
+    job::JobKind,
+    log::LogLine,
+    platform::{DockerStatus, Removable},
+};
+use berth_store::{
+    Store,
+    model::{
+        AppId, AppRow, DeploymentId, DeploymentRow, DeploymentSource, EnvironmentId, JobRow, NewDeployment,
+        Principal, UploadRow, Visible,
+    },
+};
+use tokio::sync::{Notify, Semaphore, broadcast};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    config::PipelineConfig,
+    docker::{Engine, InstanceId},
+    journal::{DeploymentUpdate, Watchers},
+    routes::Routes,
+};
+
+/// What a caller may say about a deployment.
+#[derive(Debug, Clone, Default)]
+pub struct EnqueueOptions {
+    /// What it is, in a line.
+    pub message: Option<String>,
+    /// Build without the cache of earlier builds.
+    pub no_cache: bool,
+}
+
+/// The deploy pipeline. Cheap to clone.
+#[derive(Clone)]
+pub struct Pipeline(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) store: Store,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) instance: InstanceId,
+    pub(crate) config: PipelineConfig,
+    pub(crate) routes: Routes,
+    pub(crate) collector: LogCollector,
+    pub(crate) watchers: Watchers,
+    /// Deployments being worked on.
+    pub(crate) active: Mutex<HashMap<DeploymentId, Active>>,
+    /// One at a time changes what serves in an environment.
+    traffic: Mutex<HashMap<EnvironmentId, Arc<tokio::sync::Mutex<()>>>>,
+    pub(crate) builds: Semaphore,
+    /// There may be something to pick.
+    pub(crate) wake: Notify,
+    /// Ends of jobs and deployments, for those who wait.
+    pub(crate) settled: broadcast::Sender<()>,
+    /// Something happened to a container; the reconciler should look at this environment.
+    pub(crate) look: tokio::sync::mpsc::Sender<EnvironmentId>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// A deployment being worked on.
+pub(crate) struct Active {
+    pub(crate) environment: EnvironmentId,
+    /// Stops the work.
+    pub(crate) cancel: CancellationToken,
+    /// Set when it is cancelled because a newer one takes its place.
+    pub(crate) superseded_by: Option<String>,
+    pub(crate) state: DeploymentState,
+}
+
+impl Pipeline {
+    /// Starts the pipeline: brings store, engine and routes to one truth, then works on what is queued. Returns
+    /// when what can serve is routed; healing goes on behind.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or the directories cannot be made.
+    pub async fn open(
+        store: Store,
+        engine: Arc<dyn Engine>,
+        instance: InstanceId,
+        proxy: ProxyHandle,
+        collector: LogCollector,
+        config: PipelineConfig,
+        shutdown: CancellationToken,
+    ) -> Result<Self, Problem> {
+        for directory in ["uploads", "releases", "work"] {
+            let path = config.data_dir.join(directory);
+            tokio::fs::create_dir_all(&path).await.map_err(|e| {
+                Problem::new(Code::Internal, format!("The directory {} cannot be made: {e}.", path.display()))
+            })?;
+        }
+        let (look, looks) = tokio::sync::mpsc::channel(256);
+        let inner = Arc::new(Inner {
+            routes: Routes::new(proxy, config.addresses.clone()),
+            builds: Semaphore::new(config.concurrent_builds.max(1)),
+            store,
+            engine,
+            instance,
+            config,
+            collector,
+            watchers: Watchers::default(),
+            active: Mutex::default(),
+            traffic: Mutex::default(),
+            wake: Notify::new(),
+            settled: broadcast::channel(256).0,
+            look,
+            tasks: TaskTracker::new(),
+            shutdown,
+        });
+        inner.boot().await?;
+        inner.spawn(Arc::clone(&inner).work_queue());
+        inner.spawn(Arc::clone(&inner).reconcile(looks));
+        inner.spawn(Arc::clone(&inner).follow_engine());
+        inner.spawn(Arc::clone(&inner).clean_regularly());
+        Ok(Self(inner))
+    }
+
+    /// Waits until the work that goes on has ended. Call after the shutdown token was cancelled.
+    pub async fn stopped(&self) {
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    /// Puts a deployment in the queue. Older ones that still wait in the same environment are superseded; a
+    /// rollback or redeploy also supersedes one that is being worked on and has no traffic yet.
+    ///
+    /// # Errors
+    /// `Conflict` when the app is being deleted, `MissingVariable` when a required variable is not set,
+    /// `ReleaseGone` when the release to go back to was removed.
+    pub async fn enqueue(
+        &self,
+        who: &Principal,
+        app: &AppRow,
+        source: DeploymentSource,
+        options: EnqueueOptions,
+    ) -> Result<DeploymentRow, Problem> {
+        let inner = &self.0;
+        if app.deleting {
+            return Err(Problem::new(Code::Conflict, format!("The app {} is being deleted.", app.slug)));
+        }
+        inner.check_required_variables(app).await?;
+        let urgent = match &source {
+            DeploymentSource::Rollback { release, .. } | DeploymentSource::Redeploy { release, .. } => {
+                let row = inner.store.releases().get(*release).await?;
+                if row.is_none_or(|r| r.removed) {
+                    return Err(Problem::new(Code::ReleaseGone, "That release is no longer kept.")
+                        .hint("See release_list for those that are."));
+                }
+                true
+            }
+            _ => false,
+        };
+        let row = inner
+            .store
+            .deployments()
+            .enqueue(NewDeployment {
+                app: app.id,
+                environment: app.environment.id,
+                source,
+                by: who.name.clone(),
+                message: options.message,
+                no_cache: options.no_cache,
+            })
+            .await?;
+        inner.supersede_older(&row, urgent).await?;
+        inner.wake.notify_one();
+        Ok(row)
+    }
+
+    /// Stops a deployment that has no traffic yet. The live release is not touched.
+    ///
+    /// # Errors
+    /// `Conflict` when it has settled or traffic is already being switched to it.
+    pub async fn cancel(
+        &self,
+        who: &Principal,
+        deployment: &DeploymentRow,
+    ) -> Result<DeploymentRow, Problem> {
+        let inner = &self.0;
+        if !deployment.state.is_cancellable() {
+            let why = if deployment.state.is_settled() { "has ended" } else { "already gets the traffic" };
+            return Err(Problem::new(
+                Code::Conflict,
+                format!("{} {why}: it is {}.", deployment.reference(), deployment.state.as_str()),
+            )
+            .hint("To go back to an earlier release use release_rollback."));
+        }
+        inner.store.deployments().request_cancel(deployment.id, &who.name).await?;
+        if !inner.cancel_active(deployment.id, None) {
+            inner
+                .end_waiting(deployment.id, DeploymentState::Cancelled, format!("cancelled by {}", who.name))
+                .await?;
+        }
+        self.wait(deployment.id, Duration::from_secs(10)).await
+    }
+
+    /// The deployment when it has settled, or as it is after `at_most`.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn wait(&self, id: DeploymentId, at_most: Duration) -> Result<DeploymentRow, Problem> {
+        let deadline = tokio::time::Instant::now() + at_most;
+        let mut settled = self.0.settled.subscribe();
+        loop {
+            let row = self.0.deployment(id).await?;
+            if row.state.is_settled() || tokio::time::Instant::now() >= deadline {
+                return Ok(row);
+            }
+            // Whatever ends the wait, the row is read again: missing or foreign messages do no harm.
+            let _ = tokio::time::timeout_at(deadline, settled.recv()).await;
+        }
+    }
+
+    /// What happens to a deployment from now on.
+    #[must_use]
+    pub fn watch(&self, id: DeploymentId) -> broadcast::Receiver<DeploymentUpdate> {
+        self.0.watchers.watch(id)
+    }
+
+    /// Takes an app out of service: its visitors get a page that says so.
+    ///
+    /// # Errors
+    /// `Conflict` when it is being deleted.
+    pub async fn stop(&self, who: &Principal, app: &AppRow) -> Result<JobRow, Problem> {
+        self.job(who, JobKind::Stop, app, serde_json::Value::Null).await
+    }
+
+    /// Puts a stopped app back in service.
+    ///
+    /// # Errors
+    /// `Conflict` when it is being deleted or was never deployed.
+    pub async fn start(&self, who: &Principal, app: &AppRow) -> Result<JobRow, Problem> {
+        if app.environment.live.is_none() {
+            return Err(Problem::new(Code::Conflict, format!("The app {} was never deployed.", app.slug))
+                .hint("Deploy it with deployment_create."));
+        }
+        self.job(who, JobKind::Start, app, serde_json::Value::Null).await
+    }
+
+    /// Changes the number of replicas.
+    ///
+    /// # Errors
+    /// `InvalidInput` when the number is out of range, `Conflict` for a static app.
+    pub async fn scale(&self, who: &Principal, app: &AppRow, replicas: i64) -> Result<JobRow, Problem> {
+        if !(1..=50).contains(&replicas) {
+            return Err(Problem::invalid("replicas", "An app has 1 to 50 replicas.")
+                .hint("To have none use app_stop."));
+        }
+        self.job(who, JobKind::Scale, app, serde_json::json!({ "replicas": replicas })).await
+    }
+
+    /// Deletes an app with everything that belongs to it. Its volumes, if it ever gets some, stay.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn delete_app(&self, who: &Principal, app: &AppRow) -> Result<JobRow, Problem> {
+        self.0.store.apps().mark_deleting(who, app.id).await?;
+        self.0.enqueue_job(who, JobKind::DeleteApp, Some(app.id), serde_json::Value::Null).await
+    }
+
+    /// The job when it has ended, or as it is after `at_most`.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none.
+    pub async fn wait_job(&self, id: &JobId, at_most: Duration) -> Result<JobRow, Problem> {
+        let deadline = tokio::time::Instant::now() + at_most;
+        let mut settled = self.0.settled.subscribe();
+        loop {
+            let row = self
+                .0
+                .store
+                .jobs()
+                .get(&Visible::All, id)
+                .await?
+                .ok_or_else(|| Problem::new(Code::NotFound, format!("There is no job {id}.")))?;
+            if row.state.is_final() || tokio::time::Instant::now() >= deadline {
+                return Ok(row);
+            }
+            let _ = tokio::time::timeout_at(deadline, settled.recv()).await;
+        }
+    }
+
+    /// Keeps files that came in a call, as an upload.
+    ///
+    /// # Errors
+    /// `InvalidInput` when a path is unsafe, `TooLarge`, `EmptySource`.
+    pub async fn store_files(
+        &self,
+        who: &Principal,
+        files: BTreeMap<String, String>,
+    ) -> Result<UploadRow, Problem> {
+        self.0.keep_files(who, files).await
+    }
+
+    /// Whether an app runs, as traffic sees it.
+    pub async fn app_state(&self, app: &AppRow) -> AppState {
+        match (app.environment.live, app.environment.stopped) {
+            (None, _) => AppState::Empty,
+            (_, true) => AppState::Stopped,
+            (Some(_), false) => self.0.routes.state(app.environment.id, app.environment.replicas),
+        }
+    }
+
+    /// The containers of an app's live release, as the engine knows them.
+    pub async fn replicas(&self, app: &AppRow) -> Vec<Replica> {
+        self.0.replicas_shown(app).await
+    }
+
+    /// What a queued deployment waits for.
+    #[must_use]
+    pub fn waits_for(&self, deployment: &DeploymentRow) -> Option<String> {
+        if deployment.state != DeploymentState::Queued {
+            return None;
+        }
+        let active = self.0.active.lock().unwrap_or_else(PoisonError::into_inner);
+        let same =
+            active.iter().find(|(id, a)| a.environment == deployment.environment_id && **id != deployment.id);
+        Some(match same {
+            Some((_, other)) => {
+                format!("an earlier deployment of {}, which is {}", deployment.app, other.state.as_str())
+            }
+            None if self.0.builds.available_permits() == 0 => {
+                format!(
+                    "a free place to build; {} run at once on this machine",
+                    self.0.config.concurrent_builds
+                )
+            }
+            None => "its turn; it starts in a moment".to_owned(),
+        })
+    }
+
+    /// Docker as it answers now.
+    pub async fn docker_status(&self) -> DockerStatus {
+        match self.0.engine.info().await {
+            Ok(info) => DockerStatus { available: true, version: Some(info.version), problem: None },
+            Err(error) => DockerStatus {
+                available: false,
+                version: None,
+                problem: Some(crate::fault::engine_problem(&error).to_string()),
+            },
+        }
+    }
+
+    /// What cleanup would remove now.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn cleanup_plan(&self) -> Result<Vec<Removable>, Problem> {
+        Ok(self.0.removable().await?.into_iter().map(|r| r.shown).collect())
+    }
+
+    /// Removes what is no longer needed.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn cleanup(&self, who: &Principal) -> Result<JobRow, Problem> {
+        self.0.enqueue_job(who, JobKind::Cleanup, None, serde_json::Value::Null).await
+    }
+
+    /// Settings of an app changed: what traffic sees follows at once where it can (its routes).
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn app_changed(&self, app: AppId) -> Result<(), Problem> {
+        self.0.refresh_app_routes(app).await
+    }
+
+    /// Lines that the app prints from now on.
+    #[must_use]
+    pub fn subscribe_logs(&self, app: AppId) -> broadcast::Receiver<LogLine> {
+        self.0.collector.subscribe(app)
+    }
+
+    async fn job(
+        &self,
+        who: &Principal,
+        kind: JobKind,
+        app: &AppRow,
+        input: serde_json::Value,
+    ) -> Result<JobRow, Problem> {
+        if app.deleting {
+            return Err(Problem::new(Code::Conflict, format!("The app {} is being deleted.", app.slug)));
+        }
+        self.0.enqueue_job(who, kind, Some(app.id), input).await
+    }
+}
+
+impl Inner {
+    /// Starts a task that belongs to the pipeline.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+
+    /// The lock of an environment's traffic: whoever changes what serves there holds it.
+    pub(crate) fn traffic_lock(&self, environment: EnvironmentId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut map = self.traffic.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(map.entry(environment).or_default())
+    }
+
+    pub(crate) async fn deployment(&self, id: DeploymentId) -> Result<DeploymentRow, Problem> {
+        self.store
+            .deployments()
+            .get(id)
+            .await?
+            .ok_or_else(|| Problem::new(Code::NotFound, "That deployment is gone, with its app."))
+    }
+
+    pub(crate) async fn app(&self, id: AppId) -> Result<AppRow, Problem> {
+        self.store.apps().by_id(id).await?.ok_or_else(|| Problem::new(Code::NotFound, "That app is gone."))
+    }
+
+    /// Moves a deployment on, and tells those who watch.
+    pub(crate) async fn transition(
+        &self,
+        row: &mut DeploymentRow,
+        to: DeploymentState,
+        change: berth_store::model::Change,
+    ) -> Result<(), Problem> {
+        let reason = change.reason.clone();
+        *row = self.store.deployments().transition(row.id, row.state, to, change).await?;
+        self.moved(row.id, to, reason);
+        Ok(())
+    }
+
+    /// Tells those who watch that a deployment has moved.
+    pub(crate) fn moved(&self, id: DeploymentId, state: DeploymentState, reason: Option<String>) {
+        if let Some(active) = self.active.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&id) {
+            active.state = state;
+        }
+        self.watchers.tell(id, DeploymentUpdate::State { state, reason });
+        if state.is_settled() {
+            let _ = self.settled.send(());
+        }
+    }
+
+    /// Cancels the work on a deployment. Returns whether there was any.
+    pub(crate) fn cancel_active(&self, id: DeploymentId, superseded_by: Option<String>) -> bool {
+        let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(entry) = active.get_mut(&id) else { return false };
+        if entry.superseded_by.is_none() {
+            entry.superseded_by = superseded_by;
+        }
+        entry.cancel.cancel();
+        true
+    }
+
+    /// Where a deployment's source is unpacked while it is worked on.
+    pub(crate) fn work_dir(&self, id: DeploymentId) -> PathBuf {
+        self.config.data_dir.join("work").join(id.0.to_string())
+    }
+
+    async fn check_required_variables(&self, app: &AppRow) -> Result<(), Problem> {
+        let Some(required) = app.settings.required_variables.as_ref().filter(|r| !r.is_empty()) else {
+            return Ok(());
+        };
+        let set: Vec<VariableName> =
+            self.store.variables().list(app.environment.id).await?.into_iter().map(|v| v.name).collect();
+        let missing: Vec<String> = required
+            .iter()
+            .filter(|name| !set.iter().any(|s| s.as_str() == name.as_str()))
+            .cloned()
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(Problem::new(
+            Code::MissingVariable,
+            format!("The app {} needs variables that are not set: {}.", app.slug, missing.join(", ")),
+        )
+        .hint("Set them with variable_set, then deploy again.")
+        .candidates(missing))
+    }
+}
