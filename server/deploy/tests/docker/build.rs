@@ -280,3 +280,29 @@ async fn a_build_that_waits_for_its_context_can_be_cancelled() {
     assert!(begun.elapsed() < Duration::from_secs(4));
     world.clean().await;
 }
+
+#[tokio::test]
+async fn what_a_dockerfile_asks_for_in_vain_is_named() {
+    let Some(world) = World::start().await else { return };
+    let tag = world.instance.image_tag("web", 1);
+    let build =
+        async |text: &str| world.build(BuildRequest::new(&tag, dockerfile(text))).await.0.unwrap_err();
+
+    let error = build("FROM node:22-slim\nCOPY package.json /app/\n").await;
+    assert!(
+        matches!(&error, EngineError::BuildFailed { step: Some(step), .. } if step.contains("COPY package.json"))
+    );
+    assert!(error.hint().unwrap().contains("not in the source"), "{error:?}");
+
+    let error = build("FROM node:22-slim\nCOPY --from=berth-test/none:1 /x /y\n").await;
+    assert!(
+        !matches!(error, EngineError::BuildFailed { .. }) && error.to_string().contains("none:1"),
+        "{error:?}"
+    );
+
+    let mut request = BuildRequest::new(&tag, dockerfile("FROM node:22-slim\n"));
+    request.target = Some("release".into());
+    let error = world.build(request).await.0.unwrap_err();
+    assert!(matches!(error, EngineError::DockerfileInvalid { .. }), "{error:?}");
+    world.clean().await;
+}
