@@ -209,7 +209,8 @@ pub(super) fn from_status(what: String, status: u16, message: &str) -> EngineErr
 
 /// Whether a message of the engine, or of a program inside a build, says that the disk is full.
 pub(super) fn is_out_of_disk(message: &str) -> bool {
-    message.contains("no space left on device") || message.contains("disk quota exceeded")
+    // The C library begins it with a capital, Go and Node with a small letter.
+    message.contains("o space left on device") || message.contains("isk quota exceeded")
 }
 
 #[cfg(test)]

@@ -263,7 +263,9 @@ fn restart_policy(policy: RestartPolicy) -> ApiRestartPolicy {
 
 fn state_of(found: ContainerInspectResponse) -> Result<ContainerState, EngineError> {
     let state = found.state.unwrap_or_default();
-    let running = state.running.unwrap_or_default();
+    let restarting = state.restarting.unwrap_or_default();
+    // Docker calls a container running that waits for its restart.
+    let running = state.running.unwrap_or_default() && !restarting;
     let started_at = state.started_at.as_deref().and_then(micros);
     let addresses = found
         .network_settings
@@ -280,7 +282,7 @@ fn state_of(found: ContainerInspectResponse) -> Result<ContainerState, EngineErr
         name: found.name.unwrap_or_default().trim_start_matches('/').to_owned(),
         image_id: found.image.unwrap_or_default(),
         running,
-        restarting: state.restarting.unwrap_or_default(),
+        restarting,
         // A failed start leaves a code too, without ever having run.
         exit_code: state.exit_code.filter(|code| !running && (started_at.is_some() || *code != 0)),
         oom_killed: state.oom_killed.unwrap_or_default(),

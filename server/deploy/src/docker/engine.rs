@@ -89,6 +89,7 @@ pub trait Engine: Send + Sync {
     /// Looks at a container, by id. [`EngineError::NotFound`] if there is none, or none of this instance.
     async fn inspect_container(&self, id: &ContainerId) -> Result<ContainerState, EngineError>;
     /// Waits until the container is not running (at once, if it is not). There is no time limit: drop the future.
+    /// A container that its restart policy starts again does not count as ended: its [`Engine::events`] tell.
     async fn wait_exit(&self, id: &ContainerId) -> Result<ContainerExit, EngineError>;
     /// Changes what happens when the container's process ends.
     async fn set_restart_policy(&self, id: &ContainerId, policy: RestartPolicy) -> Result<(), EngineError>;

@@ -147,6 +147,7 @@ impl EngineError {
             Self::Conflict { .. } => "docker_conflict",
             Self::NotOurs { .. } => "docker_not_ours",
             Self::Invalid { .. } => "docker_invalid",
+            // BuildKit says so of a file that COPY or ADD does not find.
             Self::BuildFailed { .. } => "build_failed",
             Self::DockerfileInvalid { .. } => "dockerfile_invalid",
             Self::ImageNotFound { .. } => "image_not_found",
@@ -166,6 +167,10 @@ impl EngineError {
             Self::BuildFailed { exit_code: Some(137), .. } => {
                 "exit code 137 means that the command was killed, most often for lack of memory: give the machine \
                  more memory or make the build need less"
+            }
+            // BuildKit says so of a file that COPY or ADD does not find.
+            Self::BuildFailed { reason, .. } if reason.ends_with("\" not found: not found") => {
+                "the file is not in the source that was built: check its path, and whether an ignore file leaves it out"
             }
             Self::BuildFailed { .. } => {
                 "the last lines of the failing step say why; the whole build log is kept"

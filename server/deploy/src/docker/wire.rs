@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::client::{Docker, QUICK, from_status};
+use super::client::{Docker, from_status};
 use super::engine::ContextStream;
 use super::error::EngineError;
 use super::host::EngineHost;
@@ -143,7 +143,7 @@ impl Docker {
             }
             serde_json::from_slice(&bytes).map_err(|e| Some(EngineError::other(what, e)))
         };
-        match tokio::time::timeout(limit.max(QUICK), exchange).await {
+        match tokio::time::timeout(limit, exchange).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(Some(error))) => Err(error),
             Ok(Err(None)) => Err(self.unreachable().await),

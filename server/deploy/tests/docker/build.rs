@@ -155,7 +155,7 @@ fn processes(marker: &str) -> Vec<u32> {
 }
 
 /// Starts a build that sleeps, waits until the sleep runs, and gives its marker and handles.
-async fn sleeping_build(
+pub(crate) async fn sleeping_build(
     world: &World,
     limit: Duration,
 ) -> (String, CancellationToken, tokio::task::JoinHandle<Result<BuiltImage, EngineError>>) {
@@ -180,7 +180,7 @@ async fn sleeping_build(
     (marker, cancel, running)
 }
 
-async fn assert_gone(marker: &str, within: Duration) -> Duration {
+pub(crate) async fn assert_gone(marker: &str, within: Duration) -> Duration {
     let begun = Instant::now();
     while !processes(marker).is_empty() {
         assert!(begun.elapsed() < within, "still running: {:?}", processes(marker));
@@ -231,5 +231,78 @@ async fn nothing_is_built_for_a_name_that_is_not_ours() {
     let mut request = BuildRequest::new(world.instance.image_tag("web", 1), dockerfile("FROM scratch\n"));
     request.dockerfile = "../Dockerfile".into();
     assert!(matches!(world.build(request).await.0, Err(EngineError::Invalid { .. })));
+    world.clean().await;
+}
+
+#[tokio::test]
+async fn a_context_of_many_megabytes_is_streamed() {
+    let Some(world) = World::start().await else { return };
+    let big: Vec<u8> = (0..48_u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let text = b"FROM scratch\nCOPY big /big\n";
+    let tag = world.instance.image_tag("web", 1);
+    let (built, _) =
+        world.build(BuildRequest::new(&tag, context(&[("Dockerfile", text), ("big", &big)]))).await;
+    assert_eq!(built.unwrap().size_bytes, 48 << 20);
+    // A mistake is told as such, although the engine has no use for the rest of the context.
+    let wrong = BuildRequest::new(&tag, context(&[("Dockerfile", b"FRO scratch\n"), ("big", &big)]));
+    let error = world.build(wrong).await.0.unwrap_err();
+    assert!(matches!(error, EngineError::DockerfileInvalid { line: Some(1), .. }), "{error:?}");
+    world.clean().await;
+}
+
+#[tokio::test]
+async fn a_context_that_cannot_be_read_is_the_reason() {
+    let Some(world) = World::start().await else { return };
+    let broken = futures_util::stream::iter([
+        Ok(bytes::Bytes::from_static(&[0; 512])),
+        Err(std::io::Error::other("the source went away")),
+    ]);
+    let tag = world.instance.image_tag("web", 1);
+    let error = world.build(BuildRequest::new(&tag, Box::pin(broken))).await.0.unwrap_err();
+    assert!(error.to_string().contains("the source went away"), "{error:?}");
+    world.clean().await;
+}
+
+#[tokio::test]
+async fn a_build_that_waits_for_its_context_can_be_cancelled() {
+    let Some(world) = World::start().await else { return };
+    let request =
+        BuildRequest::new(world.instance.image_tag("web", 1), Box::pin(futures_util::stream::pending()));
+    let cancel = CancellationToken::new();
+    let (sink, _events) = mpsc::channel(64);
+    let (docker, token) = (world.docker.clone(), cancel.clone());
+    let running = tokio::spawn(async move { docker.build(request, sink, token).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let begun = Instant::now();
+    cancel.cancel();
+    assert!(matches!(running.await.unwrap(), Err(EngineError::Cancelled { .. })));
+    println!("measured: cancel while the context hangs took {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(4));
+    world.clean().await;
+}
+
+#[tokio::test]
+async fn what_a_dockerfile_asks_for_in_vain_is_named() {
+    let Some(world) = World::start().await else { return };
+    let tag = world.instance.image_tag("web", 1);
+    let build =
+        async |text: &str| world.build(BuildRequest::new(&tag, dockerfile(text))).await.0.unwrap_err();
+
+    let error = build("FROM node:22-slim\nCOPY package.json /app/\n").await;
+    assert!(
+        matches!(&error, EngineError::BuildFailed { step: Some(step), .. } if step.contains("COPY package.json"))
+    );
+    assert!(error.hint().unwrap().contains("not in the source"), "{error:?}");
+
+    let error = build("FROM node:22-slim\nCOPY --from=berth-test/none:1 /x /y\n").await;
+    assert!(
+        !matches!(error, EngineError::BuildFailed { .. }) && error.to_string().contains("none:1"),
+        "{error:?}"
+    );
+
+    let mut request = BuildRequest::new(&tag, dockerfile("FROM node:22-slim\n"));
+    request.target = Some("release".into());
+    let error = world.build(request).await.0.unwrap_err();
+    assert!(matches!(error, EngineError::DockerfileInvalid { .. }), "{error:?}");
     world.clean().await;
 }

@@ -239,3 +239,24 @@ async fn a_pull_that_cannot_be_is_typed() {
     );
     world.clean().await;
 }
+
+#[tokio::test]
+async fn a_container_that_crashes_again_and_again_is_seen_doing_so() {
+    let Some(world) = World::start().await else { return };
+    let image = world.app_image().await;
+    let mut spec = world.spec("web", &image, &[("EXIT_CODE", "1")]);
+    spec.restart = RestartPolicy::UnlessStopped;
+    let mut events = world.docker.events(Some(0));
+    let id = world.run_spec(spec).await;
+    let mut deaths = 0;
+    while deaths < 3 {
+        let event = timeout(SOON, events.next()).await.unwrap().unwrap().unwrap();
+        deaths += u32::from(event.kind == EngineEventKind::Die { exit_code: 1 });
+    }
+    let state = world.docker.inspect_container(&id).await.unwrap();
+    assert!(state.restart_count >= 2 && (state.running || state.restarting), "{state:?}");
+    world.docker.stop_container(&id, Duration::from_secs(5)).await.unwrap();
+    let state = world.docker.inspect_container(&id).await.unwrap();
+    assert!(!state.running && !state.restarting, "{state:?}");
+    world.clean().await;
+}

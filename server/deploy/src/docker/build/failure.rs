@@ -40,12 +40,18 @@ pub(super) fn classify(message: &str, failed: Option<FailedStep>) -> EngineError
 /// The sentence without the layers that wrapped it.
 fn essence(message: &str) -> String {
     let mut rest = message.trim();
+    if let Some((_, inner)) =
+        rest.strip_prefix("failed to solve with frontend ").and_then(|r| r.split_once(": "))
+    {
+        rest = inner;
+    }
     for wrapper in [
-        "failed to solve with frontend dockerfile.v0: ",
         "failed to solve: ",
         "rpc error: code = Unknown desc = ",
         "failed to build LLB: ",
         "failed to create LLB definition: ",
+        "failed to compute cache key: ",
+        "failed to load cache key: ",
         "executor failed running ",
     ] {
         rest = rest.strip_prefix(wrapper).unwrap_or(rest);
@@ -77,18 +83,23 @@ fn exit_code(message: &str) -> Option<i32> {
     digits.parse().ok()
 }
 
-/// A base image that could not be had. The step that failed names it, if it got that far: `[internal] load metadata
-/// for IMAGE` or `[1/3] FROM IMAGE`. Any other step failed for reasons of its own, whatever its message sounds like.
+/// An image that could not be had. The step that failed names it, if it got that far. Any other step failed for
+/// reasons of its own, whatever its message sounds like.
 fn base_image_error(message: &str, failed: Option<&FailedStep>) -> Option<EngineError> {
     let image = match failed {
-        Some(step) => step
-            .name
-            .strip_prefix("[internal] load metadata for ")
-            .or_else(|| step.name.split_once("] FROM ").map(|(_, image)| image))
-            .map(|image| image.split_whitespace().next().unwrap_or(image).to_owned())?,
+        Some(step) => image_of_step(&step.name)?.to_owned(),
         None => image_in(message)?,
     };
     registry_error(message, &image)
+}
+
+/// The image that a step fetches: a base image, that of `COPY --from`, or a frontend (`# syntax=`).
+fn image_of_step(name: &str) -> Option<&str> {
+    let image = ["[internal] load metadata for ", "resolve image config for ", "FROM "]
+        .iter()
+        .find_map(|prefix| name.strip_prefix(prefix))
+        .or_else(|| name.split_once("] FROM ").map(|(_, image)| image))?;
+    image.split_whitespace().next()
 }
 
 /// What a message of the engine about a registry means. `None` if it is about something else.
@@ -136,7 +147,11 @@ fn image_in(message: &str) -> Option<String> {
         .iter()
         .find_map(|sign| message.rsplit_once(sign))
         .map(|(before, _)| before)?;
-    before.rsplit(' ').next().filter(|word| word.contains(['/', ':'])).map(str::to_owned)
+    before
+        .rsplit(' ')
+        .next()
+        .filter(|word| word.contains(['/', ':']) && !word.starts_with(['/', '"']))
+        .map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -202,6 +217,29 @@ mod tests {
     }
 
     #[test]
+    fn every_step_that_fetches_an_image_names_it() {
+        for (name, image) in [
+            ("[internal] load metadata for docker.io/library/node:22", Some("docker.io/library/node:22")),
+            ("resolve image config for docker.io/docker/dockerfile:1", Some("docker.io/docker/dockerfile:1")),
+            ("FROM docker.io/library/zzz:latest", Some("docker.io/library/zzz:latest")),
+            (
+                "[build 1/4] FROM docker.io/library/node:22@sha256:12",
+                Some("docker.io/library/node:22@sha256:12"),
+            ),
+            ("[2/2] RUN psql -c 'SELECT 1 FROM t'", None),
+        ] {
+            assert_eq!(image_of_step(name), image, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_not_a_missing_image() {
+        let message = "failed to compute cache key: \"/package.json\" not found: not found";
+        let error = classify(message, step("[2/3] COPY package.json /app/", &[]));
+        assert!(error.hint().unwrap().contains("not in the source"), "{error:?}");
+    }
+
+    #[test]
     fn a_step_that_speaks_of_something_not_found_is_a_failed_step() {
         for (name, message) in [
             ("[2/2] RUN --mount=type=secret,id=x cat x", "failed to solve: secret x: not found"),
@@ -216,7 +254,7 @@ mod tests {
         assert_eq!(classify("failed to copy: write /x: no space left on device", None).code(), "out_of_disk");
         let error = classify(
             "exit code: 1",
-            step("[2/2] RUN x", &["cp: error writing 'y': no space left on device"]),
+            step("[2/2] RUN x", &["cp: error writing 'y': No space left on device"]),
         );
         assert_eq!(error.code(), "out_of_disk");
     }

@@ -256,12 +256,7 @@ mod tests {
     }
 
     fn log(digest: &str, stream: i64, text: &str) -> VertexLog {
-        VertexLog {
-            vertex: digest.into(),
-            stream,
-            msg: text.as_bytes().to_vec().into(),
-            ..Default::default()
-        }
+        VertexLog { vertex: digest.into(), stream, msg: text.as_bytes().to_vec(), ..Default::default() }
     }
 
     fn lines(events: &[BuildEvent]) -> Vec<&str> {

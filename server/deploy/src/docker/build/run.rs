@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bollard::models::{BuildInfo, BuildInfoAux};
 use bytes::BytesMut;
+use futures_util::{StreamExt, TryStreamExt};
 use http::Method;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -49,7 +51,7 @@ impl From<io::Error> for Ended {
 impl Docker {
     pub(in crate::docker) async fn run_build(
         &self,
-        request: BuildRequest,
+        mut request: BuildRequest,
         sink: mpsc::Sender<BuildEvent>,
         cancel: CancellationToken,
     ) -> Result<BuiltImage, EngineError> {
@@ -57,6 +59,8 @@ impl Docker {
         let build_id = Uuid::new_v4().to_string();
         let (tag, limit) = (request.tag.clone(), request.limits.time);
         let mut progress = Progress::new(Redactor::new(&request.secrets));
+        let stop_context = CancellationToken::new();
+        let context_error = watch_context(&mut request, stop_context.clone());
         let deadline = Instant::now() + limit;
         let mut stopped_with = None;
         let outcome = 'exchange: {
@@ -74,6 +78,7 @@ impl Docker {
             // they still bring must be read meanwhile. Then they are closed, which also ends it.
             let told = async {
                 self.stop_build(&build_id).await;
+                stop_context.cancel();
                 tokio::time::sleep(CANCEL_GRACE).await;
             };
             tokio::select! {
@@ -94,6 +99,11 @@ impl Docker {
             Ok(image_id) => self.built(image_id).await,
             Err(Ended::Failed(message)) => Err(classify(&progress.redact(&message), progress.failed_step())),
             Err(Ended::Refused(error)) => Err(error),
+            // The connection breaks too when the context does: that is then the reason.
+            Err(Ended::Lost(_)) if context_error.get().is_some() => Err(EngineError::other(
+                "reading the build context",
+                context_error.get().map_or("", String::as_str),
+            )),
             Err(Ended::Lost(error)) => {
                 tracing::debug!(%error, "connection lost during build");
                 Err(self.unreachable().await)
@@ -172,13 +182,6 @@ impl Docker {
         if build.pull {
             query.push(("pull", "1".to_owned()));
         }
-        if let Some(bytes) = build.limits.memory_bytes {
-            query.push(("memory", bytes.to_string()));
-            query.push(("memswap", bytes.to_string()));
-        }
-        if let Some(shares) = build.limits.cpu_shares {
-            query.push(("cpushares", shares.to_string()));
-        }
         query
     }
 
@@ -210,6 +213,21 @@ impl Docker {
             created_at: image.created_at,
         })
     }
+}
+
+/// Ends the context when `stop` fires, so that a build that waits for it ends; and notes why it could not be read to
+/// its end, if it could not.
+fn watch_context(request: &mut BuildRequest, stop: CancellationToken) -> Arc<OnceLock<String>> {
+    let failed = Arc::new(OnceLock::new());
+    let note = Arc::clone(&failed);
+    let context = std::mem::replace(&mut request.context, futures_util::stream::empty().boxed());
+    request.context = context
+        .inspect_err(move |error| {
+            let _ = note.set(error.to_string());
+        })
+        .take_until(stop.cancelled_owned())
+        .boxed();
+    failed
 }
 
 fn validate(build: &BuildRequest, is_ours: impl Fn(&str) -> bool) -> Result<(), EngineError> {
