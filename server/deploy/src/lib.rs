@@ -1,4 +1,6 @@
 //! Berth's deploy pipeline: source → plan → build → start → check → switch → drain → retire.
 
+pub mod command;
 pub mod docker;
 pub mod probe;
+pub mod source;
