@@ -10,6 +10,7 @@ mod attempt;
 mod build;
 mod check;
 mod cleanup;
+pub mod command;
 mod config;
 pub mod docker;
 mod fault;
@@ -23,6 +24,7 @@ mod queue;
 mod reconcile;
 mod release;
 mod routes;
+pub mod source;
 mod start;
 mod switch;
 

@@ -1,0 +1,506 @@
+//! Starting programs: the one module of Berth that may.
+//!
+//! A program is started by an argument vector, never by a command line, with an environment that is empty but
+//! for a short allow-list and what the caller sets. It gets a process group of its own, so that a cancelled or
+//! timed out `git fetch` takes its helpers (`git-remote-https`, `ssh`, `index-pack`) with it. What it prints
+//! comes out line by line while it runs; a carriage return ends a line too, because progress meters use it.
+//!
+//! Not here: what to run and what its output means. Callers (git, and nothing else so far) decide that.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Variables of the daemon's own environment that a started program may see: where programs are, how to
+/// reach the outside through the operator's proxy, and which authorities to trust.
+const INHERITED: &[&str] = &[
+    "PATH",
+    "TZ",
+    "TMPDIR",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "GIT_SSL_CAINFO",
+    "GIT_SSL_CAPATH",
+];
+
+/// How long to wait for the pipes to close after the program itself has ended, before what it left behind in
+/// its process group is killed.
+const PIPE_GRACE: Duration = Duration::from_secs(2);
+
+/// A program to start, with everything it gets.
+#[derive(Clone)]
+pub struct Command {
+    program: OsString,
+    args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    dir: Option<PathBuf>,
+    timeout: Duration,
+    max_line: usize,
+}
+
+/// One line of output, without its line end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OutputLine {
+    /// From standard output.
+    Stdout(String),
+    /// From standard error.
+    Stderr(String),
+}
+
+/// How a program ended by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Finished {
+    /// The exit code; `None` when a signal ended the program.
+    pub code: Option<i32>,
+    /// Wall-clock time from start to end.
+    pub took: Duration,
+}
+
+impl Finished {
+    /// True when the program ended with exit code 0.
+    pub fn success(self) -> bool {
+        self.code == Some(0)
+    }
+}
+
+/// A program ended by itself; with all it printed, as [`Command::capture`] gathers it.
+#[derive(Debug, Clone)]
+pub struct Captured {
+    /// How it ended.
+    pub finished: Finished,
+    /// Standard output; lines joined by `\n`.
+    pub stdout: String,
+    /// Standard error; lines joined by `\n`.
+    pub stderr: String,
+}
+
+/// Why a program did not run to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// There is no such program in `PATH`.
+    #[error("the program {program:?} is not installed, or not in PATH")]
+    NotInstalled {
+        /// Its name as it was asked for.
+        program: String,
+    },
+    /// The operating system refused to start or to wait for it.
+    #[error("the program {program:?} could not be run: {source}")]
+    Io {
+        /// Its name as it was asked for.
+        program: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It ran longer than it may and was killed with its process group.
+    #[error("{program:?} was stopped after {} s, the longest it may take", limit.as_secs())]
+    TimedOut {
+        /// Its name as it was asked for.
+        program: String,
+        /// The limit it ran into.
+        limit: Duration,
+    },
+    /// The caller cancelled; it was killed with its process group.
+    #[error("{program:?} was cancelled")]
+    Cancelled {
+        /// Its name as it was asked for.
+        program: String,
+    },
+}
+
+impl Command {
+    /// A program by name (looked up in `PATH`) or path, with no arguments, a limit of 10 minutes and lines cut
+    /// at 4096 bytes.
+    pub fn new(program: impl Into<OsString>) -> Self {
+        Self {
+            program: program.into(),
+            args: Vec::new(),
+            env: Vec::new(),
+            dir: None,
+            timeout: Duration::from_secs(600),
+            max_line: 4096,
+        }
+    }
+
+    /// Adds one argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// Sets one variable of its environment, over an inherited one of that name.
+    #[must_use]
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// The directory it starts in.
+    #[must_use]
+    pub fn dir(mut self, dir: impl AsRef<Path>) -> Self {
+        self.dir = Some(dir.as_ref().to_owned());
+        self
+    }
+
+    /// The longest it may run, wall-clock.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The longest line handed on, in bytes; the rest of a longer one is dropped and `…` says so.
+    #[must_use]
+    pub fn max_line(mut self, bytes: usize) -> Self {
+        self.max_line = bytes.max(1);
+        self
+    }
+
+    /// Runs it to its end and hands each line to `sink` as it comes. An exit code other than 0 is no error here.
+    ///
+    /// Dropping the future kills the whole process group, as cancelling and running out of time do.
+    ///
+    /// # Errors
+    /// [`CommandError`] when it could not start, took too long, or was cancelled.
+    pub async fn run(
+        &self,
+        cancel: &CancellationToken,
+        sink: &mut (dyn FnMut(OutputLine) + Send),
+    ) -> Result<Finished, CommandError> {
+        let started = Instant::now();
+        let mut child = self.spawn()?;
+        let mut group = Group::of(&child);
+        // The readers' handles end with the pipes, or are aborted with the set when this future is dropped.
+        let mut readers = tokio::task::JoinSet::new();
+        let (sender, mut lines) = mpsc::channel(64);
+        if let Some(out) = child.stdout.take() {
+            readers.spawn(read_lines(out, self.max_line, OutputLine::Stdout, sender.clone()));
+        }
+        if let Some(err) = child.stderr.take() {
+            readers.spawn(read_lines(err, self.max_line, OutputLine::Stderr, sender.clone()));
+        }
+        drop(sender);
+
+        let deadline = tokio::time::sleep(self.timeout);
+        tokio::pin!(deadline);
+        let mut open = true;
+        let status = loop {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Err(CommandError::Cancelled { program: self.name() }),
+                () = &mut deadline => {
+                    return Err(CommandError::TimedOut { program: self.name(), limit: self.timeout });
+                }
+                line = lines.recv(), if open => match line {
+                    Some(line) => sink(line),
+                    None => open = false,
+                },
+                status = child.wait() => break status.map_err(|source| self.io(source))?,
+            }
+        };
+        // The program is gone. Once its pipes are closed nobody of its group can be talking to us; a helper that
+        // still holds one after the grace is what the armed `group` is there to kill.
+        let rest = async {
+            while let Some(line) = lines.recv().await {
+                sink(line);
+            }
+        };
+        tokio::select! {
+            () = rest => group.disarm(),
+            () = tokio::time::sleep(PIPE_GRACE) => {}
+            () = cancel.cancelled() => return Err(CommandError::Cancelled { program: self.name() }),
+        }
+        Ok(Finished { code: status.code(), took: started.elapsed() })
+    }
+
+    /// Runs it to its end and keeps what it printed, at most `max_bytes` of each stream.
+    ///
+    /// # Errors
+    /// As [`Command::run`].
+    pub async fn capture(
+        &self,
+        cancel: &CancellationToken,
+        max_bytes: usize,
+    ) -> Result<Captured, CommandError> {
+        let (mut stdout, mut stderr) = (String::new(), String::new());
+        let mut keep = |line: OutputLine| {
+            let (text, line) = match &line {
+                OutputLine::Stdout(line) => (&mut stdout, line),
+                OutputLine::Stderr(line) => (&mut stderr, line),
+            };
+            if text.len() + line.len() < max_bytes {
+                if !text.is_empty() {
+                    text.push('\n');
+                }
+                text.push_str(line);
+            }
+        };
+        let finished = self.run(cancel, &mut keep).await?;
+        Ok(Captured { finished, stdout, stderr })
+    }
+
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "this is the one module that may start programs: by argv, in a group of their own"
+    )]
+    fn spawn(&self) -> Result<tokio::process::Child, CommandError> {
+        let mut command = tokio::process::Command::new(&self.program);
+        command
+            .args(&self.args)
+            .env_clear()
+            .envs(INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
+            .env("LC_ALL", "C.UTF-8")
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true);
+        if let Some(dir) = &self.dir {
+            command.current_dir(dir);
+        }
+        command.spawn().map_err(|source| match source.kind() {
+            // A missing working directory reports the same kind: only blame the program when the directory is there.
+            std::io::ErrorKind::NotFound if self.dir.as_deref().is_none_or(Path::is_dir) => {
+                CommandError::NotInstalled { program: self.name() }
+            }
+            _ => self.io(source),
+        })
+    }
+
+    fn name(&self) -> String {
+        self.program.to_string_lossy().into_owned()
+    }
+
+    fn io(&self, source: std::io::Error) -> CommandError {
+        CommandError::Io { program: self.name(), source }
+    }
+}
+
+/// The values of the environment may be secrets: only names are shown.
+impl std::fmt::Debug for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<_> = self.env.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Command")
+            .field("program", &self.program)
+            .field("args", &self.args)
+            .field("env", &names)
+            .field("dir", &self.dir)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Kills the process group of a child on drop, unless disarmed.
+struct Group(Option<rustix::process::Pid>);
+
+impl Group {
+    fn of(child: &tokio::process::Child) -> Self {
+        let pid = child.id().and_then(|id| i32::try_from(id).ok());
+        Self(pid.and_then(rustix::process::Pid::from_raw))
+    }
+
+    /// The whole group has ended; its number may soon belong to somebody else.
+    fn disarm(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(pid) = self.0 {
+            // An error means that nobody is left in the group, which is what is wanted.
+            let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+async fn read_lines(
+    mut pipe: impl AsyncRead + Unpin,
+    max_line: usize,
+    wrap: fn(String) -> OutputLine,
+    lines: mpsc::Sender<OutputLine>,
+) {
+    let mut splitter = LineSplitter::new(max_line);
+    let mut chunk = vec![0_u8; 8192];
+    let mut ready = Vec::new();
+    loop {
+        let read = match pipe.read(&mut chunk).await {
+            Ok(0) | Err(_) => break,
+            Ok(read) => read,
+        };
+        splitter.push(&chunk[..read], &mut ready);
+        for line in ready.drain(..) {
+            if lines.send(wrap(line)).await.is_err() {
+                return;
+            }
+        }
+    }
+    if let Some(line) = splitter.finish() {
+        let _ = lines.send(wrap(line)).await;
+    }
+}
+
+/// Cuts a stream of bytes into lines of bounded length. Empty lines are dropped: they are what a `\r\n` or a
+/// redrawn progress meter leaves behind.
+#[derive(Debug)]
+pub struct LineSplitter {
+    line: Vec<u8>,
+    max_line: usize,
+    cut: bool,
+}
+
+impl LineSplitter {
+    /// A splitter whose lines have at most `max_line` bytes.
+    pub fn new(max_line: usize) -> Self {
+        Self { line: Vec::new(), max_line, cut: false }
+    }
+
+    /// Takes the next bytes and appends the lines that they complete to `ready`.
+    pub fn push(&mut self, bytes: &[u8], ready: &mut Vec<String>) {
+        for &byte in bytes {
+            if byte == b'\n' || byte == b'\r' {
+                ready.extend(self.finish());
+            } else if self.line.len() < self.max_line {
+                self.line.push(byte);
+            } else {
+                self.cut = true;
+            }
+        }
+    }
+
+    /// The unfinished line at the end of the stream, if there is one.
+    pub fn finish(&mut self) -> Option<String> {
+        if self.line.is_empty() {
+            return None;
+        }
+        let mut text = String::from_utf8_lossy(&self.line).into_owned();
+        if std::mem::take(&mut self.cut) {
+            text.push('…');
+        }
+        self.line.clear();
+        Some(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn alive(pid: i32) -> bool {
+        std::fs::read_to_string(format!("/proc/{pid}/stat"))
+            .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or("").trim_start().starts_with('Z'))
+    }
+
+    #[tokio::test]
+    async fn lines_come_from_both_streams_and_the_exit_code_is_told() {
+        let script = "import sys\nprint('a\\rb')\nprint('e', file=sys.stderr)\nsys.exit(3)";
+        let out = Command::new("python3").args(["-c", script]).capture(&CancellationToken::new(), 1000).await;
+        let out = out.unwrap();
+        assert_eq!((out.finished.code, out.stdout.as_str(), out.stderr.as_str()), (Some(3), "a\nb", "e"));
+    }
+
+    #[tokio::test]
+    async fn the_environment_is_cleared() {
+        let out = Command::new("env")
+            .env("BERTH_PROBE", "1")
+            .capture(&CancellationToken::new(), 10_000)
+            .await
+            .unwrap();
+        assert!(out.stdout.contains("BERTH_PROBE=1"));
+        assert!(!out.stdout.contains("CARGO_"), "cargo's variables leaked: {}", out.stdout);
+    }
+
+    #[tokio::test]
+    async fn a_missing_program_is_told_apart_from_a_missing_directory() {
+        let cancel = CancellationToken::new();
+        let missing = Command::new("no-such-program-at-all").capture(&cancel, 10).await.unwrap_err();
+        assert!(matches!(missing, CommandError::NotInstalled { .. }), "{missing}");
+        let no_dir = Command::new("env").dir("/no/such/dir").capture(&cancel, 10).await.unwrap_err();
+        assert!(matches!(no_dir, CommandError::Io { .. }), "{no_dir}");
+    }
+
+    /// A program that starts another one and prints its pid, then both sleep.
+    const PARENT: &str =
+        "import subprocess,time\np=subprocess.Popen(['sleep','60'])\nprint(p.pid,flush=True)\ntime.sleep(60)";
+
+    async fn grandchild_dies(run: impl AsyncFnOnce(&Command, &mut (dyn FnMut(OutputLine) + Send))) {
+        let mut pid = 0;
+        let mut sink = |line: OutputLine| {
+            if let OutputLine::Stdout(text) = line {
+                pid = text.parse().unwrap();
+            }
+        };
+        let command = Command::new("python3").args(["-c", PARENT]).timeout(Duration::from_secs(3));
+        run(&command, &mut sink).await;
+        assert!(pid > 0, "the program did not start");
+        for _ in 0..50 {
+            if !alive(pid) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("process {pid} outlived its group");
+    }
+
+    #[tokio::test]
+    async fn a_timeout_kills_the_whole_group() {
+        grandchild_dies(async |command, sink| {
+            let error = command.run(&CancellationToken::new(), sink).await.unwrap_err();
+            assert!(matches!(error, CommandError::TimedOut { .. }), "{error}");
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn cancelling_and_dropping_kill_the_whole_group() {
+        grandchild_dies(async |command, sink| {
+            let cancel = CancellationToken::new();
+            let later = cancel.clone();
+            let timer = tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(1000)).await;
+                later.cancel();
+            });
+            let error = command.run(&cancel, sink).await.unwrap_err();
+            assert!(matches!(error, CommandError::Cancelled { .. }), "{error}");
+            timer.await.unwrap();
+        })
+        .await;
+        grandchild_dies(async |command, sink| {
+            let cancel = CancellationToken::new();
+            let dropped = tokio::time::timeout(Duration::from_millis(1000), command.run(&cancel, sink)).await;
+            assert!(dropped.is_err());
+        })
+        .await;
+    }
+
+    #[test]
+    fn long_lines_are_cut_and_bad_utf8_is_kept_readable() {
+        let mut splitter = LineSplitter::new(4);
+        let mut lines = Vec::new();
+        splitter.push(b"abcdefgh\nok\n\r\n\xff!", &mut lines);
+        lines.extend(splitter.finish());
+        assert_eq!(lines, ["abcd…", "ok", "\u{fffd}!"]);
+    }
+}
