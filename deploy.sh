@@ -361,7 +361,8 @@ wait_healthy() {
   return 1
 }
 
-# print_connect URL TOKEN PROGRAM: the lines to paste. TOKEN may be a $(cat ...) of the user's own shell.
+# print_connect URL TOKEN PROGRAM [JSON-TOKEN]: the lines to paste. TOKEN may be a $(cat ...) of the user's own
+# shell; JSON-TOKEN then says what to put there.
 print_connect() {
   say ""
   say "Connect Claude Code:"
@@ -369,7 +370,7 @@ print_connect() {
   say ""
   say "Connect Claude Desktop (claude_desktop_config.json):"
   printf '{"mcpServers": {"berth": {"command": %s, "args": ["mcp"], "env": {"BERTH_URL": %s, "BERTH_TOKEN": %s}}}}\n' \
-    "$(json_string "$3")" "$(json_string "$1")" "$(json_string "$2")"
+    "$(json_string "$3")" "$(json_string "$1")" "$(json_string "${4:-$2}")"
 }
 
 # ---------------------------------------------------------------------------------- what a build needs
@@ -470,7 +471,7 @@ try_build() {
 
 try_start() {
   # A copy, so that a later build does not pull the program away below a running daemon.
-  if PID=$(running_pid "$PID_FILE") && cmp -s "$BINARY" "$DATA/berth" && wait_healthy "$DATA" "$PID_FILE"; then
+  if PID=$(running_pid "$PID_FILE") && cmp -s "$BINARY" "$DATA/berth" && wait_healthy "$DATA/data" "$PID_FILE"; then
     step "Berth is running already (pid $PID)"
     return 0
   fi
@@ -526,10 +527,10 @@ try_tell() {
     say "token    $token   (shown once; kept in $DATA/token)"
     : >"$DATA/.token-shown"
   else
-    token="\$(cat $DATA/token)"
+    token="\$(cat $DATA/token)" hint="what is in $DATA/token"
     say "token    in $DATA/token"
   fi
-  print_connect "$CONTROL_URL" "$token" "$DATA/berth"
+  print_connect "$CONTROL_URL" "$token" "$DATA/berth" "${hint:-}"
   say ""
   say "Use it from here:  $DATA/berth login $CONTROL_URL --token-stdin <$DATA/token"
   say "                   $DATA/berth deploy YOUR-APP"

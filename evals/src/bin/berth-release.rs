@@ -57,10 +57,12 @@ fn release(args: &Args) -> anyhow::Result<()> {
     }
     files.extend(completions(&binary));
     let epoch = match env::var("SOURCE_DATE_EPOCH") {
-        Ok(text) => text.parse().with_context(|| format!("SOURCE_DATE_EPOCH is {text:?}, not a number of seconds"))?,
+        Ok(text) => {
+            text.parse().with_context(|| format!("SOURCE_DATE_EPOCH is {text:?}, not a number of seconds"))?
+        }
         Err(_) => 0,
     };
-    let written = Release { version, arch: args.arch.clone(), epoch, files }.write(&args.out)?;
+    let written = Release { version, arch: args.arch.clone(), epoch, level: 9, files }.write(&args.out)?;
     println!("{}  {} bytes  sha256 {}", written.archive.display(), written.bytes, written.sha256);
     Ok(())
 }
@@ -85,7 +87,8 @@ fn build(source: &Path) -> anyhow::Result<PathBuf> {
 
 fn version_of(binary: &Path) -> anyhow::Result<String> {
     let output = program(absolute(binary)?).arg("--version").output();
-    let output = output.with_context(|| format!("cannot run {}; give --release-version", binary.display()))?;
+    let output =
+        output.with_context(|| format!("cannot run {}; give --release-version", binary.display()))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let version = text.strip_prefix("berth ").and_then(|rest| rest.split_whitespace().next());
     version.map(str::to_owned).with_context(|| format!("{} --version said {text:?}", binary.display()))

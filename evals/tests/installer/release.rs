@@ -32,7 +32,8 @@ fn what_the_release_step_makes_can_be_installed() {
     let installed = world.install(&[]);
     assert_eq!(installed.line()["version"], "1.2.3", "{installed:#?}");
     let share = world.prefix().join("usr/local/share/berth");
-    for file in ["LICENSE-MIT", "LICENSE-APACHE", "README.md", "completions/berth.bash", "completions/_berth"] {
+    for file in ["LICENSE-MIT", "LICENSE-APACHE", "README.md", "completions/berth.bash", "completions/_berth"]
+    {
         assert!(share.join(file).is_file(), "{file}");
     }
 }
