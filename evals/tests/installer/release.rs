@@ -9,10 +9,9 @@ use crate::world::{Outcome, World, checkout, needs, stand_in};
 fn release(world: &World, out: &str) -> Outcome {
     let source = world.path().join("source");
     fs::create_dir_all(&source).expect("folder");
-    for name in ["LICENSE-MIT", "LICENSE-APACHE"] {
-        fs::copy(checkout().join(name), source.join(name)).expect("licence");
+    for name in ["LICENSE-MIT", "LICENSE-APACHE", "README.md", "deploy.sh"] {
+        fs::copy(checkout().join(name), source.join(name)).expect("file of the checkout");
     }
-    fs::write(source.join("README.md"), "# Berth\n").expect("README");
     let binary = world.path().join("built");
     fs::write(&binary, stand_in("1.2.3", "good")).expect("program");
     fs::set_permissions(&binary, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("mode");
