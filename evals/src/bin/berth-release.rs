@@ -64,7 +64,8 @@ fn release(args: &Args) -> anyhow::Result<()> {
     };
     let written = Release { version, arch: args.arch.clone(), epoch, level: 9, files }.write(&args.out)?;
     let installer = args.source.join("deploy.sh");
-    fs::copy(&installer, args.out.join("deploy.sh")).with_context(|| format!("cannot copy {}", installer.display()))?;
+    fs::copy(&installer, args.out.join("deploy.sh"))
+        .with_context(|| format!("cannot copy {}", installer.display()))?;
     println!("{}  {} bytes  sha256 {}", written.archive.display(), written.bytes, written.sha256);
     Ok(())
 }
