@@ -244,12 +244,14 @@ free_port() {
 fetch() {
   case $1 in
     *@*) die "refusing a URL with credentials in it: $1" "Give --base-url without user and password." ;;
-    https://*) scheme='=https' ;;
-    http://127.0.0.1[:/]* | http://localhost[:/]* | http://\[::1\][:/]*) scheme='=http' ;;
+    https://*) set -- "$1" "$2" --proto '=https' --proto-redir '=https' ;;
+    http://127.0.0.1[:/]* | http://localhost[:/]* | http://\[::1\][:/]*) set -- "$1" "$2" --proto '=http' --max-redirs 0 --noproxy '*' ;;
     *) die "refusing $1: neither https nor on this machine" "Give --base-url an https:// address." ;;
   esac
-  curl --proto "$scheme" --proto-redir "$scheme" --fail --silent --show-error --location --retry 2 \
-    --connect-timeout 15 --max-time 900 --output "$2" -- "$1"
+  url=$1 file=$2
+  shift 2
+  curl "$@" --fail --silent --show-error --location --retry 2 \
+    --connect-timeout 15 --max-time 900 --output "$file" -- "$url"
 }
 
 # One string field of a small JSON file of ours.
@@ -261,7 +263,7 @@ docker_socket() { case ${DOCKER_HOST:-} in unix://*) printf '%s' "${DOCKER_HOST#
 
 # Asked through the socket, because Debian has the engine without its command line as well.
 docker_api() { # METHOD PATH SECONDS
-  curl --silent --show-error --fail --max-time "$3" -X "$1" --unix-socket "$(docker_socket)" "http://localhost$2"
+  curl --noproxy '*' --silent --show-error --fail --max-time "$3" -X "$1" --unix-socket "$(docker_socket)" "http://localhost$2"
 }
 docker_answers() { have curl && [ -S "$(docker_socket)" ] && docker_api GET /_ping 5 >/dev/null 2>&1; }
 docker_version() { docker_api GET /version 5 2>/dev/null | sed -n 's/.*"Version":"\([^"]*\)","ApiVersion".*/\1/p'; }
@@ -323,7 +325,7 @@ start_dockerd() { # LOG
 # ------------------------------------------------------------------------------------------- the daemon
 
 # healthy URL: the daemon answers.
-healthy() { curl --silent --fail --output /dev/null --max-time 3 "$1/healthz"; }
+healthy() { curl --noproxy '*' --silent --fail --output /dev/null --max-time 3 "$1/healthz"; }
 
 # Is the process in the pid file $1 one of ours? Prints its pid.
 running_pid() {
@@ -361,7 +363,8 @@ wait_healthy() {
   return 1
 }
 
-# print_connect URL TOKEN PROGRAM: the lines to paste. TOKEN may be a $(cat ...) of the user's own shell.
+# print_connect URL TOKEN PROGRAM [JSON-TOKEN]: the lines to paste. TOKEN may be a $(cat ...) of the user's own
+# shell; JSON-TOKEN then says what to put there.
 print_connect() {
   say ""
   say "Connect Claude Code:"
@@ -369,7 +372,7 @@ print_connect() {
   say ""
   say "Connect Claude Desktop (claude_desktop_config.json):"
   printf '{"mcpServers": {"berth": {"command": %s, "args": ["mcp"], "env": {"BERTH_URL": %s, "BERTH_TOKEN": %s}}}}\n' \
-    "$(json_string "$3")" "$(json_string "$1")" "$(json_string "$2")"
+    "$(json_string "$3")" "$(json_string "$1")" "$(json_string "${4:-$2}")"
 }
 
 # ---------------------------------------------------------------------------------- what a build needs
@@ -470,7 +473,7 @@ try_build() {
 
 try_start() {
   # A copy, so that a later build does not pull the program away below a running daemon.
-  if PID=$(running_pid "$PID_FILE") && cmp -s "$BINARY" "$DATA/berth" && wait_healthy "$DATA" "$PID_FILE"; then
+  if PID=$(running_pid "$PID_FILE") && cmp -s "$BINARY" "$DATA/berth" && wait_healthy "$DATA/data" "$PID_FILE"; then
     step "Berth is running already (pid $PID)"
     return 0
   fi
@@ -494,12 +497,11 @@ try_start() {
   say "control at $CONTROL_URL, apps at $HTTP_URL"
 }
 
-# The user's own login is left alone: this one lives in the data directory.
-try_cli() { XDG_CONFIG_HOME=$DATA/cli "$DATA/berth" "$@"; }
+# Neither uses nor changes the logins of whoever runs this.
+try_cli() { env -u BERTH_CONTEXT BERTH_URL="$CONTROL_URL" BERTH_TOKEN="$(cat "$DATA/token")" XDG_CONFIG_HOME="$DATA/cli" "$DATA/berth" "$@"; }
 
 try_deploy() {
   step "Deploying the examples"
-  try_cli login "$CONTROL_URL" --token-stdin <"$DATA/token" >/dev/null || die "berth login failed" "The daemon's log is $LOG."
   try_cli deploy "$SOURCE/evals/examples/static" --app hello || die "the example was not deployed" "The step that failed is above; the daemon's log is $LOG."
   APPS=hello
   [ "$DOCKER" = 1 ] || return 0
@@ -526,10 +528,10 @@ try_tell() {
     say "token    $token   (shown once; kept in $DATA/token)"
     : >"$DATA/.token-shown"
   else
-    token="\$(cat $DATA/token)"
+    token="\$(cat $DATA/token)" hint="what is in $DATA/token"
     say "token    in $DATA/token"
   fi
-  print_connect "$CONTROL_URL" "$token" "$DATA/berth"
+  print_connect "$CONTROL_URL" "$token" "$DATA/berth" "${hint:-}"
   say ""
   say "Use it from here:  $DATA/berth login $CONTROL_URL --token-stdin <$DATA/token"
   say "                   $DATA/berth deploy YOUR-APP"

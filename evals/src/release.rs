@@ -24,6 +24,8 @@ pub struct Release {
     pub arch: String,
     /// Time of every entry, in seconds since 1970.
     pub epoch: u64,
+    /// How hard gzip tries, 0 to 9: 9 for what is published, less for what is unpacked at once.
+    pub level: u32,
     /// Path inside the archive's one folder → content. `berth` and nothing else is executable.
     pub files: BTreeMap<String, Vec<u8>>,
 }
@@ -71,7 +73,7 @@ impl Release {
     /// # Errors
     /// When a path is longer than a tar header holds.
     pub fn archive(&self) -> anyhow::Result<Vec<u8>> {
-        let gzip = GzBuilder::new().mtime(0).write(Vec::new(), Compression::best());
+        let gzip = GzBuilder::new().mtime(0).write(Vec::new(), Compression::new(self.level));
         let mut tar = tar::Builder::new(gzip);
         let mut folder = self.header(tar::EntryType::Directory, 0o755, 0);
         tar.append_data(&mut folder, format!("{}/", self.name()), io::empty())?;
@@ -102,7 +104,9 @@ impl Release {
     /// When a file cannot be written, or a `latest.json` that is there cannot be read.
     pub fn write(&self, folder: &Path) -> anyhow::Result<Written> {
         ensure!(self.files.contains_key("berth"), "a release needs the program berth");
-        if self.version.is_empty() || !self.version.bytes().all(|b| b.is_ascii_alphanumeric() || b".+-".contains(&b)) {
+        if self.version.is_empty()
+            || !self.version.bytes().all(|b| b.is_ascii_alphanumeric() || b".+-".contains(&b))
+        {
             bail!("{:?} is no version: use letters, digits and . + -", self.version);
         }
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
@@ -120,11 +124,14 @@ impl Release {
     fn announce(&self, folder: &Path, archive: Archive) -> anyhow::Result<()> {
         let path = folder.join("latest.json");
         let before: Option<Latest> = match fs::read(&path) {
-            Ok(text) => Some(serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?),
+            Ok(text) => Some(
+                serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?,
+            ),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
         };
-        let mut archives = before.filter(|l| l.version == self.version).map(|l| l.archives).unwrap_or_default();
+        let mut archives =
+            before.filter(|l| l.version == self.version).map(|l| l.archives).unwrap_or_default();
         archives.insert(self.arch.clone(), archive);
         let latest = Latest { version: self.version.clone(), archives };
         fs::write(&path, serde_json::to_string_pretty(&latest)? + "\n")
@@ -137,8 +144,9 @@ mod tests {
     use super::*;
 
     fn release(version: &str, arch: &str) -> Release {
-        let files = BTreeMap::from([("berth".into(), b"program".to_vec()), ("README.md".into(), b"text".to_vec())]);
-        Release { version: version.into(), arch: arch.into(), epoch: 0, files }
+        let files =
+            BTreeMap::from([("berth".into(), b"program".to_vec()), ("README.md".into(), b"text".to_vec())]);
+        Release { version: version.into(), arch: arch.into(), epoch: 0, level: 9, files }
     }
 
     #[test]
@@ -176,7 +184,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         release("1.0.0", "x86_64").write(dir.path()).unwrap();
         release("1.0.0", "aarch64").write(dir.path()).unwrap();
-        let latest = || -> Latest { serde_json::from_slice(&fs::read(dir.path().join("latest.json")).unwrap()).unwrap() };
+        let latest = || -> Latest {
+            serde_json::from_slice(&fs::read(dir.path().join("latest.json")).unwrap()).unwrap()
+        };
         assert_eq!(latest().archives.len(), 2);
         release("1.1.0", "x86_64").write(dir.path()).unwrap();
         assert_eq!((latest().version.as_str(), latest().archives.len()), ("1.1.0", 1));

@@ -75,7 +75,8 @@ fn nothing_starts_a_shell() {
     for file in sources(&root()) {
         let text = std::fs::read_to_string(&file).expect("readable");
         for (number, line) in text.lines().enumerate() {
-            let starts_one = (line.contains("Command::new(\"sh\")") || line.contains("Command::new(\"bash\")"))
+            let starts_one = (line.contains("Command::new(\"sh\")")
+                || line.contains("Command::new(\"bash\")"))
                 && !file.ends_with("evals/tests/structure.rs");
             // The installer is a shell script, and its tests run it as its users do.
             if starts_one && !file.ends_with("evals/tests/installer.rs") {

@@ -1,5 +1,5 @@
 //! The release step: builds `berth`, packs it with its licences, README and shell completions, and writes what
-//! `deploy.sh` fetches. `SOURCE_DATE_EPOCH` sets the time of the archive's entries (default 0).
+//! `deploy.sh` fetches, and `deploy.sh` itself beside it. `SOURCE_DATE_EPOCH` sets the time of the archive's entries (default 0).
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,7 @@ use anyhow::{Context as _, ensure};
 use berth_evals::{program::program, release::Release};
 use clap::Parser;
 
-/// Makes berth-VERSION-ARCH-linux.tar.gz, its .sha256 and latest.json.
+/// Makes berth-VERSION-ARCH-linux.tar.gz, its .sha256 and latest.json, with deploy.sh beside them.
 #[derive(Parser)]
 struct Args {
     /// Pack this program instead of building one.
@@ -57,10 +57,15 @@ fn release(args: &Args) -> anyhow::Result<()> {
     }
     files.extend(completions(&binary));
     let epoch = match env::var("SOURCE_DATE_EPOCH") {
-        Ok(text) => text.parse().with_context(|| format!("SOURCE_DATE_EPOCH is {text:?}, not a number of seconds"))?,
+        Ok(text) => {
+            text.parse().with_context(|| format!("SOURCE_DATE_EPOCH is {text:?}, not a number of seconds"))?
+        }
         Err(_) => 0,
     };
-    let written = Release { version, arch: args.arch.clone(), epoch, files }.write(&args.out)?;
+    let written = Release { version, arch: args.arch.clone(), epoch, level: 9, files }.write(&args.out)?;
+    let installer = args.source.join("deploy.sh");
+    fs::copy(&installer, args.out.join("deploy.sh"))
+        .with_context(|| format!("cannot copy {}", installer.display()))?;
     println!("{}  {} bytes  sha256 {}", written.archive.display(), written.bytes, written.sha256);
     Ok(())
 }
@@ -85,7 +90,8 @@ fn build(source: &Path) -> anyhow::Result<PathBuf> {
 
 fn version_of(binary: &Path) -> anyhow::Result<String> {
     let output = program(absolute(binary)?).arg("--version").output();
-    let output = output.with_context(|| format!("cannot run {}; give --release-version", binary.display()))?;
+    let output =
+        output.with_context(|| format!("cannot run {}; give --release-version", binary.display()))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let version = text.strip_prefix("berth ").and_then(|rest| rest.split_whitespace().next());
     version.map(str::to_owned).with_context(|| format!("{} --version said {text:?}", binary.display()))

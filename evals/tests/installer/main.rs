@@ -35,7 +35,8 @@ fn a_first_install_runs_and_says_how_to_connect() {
         world.control_port
     );
     assert!(first.stdout.contains(&add), "{}", first.stdout);
-    let desktop = first.stdout.lines().find(|l| l.starts_with("{\"mcpServers\"")).expect("Claude Desktop's JSON");
+    let desktop =
+        first.stdout.lines().find(|l| l.starts_with("{\"mcpServers\"")).expect("Claude Desktop's JSON");
     let desktop: serde_json::Value = serde_json::from_str(desktop).expect("valid JSON");
     assert_eq!(desktop["mcpServers"]["berth"]["args"][0], "mcp");
     assert!(!world.data().join("first-token").exists(), "the token is kept nowhere in the clear");
@@ -44,7 +45,9 @@ fn a_first_install_runs_and_says_how_to_connect() {
     assert!(settings.contains("base_domain = \"apps.example.org\""), "{settings}");
     assert!(!settings.contains("https_addr"), "nothing listens for https without a certificate");
     let unit = fs::read_to_string(world.prefix().join("etc/systemd/system/berth.service")).expect("unit");
-    for wanted in ["Type=notify", "NoNewPrivileges=yes", "ProtectSystem=strict", "Restart=always", "LimitNOFILE="] {
+    for wanted in
+        ["Type=notify", "NoNewPrivileges=yes", "ProtectSystem=strict", "Restart=always", "LimitNOFILE="]
+    {
         assert!(unit.contains(wanted), "{wanted} in {unit}");
     }
 
@@ -87,7 +90,10 @@ fn a_newer_version_upgrades_and_keeps_settings_data_and_the_previous_program() {
     // Without --start: what runs goes on running.
     let upgraded = world.install(&[]);
     assert_eq!(upgraded.status(), "upgraded", "{upgraded:#?}");
-    assert_eq!((upgraded.line()["previous"].as_str(), world.installed().as_str()), (Some("1.0.0"), "berth 1.1.0"));
+    assert_eq!(
+        (upgraded.line()["previous"].as_str(), world.installed().as_str()),
+        (Some("1.0.0"), "berth 1.1.0")
+    );
     assert!(world.answers(world.control_port, "/healthz"));
     assert_eq!(fs::read_to_string(&settings).expect("settings"), edited);
     assert_eq!(fs::read_to_string(world.data().join("releases")).expect("data"), "kept");
@@ -119,12 +125,24 @@ fn a_version_that_does_not_answer_is_rolled_back_with_its_database() {
         assert!(world.install(&["--start"]).ok);
         world.publish("1.1.0", mode);
         let mut command = world.script(&["--no-docker"]);
-        command.args(["--control-port", &world.control_port.to_string(), "--http-port", &world.http_port.to_string()]);
+        command.args([
+            "--control-port",
+            &world.control_port.to_string(),
+            "--http-port",
+            &world.http_port.to_string(),
+        ]);
         let outcome = world::Outcome::new(command.env("BERTH_INSTALL_WAIT_S", "3").output().expect("sh"));
         assert!(!outcome.ok);
         assert_eq!(outcome.status(), "failed", "{mode}: {outcome:#?}");
-        assert!(outcome.stderr.contains("version 1.1.0 did not answer; version 1.0.0 is back and answers"), "{outcome:#?}");
-        assert!(outcome.stderr.contains("stand-in 1.1.0 starts"), "the log of the failure is shown: {}", outcome.stderr);
+        assert!(
+            outcome.stderr.contains("version 1.1.0 did not answer; version 1.0.0 is back and answers"),
+            "{outcome:#?}"
+        );
+        assert!(
+            outcome.stderr.contains("stand-in 1.1.0 starts"),
+            "the log of the failure is shown: {}",
+            outcome.stderr
+        );
         assert_eq!(world.installed(), "berth 1.0.0");
         assert!(world.answers(world.control_port, "/healthz"));
         assert_eq!(fs::read_to_string(world.data().join("berth.db")).expect("database"), "1.0.0");
@@ -205,14 +223,20 @@ fn everything_in_the_way_is_said_at_once() {
     let before = world.tree();
 
     let path = format!("{}:{}", world.path().join("bin").display(), std::env::var("PATH").expect("PATH"));
-    let mut command = world.script(&["--http-port", &port.to_string(), "--control-port", &world.control_port.to_string()]);
+    let mut command =
+        world.script(&["--http-port", &port.to_string(), "--control-port", &world.control_port.to_string()]);
     let outcome = world::Outcome::new(command.env("PATH", path).output().expect("sh"));
 
     assert!(!outcome.ok);
     let taken_by = format!("port {port} is taken by");
-    for wanted in ["Gentoo Linux is not supported", "processor riscv64", "256 MB of memory", taken_by.as_str(), "(pid "] {
+    for wanted in
+        ["Gentoo Linux is not supported", "processor riscv64", "256 MB of memory", taken_by.as_str(), "(pid "]
+    {
         assert!(outcome.stderr.contains(wanted), "{wanted} in {}", outcome.stderr);
-        assert!(wanted == "(pid " || outcome.line()["error"].as_str().unwrap_or_default().contains(wanted), "{outcome:#?}");
+        assert!(
+            wanted == "(pid " || outcome.line()["error"].as_str().unwrap_or_default().contains(wanted),
+            "{outcome:#?}"
+        );
     }
     assert_eq!(world.tree(), before);
     assert_eq!(world.requests(), 0, "nothing is fetched before the machine is fit");
@@ -234,7 +258,13 @@ fn a_small_machine_gets_a_warning_and_an_install() {
 #[test]
 fn archives_come_over_https_or_from_this_machine() {
     let world = World::new();
-    for url in ["http://example.org", "http://127.0.0.1:80@example.org", "http://127.0.0.1.example.org", "file:///etc", "ftp://localhost"] {
+    for url in [
+        "http://example.org",
+        "http://127.0.0.1:80@example.org",
+        "http://127.0.0.1.example.org",
+        "file:///etc",
+        "ftp://localhost",
+    ] {
         let outcome = world.install(&["--base-url", url]);
         assert_eq!(outcome.status(), "failed");
         assert!(outcome.stderr.contains("refusing"), "{url}: {}", outcome.stderr);

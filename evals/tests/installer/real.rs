@@ -10,17 +10,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use berth_evals::release::Release;
+use berth_evals::{program::program, release::Release};
 
 use crate::world::{World, free_port, needs};
 
 fn berth() -> Option<PathBuf> {
     let beside = Path::new(env!("CARGO_BIN_EXE_berth-release")).with_file_name("berth");
-    if beside.is_file() {
+    let output = program(&beside).arg("--version").output();
+    let version = output.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
+    let current = format!("berth {}", env!("CARGO_PKG_VERSION"));
+    if version.starts_with(&current) {
         return Some(beside);
     }
-    assert!(std::env::var_os("BERTH_TEST_REQUIRE_BERTH").is_none(), "{} is missing: cargo build -p berth", beside.display());
-    println!("skipped: {} is not built", beside.display());
+    let problem = format!("{} is not built, or is not {current}: cargo build -p berth", beside.display());
+    assert!(std::env::var_os("BERTH_TEST_REQUIRE_BERTH").is_none(), "{problem}");
+    println!("skipped: {problem}");
     None
 }
 
@@ -62,12 +66,16 @@ fn the_real_program_installs_and_answers() {
     let world = World::new();
     let files = [("berth".to_owned(), fs::read(binary).expect("program"))].into();
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    let release = Release { version, arch: std::env::consts::ARCH.into(), epoch: 0, files };
+    let release = Release { version, arch: std::env::consts::ARCH.into(), epoch: 0, level: 1, files };
     release.write(&world.releases()).expect("release");
     let installed = world.install(&["--start", "--domain", "localhost"]);
     assert_eq!(installed.status(), "installed", "{installed:#?}");
     assert!(world.answers(world.control_port, "/healthz"));
-    assert!(installed.stdout.contains("claude mcp add"), "the first start gives a token: {}", installed.stdout);
+    assert!(
+        installed.stdout.contains("claude mcp add"),
+        "the first start gives a token: {}",
+        installed.stdout
+    );
     assert_eq!(world.install(&["--start"]).status(), "unchanged");
     assert_eq!(world.uninstall(&["--purge"]).status(), "purged");
     assert!(!world.data().exists());

@@ -9,10 +9,9 @@ use crate::world::{Outcome, World, checkout, needs, stand_in};
 fn release(world: &World, out: &str) -> Outcome {
     let source = world.path().join("source");
     fs::create_dir_all(&source).expect("folder");
-    for name in ["LICENSE-MIT", "LICENSE-APACHE"] {
-        fs::copy(checkout().join(name), source.join(name)).expect("licence");
+    for name in ["LICENSE-MIT", "LICENSE-APACHE", "README.md", "deploy.sh"] {
+        fs::copy(checkout().join(name), source.join(name)).expect("file of the checkout");
     }
-    fs::write(source.join("README.md"), "# Berth\n").expect("README");
     let binary = world.path().join("built");
     fs::write(&binary, stand_in("1.2.3", "good")).expect("program");
     fs::set_permissions(&binary, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("mode");
@@ -32,7 +31,8 @@ fn what_the_release_step_makes_can_be_installed() {
     let installed = world.install(&[]);
     assert_eq!(installed.line()["version"], "1.2.3", "{installed:#?}");
     let share = world.prefix().join("usr/local/share/berth");
-    for file in ["LICENSE-MIT", "LICENSE-APACHE", "README.md", "completions/berth.bash", "completions/_berth"] {
+    for file in ["LICENSE-MIT", "LICENSE-APACHE", "README.md", "completions/berth.bash", "completions/_berth"]
+    {
         assert!(share.join(file).is_file(), "{file}");
     }
 }

@@ -21,7 +21,8 @@ fn a_trial_starts_deploys_is_found_again_stops_and_goes() {
     let data = world.path().join("trial");
     let (control, http) = (free_port().to_string(), free_port().to_string());
     let run = |extra: &[&str]| {
-        let mut arguments = vec!["--binary", binary.to_str().expect("path"), "--data-dir", data.to_str().expect("path")];
+        let mut arguments =
+            vec!["--binary", binary.to_str().expect("path"), "--data-dir", data.to_str().expect("path")];
         arguments.extend(["--control-port", &control, "--http-port", &http]);
         arguments.extend(extra);
         world.try_run(&arguments)
@@ -32,7 +33,11 @@ fn a_trial_starts_deploys_is_found_again_stops_and_goes() {
     assert!(first.stdout.contains("deployed hello"), "{}", first.stdout);
     assert!(first.stdout.contains(&format!("http://hello.localhost:{http}/")), "{}", first.stdout);
     assert!(first.stdout.contains("token    berth_test_token"), "{}", first.stdout);
-    assert!(first.stdout.contains(&format!("claude mcp add --transport http berth http://127.0.0.1:{control}/mcp")));
+    assert!(
+        first
+            .stdout
+            .contains(&format!("claude mcp add --transport http berth http://127.0.0.1:{control}/mcp"))
+    );
     assert!(!world.path().join(".config").exists(), "the user's own login is left alone");
 
     let pid = fs::read_to_string(data.join("berth.pid")).expect("pid");

@@ -19,17 +19,18 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// The checkout.
-pub fn checkout() -> PathBuf {
+pub(crate) fn checkout() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("evals is in the checkout").to_owned()
 }
 
-pub fn script() -> PathBuf {
+pub(crate) fn script() -> PathBuf {
     checkout().join("deploy.sh")
 }
 
 /// Whether a program that a test cannot do without is there; says so where it is not.
-pub fn needs(name: &str) -> bool {
-    let there = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).any(|dir| dir.join(name).is_file());
+pub(crate) fn needs(name: &str) -> bool {
+    let there = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+        .any(|dir| dir.join(name).is_file());
     if !there {
         println!("skipped: {name} is not installed");
     }
@@ -37,20 +38,20 @@ pub fn needs(name: &str) -> bool {
 }
 
 /// A port that was free a moment ago.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
 }
 
 /// What one run of the script did.
 #[derive(Debug)]
-pub struct Outcome {
-    pub ok: bool,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Outcome {
+    pub(crate) ok: bool,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Outcome {
-    pub fn new(output: Output) -> Self {
+    pub(crate) fn new(output: Output) -> Self {
         Self {
             ok: output.status.success(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -59,27 +60,27 @@ impl Outcome {
     }
 
     /// The line for programs, which must be the last.
-    pub fn line(&self) -> Value {
+    pub(crate) fn line(&self) -> Value {
         let last = self.stdout.lines().last().unwrap_or_default();
         let json = last.strip_prefix("BERTH_INSTALL ").unwrap_or_else(|| panic!("no last line: {self:#?}"));
         serde_json::from_str(json).unwrap_or_else(|e| panic!("{e}: {json}"))
     }
 
-    pub fn status(&self) -> String {
+    pub(crate) fn status(&self) -> String {
         self.line()["status"].as_str().unwrap_or_default().to_owned()
     }
 }
 
-pub struct World {
+pub(crate) struct World {
     folder: TempDir,
     requests: Arc<AtomicUsize>,
     base_url: String,
-    pub http_port: u16,
-    pub control_port: u16,
+    pub(crate) http_port: u16,
+    pub(crate) control_port: u16,
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a directory");
         let releases = folder.path().join("releases");
         fs::create_dir(&releases).expect("releases");
@@ -92,50 +93,52 @@ impl World {
     }
 
     /// A file that tells the script about the machine.
-    pub fn fact(&self, path: &str, text: &str) {
+    pub(crate) fn fact(&self, path: &str, text: &str) {
         let path = self.prefix().join(path);
         fs::create_dir_all(path.parent().expect("a folder")).expect("folder");
         fs::write(path, text).expect("fact");
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
 
-    pub fn prefix(&self) -> PathBuf {
+    pub(crate) fn prefix(&self) -> PathBuf {
         self.folder.path().join("root")
     }
 
-    pub fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.prefix().join("var/lib/berth")
     }
 
-    pub fn releases(&self) -> PathBuf {
+    pub(crate) fn releases(&self) -> PathBuf {
         self.folder.path().join("releases")
     }
 
-    pub fn base_url(&self) -> &str {
-        &self.base_url
-    }
-
     /// Requests that the release server has seen.
-    pub fn requests(&self) -> usize {
+    pub(crate) fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
     }
 
     /// Publishes a stand-in as the newest version. Modes: `good`, `mute`, `crash`, `cannot-run`.
-    pub fn publish(&self, version: &str, mode: &str) -> PathBuf {
+    pub(crate) fn publish(&self, version: &str, mode: &str) -> PathBuf {
         let files = BTreeMap::from([
             ("berth".to_owned(), stand_in(version, mode)),
             ("LICENSE-MIT".to_owned(), b"MIT".to_vec()),
             ("README.md".to_owned(), b"Berth".to_vec()),
         ]);
-        let release = Release { version: version.into(), arch: std::env::consts::ARCH.into(), epoch: 0, files };
+        let release = Release {
+            version: version.into(),
+            arch: std::env::consts::ARCH.into(),
+            epoch: 0,
+            level: 1,
+            files,
+        };
         release.write(&self.releases()).expect("release").archive
     }
 
     /// The script with this world's prefix, ports and server.
-    pub fn script(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn script(&self, arguments: &[&str]) -> Command {
         let mut command = self.bare_script(&script());
         command.arg("--prefix").arg(self.prefix()).args(arguments);
         command
@@ -149,7 +152,7 @@ impl World {
     }
 
     /// No engine, no settings of the person who runs the tests, and little patience.
-    pub fn environment(&self, command: &mut Command) {
+    pub(crate) fn environment(&self, command: &mut Command) {
         command.env("BERTH_BASE_URL", &self.base_url).env("BERTH_INSTALL_WAIT_S", "10");
         command.env("DOCKER_HOST", "unix:///nonexistent/docker.sock").env("HOME", self.path());
         for name in ["XDG_DATA_HOME", "XDG_CONFIG_HOME", "BERTH_DATA_DIR", "BERTH_CONFIG"] {
@@ -157,7 +160,7 @@ impl World {
         }
     }
 
-    pub fn install(&self, arguments: &[&str]) -> Outcome {
+    pub(crate) fn install(&self, arguments: &[&str]) -> Outcome {
         let (http, control) = (self.http_port.to_string(), self.control_port.to_string());
         let https = free_port().to_string();
         let mut command = self.script(&["--no-docker", "--bind", "127.0.0.1"]);
@@ -165,26 +168,28 @@ impl World {
         Outcome::new(command.args(arguments).output().expect("sh"))
     }
 
-    pub fn uninstall(&self, arguments: &[&str]) -> Outcome {
+    pub(crate) fn uninstall(&self, arguments: &[&str]) -> Outcome {
         Outcome::new(self.script(&["--uninstall"]).args(arguments).output().expect("sh"))
     }
 
-    pub fn try_run(&self, arguments: &[&str]) -> Outcome {
-        Outcome::new(self.bare_script(&script()).args(["--try", "--no-docker"]).args(arguments).output().expect("sh"))
+    pub(crate) fn try_run(&self, arguments: &[&str]) -> Outcome {
+        Outcome::new(
+            self.bare_script(&script()).args(["--try", "--no-docker"]).args(arguments).output().expect("sh"),
+        )
     }
 
     /// Version that the installed program says it is.
-    pub fn installed(&self) -> String {
+    pub(crate) fn installed(&self) -> String {
         let output = program(self.prefix().join("usr/local/bin/berth")).arg("--version").output();
         output.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default()
     }
 
-    pub fn pid(&self) -> String {
+    pub(crate) fn pid(&self) -> String {
         fs::read_to_string(self.prefix().join("run/berth/berth.pid")).unwrap_or_default().trim().to_owned()
     }
 
     /// Whether `GET path` on a port answers 200.
-    pub fn answers(&self, port: u16, path: &str) -> bool {
+    pub(crate) fn answers(&self, port: u16, path: &str) -> bool {
         let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
         let _ = write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
         let mut line = String::new();
@@ -192,7 +197,7 @@ impl World {
     }
 
     /// Every file below the prefix with its content.
-    pub fn tree(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+    pub(crate) fn tree(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let mut out = BTreeMap::new();
         let mut folders = vec![self.prefix()];
         while let Some(folder) = folders.pop() {
@@ -213,11 +218,15 @@ impl Drop for World {
         if self.prefix().join("run/berth/berth.pid").exists() {
             self.uninstall(&[]);
         }
+        let trial = self.path().join("trial");
+        if trial.join("berth.pid").exists() {
+            self.try_run(&["--stop", "--data-dir", &trial.to_string_lossy()]);
+        }
     }
 }
 
 /// The stand-in's bytes with version and mode at their end.
-pub fn stand_in(version: &str, mode: &str) -> Vec<u8> {
+pub(crate) fn stand_in(version: &str, mode: &str) -> Vec<u8> {
     let mut bytes = fs::read(env!("CARGO_BIN_EXE_berth-stand-in")).expect("the stand-in");
     bytes.extend(format!("\n#stand-in {version} {mode}\n").bytes());
     bytes
