@@ -33,7 +33,7 @@ impl Apps<'_> {
     /// # Errors
     /// When the database fails.
     pub async fn list(
-        &self,
+        self,
         view: &Visible,
         project: Option<ProjectId>,
         after: Option<&str>,
@@ -60,7 +60,7 @@ impl Apps<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn all(&self, view: &Visible) -> Result<Vec<AppRow>> {
+    pub async fn all(self, view: &Visible) -> Result<Vec<AppRow>> {
         let sql = format!("{SELECT} WHERE {} ORDER BY a.slug", visible(view, "a.project_id"));
         let rows = sqlx::query(assembled(sql)).fetch_all(self.0.read()).await?;
         rows.iter().map(from_row).collect()
@@ -70,7 +70,7 @@ impl Apps<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn by_slug(&self, view: &Visible, slug: &AppSlug) -> Result<Option<AppRow>> {
+    pub async fn by_slug(self, view: &Visible, slug: &AppSlug) -> Result<Option<AppRow>> {
         let sql = format!("{SELECT} WHERE a.slug = $1 AND {}", visible(view, "a.project_id"));
         let row =
             sqlx::query(assembled(sql)).bind(slug.as_str().to_owned()).fetch_optional(self.0.read()).await?;
@@ -81,7 +81,7 @@ impl Apps<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn by_id(&self, id: AppId) -> Result<Option<AppRow>> {
+    pub async fn by_id(self, id: AppId) -> Result<Option<AppRow>> {
         let sql = format!("{SELECT} WHERE a.id = $1");
         let row = sqlx::query(assembled(sql)).bind(id.0).fetch_optional(self.0.read()).await?;
         row.as_ref().map(from_row).transpose()
@@ -101,7 +101,7 @@ impl Apps<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn slugs(&self, view: &Visible) -> Result<Vec<String>> {
+    pub async fn slugs(self, view: &Visible) -> Result<Vec<String>> {
         let sql = format!("SELECT slug FROM apps WHERE {} ORDER BY slug", visible(view, "project_id"));
         let rows = sqlx::query(assembled(sql)).fetch_all(self.0.read()).await?;
         rows.iter().map(|r| Ok(r.try_get("slug")?)).collect()
@@ -112,7 +112,7 @@ impl Apps<'_> {
     /// # Errors
     /// When the name is taken, by whichever project, or the project does not exist for the caller.
     pub async fn create(
-        &self,
+        self,
         by: &Principal,
         project: ProjectId,
         slug: AppSlug,
@@ -161,7 +161,7 @@ impl Apps<'_> {
     ///
     /// # Errors
     /// When the app does not exist for the caller.
-    pub async fn update_settings(&self, by: &Principal, id: AppId, settings: AppSettings) -> Result<AppRow> {
+    pub async fn update_settings(self, by: &Principal, id: AppId, settings: AppSettings) -> Result<AppRow> {
         let mut write = Write::begin(self.0).await?;
         let app = get_visible(&mut write, by, id).await?;
         if app.settings == settings {
@@ -191,7 +191,7 @@ impl Apps<'_> {
     ///
     /// # Errors
     /// When the environment does not exist.
-    pub async fn set_replicas(&self, environment: EnvironmentId, replicas: i64) -> Result<()> {
+    pub async fn set_replicas(self, environment: EnvironmentId, replicas: i64) -> Result<()> {
         let mut write = Write::begin(self.0).await?;
         let app = of_environment(&mut write, environment).await?;
         sqlx::query("UPDATE environments SET replicas = $1 WHERE id = $2")
@@ -214,7 +214,7 @@ impl Apps<'_> {
     ///
     /// # Errors
     /// When the environment does not exist.
-    pub async fn set_stopped(&self, environment: EnvironmentId, stopped: bool, by: &str) -> Result<()> {
+    pub async fn set_stopped(self, environment: EnvironmentId, stopped: bool, by: &str) -> Result<()> {
         let mut write = Write::begin(self.0).await?;
         let app = of_environment(&mut write, environment).await?;
         sqlx::query("UPDATE environments SET stopped = $1 WHERE id = $2")
@@ -238,7 +238,7 @@ impl Apps<'_> {
     ///
     /// # Errors
     /// When the app does not exist for the caller.
-    pub async fn mark_deleting(&self, by: &Principal, id: AppId) -> Result<()> {
+    pub async fn mark_deleting(self, by: &Principal, id: AppId) -> Result<()> {
         let mut write = Write::begin(self.0).await?;
         let app = get_visible(&mut write, by, id).await?;
         if app.deleting {
@@ -261,7 +261,7 @@ impl Apps<'_> {
     ///
     /// # Errors
     /// When the database fails. An app that does not exist is no error.
-    pub async fn delete(&self, id: AppId, by: &str) -> Result<()> {
+    pub async fn delete(self, id: AppId, by: &str) -> Result<()> {
         crate::logs::Logs(self.0).remove_app(id).await?;
         crate::requests::Requests(self.0).remove_app(id).await?;
         let mut write = Write::begin(self.0).await?;

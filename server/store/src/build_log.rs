@@ -32,7 +32,7 @@ impl Deployments<'_> {
     ///
     /// # Errors
     /// When the deployment does not exist.
-    pub async fn append_lines(&self, id: DeploymentId, mut lines: Vec<NewBuildLine>) -> Result<i64> {
+    pub async fn append_lines(self, id: DeploymentId, mut lines: Vec<NewBuildLine>) -> Result<i64> {
         let mut write = Write::begin(self.0).await?;
         let last: i64 = sqlx::query("SELECT last_line FROM deployments WHERE id = $1")
             .bind(id.0)
@@ -87,7 +87,7 @@ impl Deployments<'_> {
     /// # Errors
     /// When the database fails.
     pub async fn lines(
-        &self,
+        self,
         id: DeploymentId,
         after: Option<i64>,
         contains: Option<&str>,

@@ -46,7 +46,8 @@ pub(crate) struct Database {
     pub(crate) readers: AnyPool,
     /// Writers queue here.
     pub(crate) writing: Arc<tokio::sync::Mutex<()>>,
-    _file_lock: File,
+    /// Released when the database is closed.
+    file_lock: std::sync::Mutex<Option<File>>,
     /// In a mutex only because connections cannot be shared between threads.
     server_lock: std::sync::Mutex<Option<PoolConnection<Any>>>,
 }
@@ -87,7 +88,7 @@ impl Database {
             writer,
             readers,
             writing: Arc::default(),
-            _file_lock: file_lock,
+            file_lock: std::sync::Mutex::new(Some(file_lock)),
             server_lock: std::sync::Mutex::default(),
         })
     }
@@ -115,7 +116,7 @@ impl Database {
             writer,
             readers,
             writing: Arc::default(),
-            _file_lock: file_lock,
+            file_lock: std::sync::Mutex::new(Some(file_lock)),
             server_lock: std::sync::Mutex::new(Some(server_lock)),
         })
     }
@@ -133,6 +134,9 @@ impl Database {
         }
         self.readers.close().await;
         self.writer.close().await;
+        if let Ok(mut slot) = self.file_lock.lock() {
+            slot.take();
+        }
     }
 }
 
@@ -146,15 +150,20 @@ async fn sqlite_pool(size: u32, url: &str, read_only: bool) -> Result<AnyPool> {
         .test_before_acquire(false)
         .after_connect(move |conn, _| {
             Box::pin(async move {
-                // auto_vacuum counts only while the file is empty, so it comes first. cache_size is in KiB.
-                let common = "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA busy_timeout = 10000;
-                    PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
-                    PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16384;
-                    PRAGMA journal_size_limit = 67108864;";
-                sqlx::raw_sql(common).execute(&mut *conn).await?;
                 if read_only {
                     sqlx::raw_sql("PRAGMA query_only = ON").execute(&mut *conn).await?;
+                } else {
+                    // auto_vacuum counts only while the file is empty, so it comes first. The mode stays
+                    // with the file; readers that set it, too, would get in the writer's way.
+                    let file = "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;
+                        PRAGMA journal_size_limit = 67108864;";
+                    sqlx::raw_sql(file).execute(&mut *conn).await?;
                 }
+                // cache_size is in KiB when negative.
+                let common =
+                    "PRAGMA busy_timeout = 10000; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
+                    PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16384;";
+                sqlx::raw_sql(common).execute(&mut *conn).await?;
                 Ok(())
             })
         })

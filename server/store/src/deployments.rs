@@ -44,7 +44,7 @@ impl Deployments<'_> {
     ///
     /// # Errors
     /// When the app or the environment does not exist, or the app is being deleted.
-    pub async fn enqueue(&self, new: NewDeployment) -> Result<DeploymentRow> {
+    pub async fn enqueue(self, new: NewDeployment) -> Result<DeploymentRow> {
         let mut write = Write::begin(self.0).await?;
         let app = sqlx::query(
             "UPDATE apps SET last_number = last_number + 1 WHERE id = $1 AND deleting = 0
@@ -90,7 +90,7 @@ impl Deployments<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn get(&self, id: DeploymentId) -> Result<Option<DeploymentRow>> {
+    pub async fn get(self, id: DeploymentId) -> Result<Option<DeploymentRow>> {
         let sql = format!("{SELECT} WHERE d.id = $1");
         let row = sqlx::query(assembled(sql)).bind(id.0).fetch_optional(self.0.read()).await?;
         row.as_ref().map(from_row).transpose()
@@ -100,7 +100,7 @@ impl Deployments<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn by_ref(&self, view: &Visible, name: &DeploymentRef) -> Result<Option<DeploymentRow>> {
+    pub async fn by_ref(self, view: &Visible, name: &DeploymentRef) -> Result<Option<DeploymentRow>> {
         let which = if name.number.is_some() { "d.number = $2" } else { "d.number >= $2" };
         let sql = format!(
             "{SELECT} WHERE a.slug = $1 AND {which} AND {} ORDER BY d.number DESC LIMIT 1",
@@ -119,7 +119,7 @@ impl Deployments<'_> {
     /// # Errors
     /// When the database fails.
     pub async fn list(
-        &self,
+        self,
         app: AppId,
         state: Option<DeploymentState>,
         before: Option<i64>,
@@ -143,7 +143,7 @@ impl Deployments<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn queued(&self, environment: EnvironmentId) -> Result<Vec<DeploymentRow>> {
+    pub async fn queued(self, environment: EnvironmentId) -> Result<Vec<DeploymentRow>> {
         let sql = format!("{SELECT} WHERE d.environment_id = $1 AND d.state = 'queued' ORDER BY d.id");
         let rows = sqlx::query(assembled(sql)).bind(environment.0).fetch_all(self.0.read()).await?;
         rows.iter().map(from_row).collect()
@@ -153,7 +153,7 @@ impl Deployments<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn unsettled(&self) -> Result<Vec<DeploymentRow>> {
+    pub async fn unsettled(self) -> Result<Vec<DeploymentRow>> {
         let sql = format!("{SELECT} WHERE d.state IN ({}) ORDER BY d.id", unsettled_states());
         let rows = sqlx::query(assembled(sql)).fetch_all(self.0.read()).await?;
         rows.iter().map(from_row).collect()
@@ -168,7 +168,7 @@ impl Deployments<'_> {
     /// `IllegalTransition` when no deployment may take this step, `Stale` when this one is no longer in
     /// `expected`.
     pub async fn transition(
-        &self,
+        self,
         id: DeploymentId,
         expected: DeploymentState,
         to: DeploymentState,
@@ -184,7 +184,7 @@ impl Deployments<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn transitions(&self, id: DeploymentId) -> Result<Vec<Transition>> {
+    pub async fn transitions(self, id: DeploymentId) -> Result<Vec<Transition>> {
         let rows =
             sqlx::query("SELECT state, reason, at FROM transitions WHERE deployment_id = $1 ORDER BY id")
                 .bind(id.0)
@@ -206,7 +206,7 @@ impl Deployments<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn set_commit(&self, id: DeploymentId, sha: &str, message: Option<&str>) -> Result<()> {
+    pub async fn set_commit(self, id: DeploymentId, sha: &str, message: Option<&str>) -> Result<()> {
         let mut write = Write::begin(self.0).await?;
         sqlx::query("UPDATE deployments SET commit_sha = $1, message = COALESCE(message, $2) WHERE id = $3")
             .bind(storable(sha, 64))
@@ -221,7 +221,7 @@ impl Deployments<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn set_plan(&self, id: DeploymentId, plan: &Value) -> Result<()> {
+    pub async fn set_plan(self, id: DeploymentId, plan: &Value) -> Result<()> {
         let plan = row::to_json("deployments", "build_plan", plan)?;
         let mut write = Write::begin(self.0).await?;
         sqlx::query("UPDATE deployments SET build_plan = $1 WHERE id = $2")
@@ -236,7 +236,7 @@ impl Deployments<'_> {
     ///
     /// # Errors
     /// When the deployment does not exist.
-    pub async fn add_warning(&self, id: DeploymentId, text: &str) -> Result<()> {
+    pub async fn add_warning(self, id: DeploymentId, text: &str) -> Result<()> {
         let mut write = Write::begin(self.0).await?;
         let mut warnings = get(&mut write, id).await?.warnings;
         let text = storable(text, MAX_TEXT);
@@ -256,7 +256,7 @@ impl Deployments<'_> {
     ///
     /// # Errors
     /// `IllegalTransition` when it can no longer be cancelled.
-    pub async fn request_cancel(&self, id: DeploymentId, by: &str) -> Result<DeploymentRow> {
+    pub async fn request_cancel(self, id: DeploymentId, by: &str) -> Result<DeploymentRow> {
         let mut write = Write::begin(self.0).await?;
         let deployment = get(&mut write, id).await?;
         if !deployment.state.is_cancellable() {
@@ -288,7 +288,7 @@ impl Deployments<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn set_release(&self, id: DeploymentId, release: ReleaseId) -> Result<()> {
+    pub async fn set_release(self, id: DeploymentId, release: ReleaseId) -> Result<()> {
         let mut write = Write::begin(self.0).await?;
         sqlx::query("UPDATE deployments SET release_id = $1 WHERE id = $2")
             .bind(release.0)
@@ -302,7 +302,7 @@ impl Deployments<'_> {
     ///
     /// # Errors
     /// When the deployment does not exist.
-    pub async fn bump_attempt(&self, id: DeploymentId) -> Result<i64> {
+    pub async fn bump_attempt(self, id: DeploymentId) -> Result<i64> {
         let mut write = Write::begin(self.0).await?;
         let row = sqlx::query("UPDATE deployments SET attempt = attempt + 1 WHERE id = $1 RETURNING attempt")
             .bind(id.0)

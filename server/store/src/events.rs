@@ -27,7 +27,7 @@ impl Events<'_> {
     /// # Errors
     /// When the database fails.
     pub async fn list(
-        &self,
+        self,
         view: &Visible,
         app: Option<&AppSlug>,
         kind: Option<&str>,
@@ -57,7 +57,7 @@ impl Events<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn append(&self, event: NewEvent) -> Result<EventRow> {
+    pub async fn append(self, event: NewEvent) -> Result<EventRow> {
         let mut write = Write::begin(self.0).await?;
         let row = write.event(event).await?;
         write.commit().await?;
@@ -67,7 +67,7 @@ impl Events<'_> {
     /// Entries from now on, in order, each after its commit. A receiver that falls more than 1024 behind is
     /// told so and reads what it missed with [`Events::list`].
     #[must_use]
-    pub fn subscribe(&self) -> broadcast::Receiver<EventRow> {
+    pub fn subscribe(self) -> broadcast::Receiver<EventRow> {
         self.0.events.subscribe()
     }
 }

@@ -32,7 +32,7 @@ impl Idempotency<'_> {
     ///
     /// # Errors
     /// `InProgress` when that call is still running.
-    pub async fn claim(&self, principal: &str, tool: &str, key: &str) -> Result<Option<Value>> {
+    pub async fn claim(self, principal: &str, tool: &str, key: &str) -> Result<Option<Value>> {
         let mut write = Write::begin(self.0).await?;
         let now = write.now.0;
         let claimed = sqlx::query(
@@ -68,7 +68,7 @@ impl Idempotency<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn store(&self, principal: &str, tool: &str, key: &str, result: &Value) -> Result<()> {
+    pub async fn store(self, principal: &str, tool: &str, key: &str, result: &Value) -> Result<()> {
         let result = row::to_json("idempotency", "result", result)?;
         let mut write = Write::begin(self.0).await?;
         sqlx::query(
@@ -87,7 +87,7 @@ impl Idempotency<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn release(&self, principal: &str, tool: &str, key: &str) -> Result<()> {
+    pub async fn release(self, principal: &str, tool: &str, key: &str) -> Result<()> {
         let mut write = Write::begin(self.0).await?;
         sqlx::query(
             "DELETE FROM idempotency WHERE principal = $1 AND tool = $2 AND call_key = $3 AND result IS NULL",
@@ -104,7 +104,7 @@ impl Idempotency<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn remove_expired(&self) -> Result<u64> {
+    pub async fn remove_expired(self) -> Result<u64> {
         let before = self.0.clock.now().0 - KEPT;
         // Look first: a write that changes nothing would still wait for its turn and the disk.
         let old = sqlx::query("SELECT COUNT(*) AS n FROM idempotency WHERE created_at < $1")

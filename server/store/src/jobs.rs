@@ -30,7 +30,7 @@ impl Jobs<'_> {
     ///
     /// # Errors
     /// When the app does not exist.
-    pub async fn enqueue(&self, kind: JobKind, app: Option<AppId>, input: Value, by: &str) -> Result<JobRow> {
+    pub async fn enqueue(self, kind: JobKind, app: Option<AppId>, input: Value, by: &str) -> Result<JobRow> {
         let mut write = Write::begin(self.0).await?;
         let id = uuid::Uuid::now_v7().to_string();
         let of = match app {
@@ -70,7 +70,7 @@ impl Jobs<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn get(&self, view: &Visible, id: &JobId) -> Result<Option<JobRow>> {
+    pub async fn get(self, view: &Visible, id: &JobId) -> Result<Option<JobRow>> {
         let sql = format!("{SELECT} WHERE id = $1 AND {}", visible(view, "project_id"));
         let row =
             sqlx::query(assembled(sql)).bind(id.as_str().to_owned()).fetch_optional(self.0.read()).await?;
@@ -81,7 +81,7 @@ impl Jobs<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn unfinished(&self) -> Result<Vec<JobRow>> {
+    pub async fn unfinished(self) -> Result<Vec<JobRow>> {
         let sql = format!("{SELECT} WHERE state IN ('queued', 'running') ORDER BY created_at, id");
         let rows = sqlx::query(assembled(sql)).fetch_all(self.0.read()).await?;
         rows.iter().map(from_row).collect()
@@ -92,7 +92,7 @@ impl Jobs<'_> {
     /// # Errors
     /// `IllegalJobTransition` when no job may take this step, `Stale` when it is no longer in `from`.
     pub async fn transition(
-        &self,
+        self,
         id: &JobId,
         from: JobState,
         to: JobState,
@@ -136,7 +136,7 @@ impl Jobs<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn set_message(&self, id: &JobId, message: &str) -> Result<()> {
+    pub async fn set_message(self, id: &JobId, message: &str) -> Result<()> {
         let mut write = Write::begin(self.0).await?;
         sqlx::query("UPDATE jobs SET message = $1 WHERE id = $2")
             .bind(storable(message, MAX_TEXT))

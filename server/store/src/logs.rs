@@ -118,7 +118,7 @@ impl Logs<'_> {
     ///
     /// # Errors
     /// When the database fails; nothing is kept then, neither lines nor positions.
-    pub async fn append(&self, lines: &[NewLogLine], positions: &[LogPosition]) -> Result<Vec<i64>> {
+    pub async fn append(self, lines: &[NewLogLine], positions: &[LogPosition]) -> Result<Vec<i64>> {
         if lines.is_empty() && positions.is_empty() {
             return Ok(Vec::new());
         }
@@ -163,7 +163,7 @@ impl Logs<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn search(&self, app: AppId, query: &LogQuery) -> Result<(Vec<LogLine>, bool)> {
+    pub async fn search(self, app: AppId, query: &LogQuery) -> Result<(Vec<LogLine>, bool)> {
         let limit = query.limit.clamp(1, MAX_PAGE);
         let matches =
             if query.contains.is_some() { "LOWER(text) LIKE LOWER($6) ESCAPE '\\'" } else { "$6 = ''" };
@@ -198,7 +198,7 @@ impl Logs<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn positions(&self, container: &str) -> Result<Vec<LogPosition>> {
+    pub async fn positions(self, container: &str) -> Result<Vec<LogPosition>> {
         let rows = sqlx::query(
             "SELECT container, stream, app_id, at_nanos, repeats FROM log_positions WHERE container = $1",
         )
@@ -222,7 +222,7 @@ impl Logs<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn last_at(&self, container: &str) -> Result<Option<Timestamp>> {
+    pub async fn last_at(self, container: &str) -> Result<Option<Timestamp>> {
         let positions = self.positions(container).await?;
         Ok(positions.iter().map(|p| Timestamp(p.at_nanos / 1000)).max())
     }
@@ -231,7 +231,7 @@ impl Logs<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn volume(&self) -> Result<Volume> {
+    pub async fn volume(self) -> Result<Volume> {
         volume(self.0.read(), TABLE).await
     }
 
@@ -240,7 +240,7 @@ impl Logs<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn prune(&self, before: Timestamp, max_bytes: i64) -> Result<Pruned> {
+    pub async fn prune(self, before: Timestamp, max_bytes: i64) -> Result<Pruned> {
         let pruned = prune(self.0, TABLE, before, max_bytes).await?;
         let old = sqlx::query("SELECT COUNT(*) AS n FROM log_positions WHERE updated_at < $1")
             .bind(before.0)
@@ -258,7 +258,7 @@ impl Logs<'_> {
     }
 
     /// Removes all lines of an app.
-    pub(crate) async fn remove_app(&self, app: AppId) -> Result<()> {
+    pub(crate) async fn remove_app(self, app: AppId) -> Result<()> {
         remove_app(self.0, TABLE, app).await?;
         let mut write = Write::begin(self.0).await?;
         sqlx::query("DELETE FROM log_positions WHERE app_id = $1").bind(app.0).execute(write.conn()).await?;

@@ -25,7 +25,7 @@ impl Projects<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn list(&self, view: &Visible) -> Result<Vec<ProjectRow>> {
+    pub async fn list(self, view: &Visible) -> Result<Vec<ProjectRow>> {
         let sql = format!("{SELECT} WHERE {} ORDER BY p.slug", visible(view, "p.id"));
         let rows = sqlx::query(assembled(sql)).fetch_all(self.0.read()).await?;
         rows.iter().map(from_row).collect()
@@ -35,7 +35,7 @@ impl Projects<'_> {
     ///
     /// # Errors
     /// When the name is taken, or the caller may see only certain projects: it could not see the new one.
-    pub async fn create(&self, by: &Principal, slug: ProjectSlug) -> Result<ProjectRow> {
+    pub async fn create(self, by: &Principal, slug: ProjectSlug) -> Result<ProjectRow> {
         if by.visible != Visible::All {
             return Err(StoreError::Forbidden("this token is limited to certain projects".into()));
         }
@@ -64,7 +64,7 @@ impl Projects<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn by_slug(&self, view: &Visible, slug: &ProjectSlug) -> Result<Option<ProjectRow>> {
+    pub async fn by_slug(self, view: &Visible, slug: &ProjectSlug) -> Result<Option<ProjectRow>> {
         let sql = format!("{SELECT} WHERE p.slug = $1 AND {}", visible(view, "p.id"));
         let row =
             sqlx::query(assembled(sql)).bind(slug.as_str().to_owned()).fetch_optional(self.0.read()).await?;
@@ -76,7 +76,7 @@ impl Projects<'_> {
     ///
     /// # Errors
     /// When it has apps, is the default one, or does not exist for the caller.
-    pub async fn delete(&self, by: &Principal, id: ProjectId) -> Result<()> {
+    pub async fn delete(self, by: &Principal, id: ProjectId) -> Result<()> {
         let mut write = Write::begin(self.0).await?;
         let row = sqlx::query(assembled(format!("{SELECT} WHERE p.id = $1")))
             .bind(id.0)

@@ -29,7 +29,7 @@ impl Releases<'_> {
     ///
     /// # Errors
     /// When the deployment does not exist.
-    pub async fn create(&self, new: NewRelease) -> Result<ReleaseRow> {
+    pub async fn create(self, new: NewRelease) -> Result<ReleaseRow> {
         let variables = Zeroizing::new(row::to_json("releases", "variables", &new.variables)?.into_bytes());
         let sealed = self.0.sealer.seal(&place(&new.deployment.0.to_string()), &variables)?;
         let mut write = Write::begin(self.0).await?;
@@ -70,7 +70,7 @@ impl Releases<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn get(&self, id: ReleaseId) -> Result<Option<ReleaseRow>> {
+    pub async fn get(self, id: ReleaseId) -> Result<Option<ReleaseRow>> {
         let sql = format!("{SELECT} WHERE r.id = $1");
         let row = sqlx::query(assembled(sql)).bind(id.0).fetch_optional(self.0.read()).await?;
         row.as_ref().map(from_row).transpose()
@@ -80,7 +80,7 @@ impl Releases<'_> {
     ///
     /// # Errors
     /// When the release does not exist or its variables were tampered with.
-    pub async fn variables(&self, id: ReleaseId) -> Result<Vec<(VariableName, String)>> {
+    pub async fn variables(self, id: ReleaseId) -> Result<Vec<(VariableName, String)>> {
         let row = sqlx::query("SELECT deployment_id, variables FROM releases WHERE id = $1")
             .bind(id.0)
             .fetch_optional(self.0.read())
@@ -96,7 +96,7 @@ impl Releases<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn list(&self, environment: EnvironmentId, include_removed: bool) -> Result<Vec<ReleaseRow>> {
+    pub async fn list(self, environment: EnvironmentId, include_removed: bool) -> Result<Vec<ReleaseRow>> {
         let removed = if include_removed { 1 } else { 0 };
         let sql = format!(
             "{SELECT} WHERE r.environment_id = $1 AND r.removed <= {removed} ORDER BY d.number DESC LIMIT 1000"
@@ -109,7 +109,7 @@ impl Releases<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn by_number(&self, environment: EnvironmentId, number: i64) -> Result<Option<ReleaseRow>> {
+    pub async fn by_number(self, environment: EnvironmentId, number: i64) -> Result<Option<ReleaseRow>> {
         let sql = format!("{SELECT} WHERE r.environment_id = $1 AND d.number = $2");
         let row = sqlx::query(assembled(sql))
             .bind(environment.0)
@@ -123,7 +123,7 @@ impl Releases<'_> {
     ///
     /// # Errors
     /// When it is the live one.
-    pub async fn mark_removed(&self, id: ReleaseId) -> Result<()> {
+    pub async fn mark_removed(self, id: ReleaseId) -> Result<()> {
         let mut write = Write::begin(self.0).await?;
         let live = sqlx::query("SELECT id FROM environments WHERE live_id = $1")
             .bind(id.0)
@@ -164,7 +164,7 @@ impl Releases<'_> {
     /// # Errors
     /// When the database fails.
     pub async fn previous_live(
-        &self,
+        self,
         environment: EnvironmentId,
         before: ReleaseId,
     ) -> Result<Option<ReleaseRow>> {

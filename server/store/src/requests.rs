@@ -116,7 +116,7 @@ impl Requests<'_> {
     ///
     /// # Errors
     /// When the database fails; nothing is kept then.
-    pub async fn append(&self, requests: &[NewRequest]) -> Result<()> {
+    pub async fn append(self, requests: &[NewRequest]) -> Result<()> {
         if requests.is_empty() {
             return Ok(());
         }
@@ -167,7 +167,7 @@ impl Requests<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn list(&self, app: AppId, query: &RequestQuery) -> Result<RequestPage> {
+    pub async fn list(self, app: AppId, query: &RequestQuery) -> Result<RequestPage> {
         let path = if query.path_prefix.is_some() { "path LIKE $6 ESCAPE '\\'" } else { "$6 = ''" };
         let filter = format!(
             "FROM requests WHERE app_id = $1 AND at >= $2 AND status >= $3 AND status <= $4 AND micros >= $5 AND {path}"
@@ -222,7 +222,7 @@ impl Requests<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn volume(&self) -> Result<Volume> {
+    pub async fn volume(self) -> Result<Volume> {
         volume(self.0.read(), TABLE).await
     }
 
@@ -230,12 +230,12 @@ impl Requests<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn prune(&self, before: Timestamp, max_bytes: i64) -> Result<Pruned> {
+    pub async fn prune(self, before: Timestamp, max_bytes: i64) -> Result<Pruned> {
         prune(self.0, TABLE, before, max_bytes).await
     }
 
     /// Removes all records of an app.
-    pub(crate) async fn remove_app(&self, app: AppId) -> Result<()> {
+    pub(crate) async fn remove_app(self, app: AppId) -> Result<()> {
         remove_app(self.0, TABLE, app).await
     }
 }

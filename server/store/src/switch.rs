@@ -19,7 +19,7 @@ impl Deployments<'_> {
     /// # Errors
     /// `Stale` when the deployment is not switching; not found when the release is not one of its
     /// environment.
-    pub async fn switch_live(&self, id: DeploymentId, release: ReleaseId) -> Result<Option<ReleaseId>> {
+    pub async fn switch_live(self, id: DeploymentId, release: ReleaseId) -> Result<Option<ReleaseId>> {
         let mut write = Write::begin(self.0).await?;
         let (from, to) = (DeploymentState::Switching, DeploymentState::Draining);
         let deployment = advance(&mut write, id, from, to, &Change::default(), None).await?;
@@ -51,7 +51,7 @@ impl Deployments<'_> {
     ///
     /// # Errors
     /// `Stale` when it is not draining.
-    pub async fn finish_live(&self, id: DeploymentId) -> Result<DeploymentRow> {
+    pub async fn finish_live(self, id: DeploymentId) -> Result<DeploymentRow> {
         let mut write = Write::begin(self.0).await?;
         let from = get(&mut write, id).await?;
         retire_others(&mut write, &from).await?;
@@ -67,7 +67,7 @@ impl Deployments<'_> {
     /// # Errors
     /// `Stale` when it is no longer in `expected`, or when another release has become live since.
     pub async fn roll_back(
-        &self,
+        self,
         id: DeploymentId,
         expected: DeploymentState,
         to: Option<ReleaseId>,

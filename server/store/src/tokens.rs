@@ -32,7 +32,7 @@ impl Tokens<'_> {
     /// # Errors
     /// When the name is taken, or a project does not exist for the caller, or the caller is limited to
     /// projects and asks for a token that is not, or for a scope that it does not hold.
-    pub async fn create(&self, by: &Principal, new: NewToken) -> Result<(Token, String)> {
+    pub async fn create(self, by: &Principal, new: NewToken) -> Result<(Token, String)> {
         if let Some(scope) = new.scopes.iter().find(|s| !by.may(**s)) {
             return Err(StoreError::Forbidden(format!(
                 "a token with the scope {} can only be made with one that has it",
@@ -55,7 +55,7 @@ impl Tokens<'_> {
 
     /// Whose secret it is, or `None` if it belongs to no token or to one that has expired. Asks memory only.
     #[must_use]
-    pub fn find(&self, secret: &str) -> Option<Principal> {
+    pub fn find(self, secret: &str) -> Option<Principal> {
         self.0.tokens.find(secret, self.0.clock.now())
     }
 
@@ -63,7 +63,7 @@ impl Tokens<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn list(&self) -> Result<Vec<Token>> {
+    pub async fn list(self) -> Result<Vec<Token>> {
         let rows = sqlx::query(
             "SELECT id, name, prefix, scopes, created_at, expires_at, last_used_at FROM tokens ORDER BY name",
         )
@@ -96,7 +96,7 @@ impl Tokens<'_> {
     ///
     /// # Errors
     /// When there is none of that name.
-    pub async fn revoke(&self, by: &Principal, name: &TokenName) -> Result<()> {
+    pub async fn revoke(self, by: &Principal, name: &TokenName) -> Result<()> {
         let mut write = Write::begin(self.0).await?;
         let gone = sqlx::query("DELETE FROM tokens WHERE name = $1")
             .bind(name.as_str().to_owned())
@@ -126,7 +126,7 @@ impl Tokens<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn ensure_admin(&self) -> Result<Option<String>> {
+    pub async fn ensure_admin(self) -> Result<Option<String>> {
         let tokens = self.list().await?;
         if tokens.iter().any(|t| t.scopes.contains(&Scope::Admin) && t.projects.is_empty()) {
             return Ok(None);
@@ -145,7 +145,7 @@ impl Tokens<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn flush_last_used(&self) -> Result<()> {
+    pub async fn flush_last_used(self) -> Result<()> {
         let uses = self.0.tokens.unwritten();
         if uses.is_empty() {
             return Ok(());

@@ -19,7 +19,7 @@ impl Uploads<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn create(&self, id: UploadId, bytes: i64, sha256: &str, by: &str) -> Result<UploadRow> {
+    pub async fn create(self, id: UploadId, bytes: i64, sha256: &str, by: &str) -> Result<UploadRow> {
         let mut write = Write::begin(self.0).await?;
         sqlx::query(
             "INSERT INTO uploads (id, bytes, sha256, sent_by, created_at) VALUES ($1, $2, $3, $4, $5)",
@@ -40,7 +40,7 @@ impl Uploads<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn get(&self, id: &UploadId) -> Result<Option<UploadRow>> {
+    pub async fn get(self, id: &UploadId) -> Result<Option<UploadRow>> {
         let row = sqlx::query(assembled(format!("{SELECT} WHERE id = $1")))
             .bind(id.as_str().to_owned())
             .fetch_optional(self.0.read())
@@ -52,7 +52,7 @@ impl Uploads<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn delete(&self, id: &UploadId) -> Result<bool> {
+    pub async fn delete(self, id: &UploadId) -> Result<bool> {
         let mut write = Write::begin(self.0).await?;
         let sql = format!("DELETE FROM uploads WHERE id = $1 AND {}", unused());
         let gone = sqlx::query(assembled(sql))
@@ -68,7 +68,7 @@ impl Uploads<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn expired(&self, before: Timestamp) -> Result<Vec<UploadRow>> {
+    pub async fn expired(self, before: Timestamp) -> Result<Vec<UploadRow>> {
         let sql = format!("{SELECT} WHERE created_at < $1 AND {} ORDER BY created_at LIMIT 1000", unused());
         let rows = sqlx::query(assembled(sql)).bind(before.0).fetch_all(self.0.read()).await?;
         rows.iter().map(from_row).collect()

@@ -27,7 +27,7 @@ impl Variables<'_> {
     ///
     /// # Errors
     /// When the database fails, or a value was tampered with.
-    pub async fn list(&self, environment: EnvironmentId) -> Result<Vec<VariableRow>> {
+    pub async fn list(self, environment: EnvironmentId) -> Result<Vec<VariableRow>> {
         let rows = sqlx::query(SELECT).bind(environment.0).fetch_all(self.0.read()).await?;
         rows.iter().map(|r| from_row(self.0, r)).collect()
     }
@@ -37,7 +37,7 @@ impl Variables<'_> {
     /// # Errors
     /// When the app does not exist for the caller.
     pub async fn set(
-        &self,
+        self,
         by: &Principal,
         app: &AppRow,
         variables: Vec<(VariableName, String, bool, bool)>,
@@ -85,7 +85,7 @@ impl Variables<'_> {
     ///
     /// # Errors
     /// When the app does not exist for the caller.
-    pub async fn delete(&self, by: &Principal, app: &AppRow, name: &VariableName) -> Result<bool> {
+    pub async fn delete(self, by: &Principal, app: &AppRow, name: &VariableName) -> Result<bool> {
         let mut write = begin_for(self.0, by, app).await?;
         let gone = sqlx::query("DELETE FROM variables WHERE environment_id = $1 AND name = $2")
             .bind(app.environment.id.0)

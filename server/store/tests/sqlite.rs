@@ -1,0 +1,16 @@
+//! Every scenario on SQLite.
+
+#![allow(missing_docs)]
+
+mod support;
+
+macro_rules! on_sqlite {
+    ($($name:ident),* $(,)?) => {$(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            support::scenarios::$name(support::World::on(None).await).await;
+        }
+    )*};
+}
+
+scenarios!(on_sqlite);

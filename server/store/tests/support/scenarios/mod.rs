@@ -1,0 +1,55 @@
+//! Stories that must hold on every database. A new one is added here and to the list below.
+
+mod deploying;
+mod identity;
+mod isolation;
+mod traffic;
+mod work;
+
+pub use deploying::*;
+pub use identity::*;
+pub use isolation::*;
+pub use traffic::*;
+pub use work::*;
+
+/// Calls a macro with the names of all scenarios.
+#[macro_export]
+macro_rules! scenarios {
+    ($with:ident) => {
+        $with!(
+            a_first_start_has_the_default_project,
+            a_second_daemon_is_kept_away,
+            another_key_is_refused,
+            a_newer_database_is_refused,
+            an_admin_token_is_made_once,
+            tokens_work_until_they_expire_or_are_revoked,
+            a_limited_token_cannot_make_a_wider_one,
+            a_deleted_project_takes_its_tokens_along,
+            names_are_taken_once,
+            settings_that_do_not_differ_change_nothing,
+            variables_are_sealed_and_events_name_them_only,
+            a_moved_or_changed_secret_does_not_open,
+            a_foreign_project_is_invisible_by_name,
+            deployments_are_numbered_without_gaps,
+            a_state_changes_once,
+            history_has_its_durations,
+            the_switch_moves_the_pointer_and_the_states,
+            a_rollback_reinstates_the_release_before,
+            a_release_remembers_its_variables,
+            cancelling_is_for_what_is_not_live_yet,
+            build_logs_are_read_from_both_ends,
+            build_logs_are_capped,
+            deleting_an_app_takes_everything_along,
+            jobs_go_their_way,
+            events_are_told_in_order,
+            uploads_stay_while_they_are_needed,
+            a_key_does_the_work_once,
+            logs_are_searched,
+            log_positions_go_with_their_lines,
+            logs_are_pruned_by_age_and_size,
+            requests_have_their_percentiles,
+            text_from_outside_is_taken_as_it_is,
+            readers_see_what_was_written,
+        );
+    };
+}
