@@ -19,6 +19,8 @@ pub struct PipelineConfig {
     pub allow_private_sources: bool,
     /// Whether sources may be directories on this machine, given as file:// URLs. For tests.
     pub allow_local_sources: bool,
+    /// Private key for git over SSH, as a file in OpenSSH's text form.
+    pub git_ssh_key: Option<PathBuf>,
     /// Bytes that an uploaded source may unpack to.
     pub max_source_bytes: u64,
 }

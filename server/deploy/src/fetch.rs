@@ -1,6 +1,7 @@
 //! Getting the source of a deployment: unpacking an upload, fetching a repository at a commit, pulling an image.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -17,8 +18,17 @@ use crate::{
     docker::{EngineError, ImageInfo, ImageRef, PullEvent},
     fault::Halt,
     pipeline::Inner,
+    source::{
+        ArchiveError, Limits, TreePath,
+        archive::{self, ExtractOptions},
+        git::{self, CommitSha, FetchRequest, GitError, GitRef, GitUrl, SshIdentity, Wanted},
+    },
 };
 
+/// Files that may come inline in one call.
+const MAX_INLINE_FILES: usize = 500;
+/// Bytes that they may have together.
+const MAX_INLINE_BYTES: usize = 4 << 20;
 /// Port of an app that says none and whose image declares none.
 pub(crate) const DEFAULT_PORT: u16 = 8080;
 
@@ -49,6 +59,136 @@ impl Inner {
         }
         let directory = root_directory(&tree, attempt.app.settings.root_directory.as_deref())?;
         Ok(Source { directory })
+    }
+
+    /// Unpacks an upload into `tree`.
+    async fn unpack(&self, attempt: &Attempt, upload: &UploadId, tree: &Path) -> Result<(), Halt> {
+        let archive = self.upload_path(upload);
+        if !tokio::fs::try_exists(&archive).await.unwrap_or(false) {
+            return Err(Problem::new(Code::NotFound, "The upload is gone: uploads are kept for a day.")
+                .hint("Upload the source again.")
+                .into());
+        }
+        let options = ExtractOptions {
+            limits: Limits { bytes: self.config.max_source_bytes, ..Limits::default() },
+            strip_top_folder: true,
+        };
+        let to = tree.to_path_buf();
+        let report = self
+            .blocking(attempt, move |cancel| archive::extract(&archive, &to, &options, cancel))
+            .await?
+            .map_err(|e| archive_problem(&e))?;
+        attempt
+            .journal
+            .note(format!("{} files, {:.1} MB, unpacked", report.files, report.bytes as f64 / 1e6))
+            .await;
+        Ok(())
+    }
+
+    /// Fetches a repository at a commit into `tree`.
+    async fn fetch_git(&self, attempt: &mut Attempt, url: &str, git_ref: Option<&str>, tree: &Path) -> Result<(), Halt> {
+        let bad = |e: git::AddressError| Problem::new(Code::GitFailed, crate::fault::sentence(&e.to_string()));
+        let (url, credential) = GitUrl::parse(url, self.config.allow_local_sources).map_err(bad)?;
+        let wanted = match git_ref {
+            None => Wanted::DefaultBranch,
+            Some(text) => match CommitSha::parse(text) {
+                Ok(commit) => Wanted::Commit(commit),
+                Err(_) => Wanted::Ref(GitRef::parse(text).map_err(bad)?),
+            },
+        };
+        let mut request = FetchRequest::new(url, wanted);
+        request.credential = credential;
+        request.policy.allow_private = self.config.allow_private_sources;
+        request.limits.bytes = self.config.max_source_bytes;
+        request.ssh = SshIdentity {
+            private_key: self.git_ssh_key().await?,
+            known_hosts: Some(self.config.data_dir.join("known_hosts")),
+        };
+        attempt.journal.line(BuildLineKind::Step, None, format!("git fetch {}", request.url.as_str())).await;
+        let (lines, mut printed) = mpsc::channel::<String>(256);
+        let journal = attempt.journal.clone();
+        let listen = async move {
+            while let Some(line) = printed.recv().await {
+                journal.line(BuildLineKind::Output, None, line).await;
+            }
+        };
+        let fetch = async {
+            // Moved in, so that the channel ends with the fetch. A full channel drops a line of progress.
+            let lines = lines;
+            let mut progress = |line: &str| {
+                let _ = lines.try_send(line.to_owned());
+            };
+            git::fetch(&request, tree, &attempt.cancel, &mut progress).await
+        };
+        let (checkout, ()) = tokio::join!(fetch, listen);
+        let checkout = match checkout {
+            Ok(checkout) => checkout,
+            Err(_) if attempt.cancel.is_cancelled() => return Err(self.why_cancelled(&attempt.row)),
+            Err(error) => return Err(git_problem(&error).into()),
+        };
+        self.store
+            .deployments()
+            .set_commit(attempt.row.id, checkout.commit.as_str(), Some(&checkout.message))
+            .await?;
+        attempt.journal.note(format!("at commit {} {}", checkout.commit.short(), checkout.message)).await;
+        for link in checkout.removed_links {
+            let text = format!("the link {link} leads out of the repository and was left out");
+            attempt.journal.line(BuildLineKind::Warning, None, text).await;
+        }
+        Ok(())
+    }
+
+    /// The key for git over SSH, if one is configured.
+    async fn git_ssh_key(&self) -> Result<Option<String>, Halt> {
+        let Some(path) = &self.config.git_ssh_key else { return Ok(None) };
+        match tokio::fs::read_to_string(path).await {
+            Ok(key) => Ok(Some(key)),
+            Err(error) => Err(Problem::new(
+                Code::Unavailable,
+                format!("The SSH key {} cannot be read: {}.", path.display(), error.kind()),
+            )
+            .hint("Correct the setting git_ssh_key, or the file's owner and mode.")
+            .into()),
+        }
+    }
+
+    /// Checks files that came in a call and keeps them as an upload.
+    pub(crate) async fn keep_files(
+        &self,
+        who: &Principal,
+        files: BTreeMap<String, String>,
+    ) -> Result<UploadRow, Problem> {
+        let total: usize = files.values().map(String::len).sum();
+        if files.is_empty() || total == 0 {
+            return Err(Problem { field: Some("files".into()), ..Problem::new(Code::EmptySource, "The files are empty.") });
+        }
+        if files.len() > MAX_INLINE_FILES || total > MAX_INLINE_BYTES {
+            return Err(Problem {
+                field: Some("files".into()),
+                ..Problem::new(
+                    Code::TooLarge,
+                    format!("At most {MAX_INLINE_FILES} files and {} MiB go inline.", MAX_INLINE_BYTES >> 20),
+                )
+            }
+            .hint("Upload an archive with POST /v1/uploads, or deploy from git_url."));
+        }
+        for path in files.keys() {
+            TreePath::parse(path.as_bytes()).map_err(|why| {
+                Problem::invalid("files", format!("The path {path:?} cannot be used: {why}."))
+                    .hint("Use relative paths with forward slashes, without `..`.")
+            })?;
+        }
+        let id: UploadId = uuid::Uuid::new_v4().to_string().parse().map_err(|_| {
+            Problem::new(Code::Internal, "An upload id could not be made.")
+        })?;
+        let path = self.upload_path(&id);
+        let written = tokio::task::spawn_blocking(move || pack_files(&path, &files)).await;
+        let (bytes, sha256) = match written {
+            Ok(Ok(written)) => written,
+            Ok(Err(error)) => return Err(io_problem("keeping the files", &error)),
+            Err(_) => return Err(Problem::new(Code::Internal, "Keeping the files ended unexpectedly.")),
+        };
+        Ok(self.store.uploads().create(id, bytes, &sha256, &who.name).await?)
     }
 
     /// Finds an image in the engine or pulls it, and makes it a release.
@@ -163,6 +303,53 @@ pub(crate) fn start_command(attempt: &Attempt) -> Result<Option<Vec<String>>, Ha
     }
 }
 
+/// Writes files as an archive like an upload, synced to disk. Returns its size and SHA-256.
+fn pack_files(path: &Path, files: &BTreeMap<String, String>) -> Result<(i64, String), std::io::Error> {
+    use sha2::{Digest, Sha256};
+    let mut packed = Vec::new();
+    {
+        let gz = flate2::write::GzEncoder::new(&mut packed, flate2::Compression::fast());
+        let mut tar = tar::Builder::new(gz);
+        for (name, text) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(text.len() as u64);
+            header.set_mode(0o644);
+            tar.append_data(&mut header, name, text.as_bytes())?;
+        }
+        tar.into_inner()?.finish()?;
+    }
+    let sha256 = hex::encode(Sha256::digest(&packed));
+    let mut file = std::fs::File::create_new(path)?;
+    std::io::Write::write_all(&mut file, &packed)?;
+    file.sync_all()?;
+    Ok((i64::try_from(packed.len()).unwrap_or(i64::MAX), sha256))
+}
+
+fn archive_problem(error: &ArchiveError) -> Problem {
+    let code = match error {
+        ArchiveError::Empty => Code::EmptySource,
+        ArchiveError::Cancelled => Code::Cancelled,
+        ArchiveError::Disk { source, .. } => return io_problem("unpacking the source", source),
+        _ => Code::BadArchive,
+    };
+    let hint = match code {
+        Code::EmptySource => "Put the app's files into the archive; `berth deploy` does it for a folder.",
+        _ => "Make the archive of the source alone, as .tar.gz or .zip; `berth deploy` does it for a folder.",
+    };
+    Problem::new(code, crate::fault::sentence(&error.to_string())).hint(hint)
+}
+
+fn git_problem(error: &GitError) -> Problem {
+    let mut problem = Problem::new(Code::GitFailed, crate::fault::sentence(&error.to_string()));
+    if let Some(hint) = error.hint() {
+        problem = problem.hint(hint);
+    }
+    if let GitError::RefNotFound { candidates, .. } = error {
+        problem = problem.candidates(candidates.clone());
+    }
+    problem
+}
+
 /// The folder of a source that holds the app.
 fn root_directory(tree: &Path, configured: Option<&str>) -> Result<PathBuf, Halt> {
     let Some(configured) = configured.map(|c| c.trim_matches('/')).filter(|c| !c.is_empty() && *c != ".")
@@ -191,20 +378,4 @@ fn root_directory(tree: &Path, configured: Option<&str>) -> Result<PathBuf, Halt
         .hint("Correct settings.root_directory with app_update.")
         .candidates(folders)
         .into())
-}
-
-impl Inner {
-    async fn unpack(&self, _a: &Attempt, _u: &UploadId, _t: &Path) -> Result<(), Halt> {
-        Ok(())
-    }
-    async fn fetch_git(&self, _a: &Attempt, _u: &str, _r: Option<&str>, _t: &Path) -> Result<(), Halt> {
-        Ok(())
-    }
-    pub(crate) async fn keep_files(
-        &self,
-        _w: &Principal,
-        _f: std::collections::BTreeMap<String, String>,
-    ) -> Result<UploadRow, Problem> {
-        Err(Problem::new(Code::Internal, ""))
-    }
 }
