@@ -1,1 +1,48 @@
-//! Placeholder head, replaced by the first real module.
+//! Berth's data plane: what stands between the internet and the releases.
+//!
+//! It routes by host and path, terminates TLS, balances over replicas, serves static releases, counts what is
+//! in flight on each release, drains, and tells one access record per request. It lives on the caller's Tokio
+//! runtime, behind its own accept loop; the HTTP protocol work is Pingora's.
+//!
+//! What it does not know: databases, Docker, deployments. The control plane hands it complete route and
+//! certificate tables through [`ProxyHandle`]; each is swapped with one atomic store, and a request never waits
+//! for the control plane. What the control plane last said keeps being served, whatever happens to it.
+//!
+//! How a request goes: [`server`](self) accepts → `connection` wraps the socket → `gateway` admits, routes and
+//! counts → `replica` picks an address (or `static_site` a file) → `access` tells.
+
+mod access;
+mod admission;
+mod challenge;
+mod connection;
+mod error;
+mod exchange;
+mod forwarded;
+mod front;
+mod gateway;
+mod handle;
+mod listener;
+mod page;
+mod replica;
+mod request_id;
+mod router;
+mod server;
+mod static_site;
+mod target;
+mod tls;
+mod websocket;
+
+pub use access::{AccessFault, AccessRecord, AccessSink, Protocol};
+pub use challenge::ChallengeTable;
+pub use error::ProxyError;
+pub use forwarded::{ParseTrustedPeerError, TrustedPeers};
+pub use handle::{DrainReport, ProxyCounters, ProxyHandle};
+pub use listener::ListenOn;
+pub use page::StatusPage;
+pub use replica::ReplicaAddr;
+pub use request_id::RequestId;
+pub use router::{Destination, HostRoute, RouteConflict, RouteTable, RouteTableBuilder};
+pub use server::{ProxyConfig, ProxyServer};
+pub use static_site::StaticSite;
+pub use target::{ReleaseLabel, ReleaseTarget, TargetOptions};
+pub use tls::{CertificateError, CertificateTable, CertificateTableBuilder};

@@ -1,0 +1,352 @@
+//! What happens to a request, in Pingora's order: admit, route, count, pick a replica, rewrite, retry, record.
+//!
+//! What may be tried again: a connection that could not be opened, for any method, because nothing was sent.
+//! Beyond that only an idempotent request whose *reused* connection turned out to be closed. A request whose
+//! bytes the app may have seen is never sent twice.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use http::{StatusCode, header};
+use pingora::{
+    Error, ErrorSource, ErrorType, OkOrErr, Result,
+    http::{RequestHeader, ResponseHeader},
+    modules::http::HttpModules,
+    protocols::{Digest, http::ServerSession},
+    proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session},
+    upstreams::peer::HttpPeer,
+};
+
+use crate::{
+    access::AccessFault,
+    admission,
+    connection::{Connection, ConnectionState, Phase},
+    exchange::Exchange,
+    forwarded::{self, TrustedPeers, X_REQUEST_ID, id_value},
+    handle::{Shared, count},
+    page::Notice,
+    router::{Destination, Route},
+    target::{Backend, ReleaseTarget},
+};
+
+/// Tries per request, the first included.
+pub(crate) const MAX_TRIES: usize = 4;
+
+tokio::task_local! {
+    /// The stream a request came on, for HTTP/2, where the session does not lead to it.
+    pub(crate) static STREAM: Arc<ConnectionState>;
+}
+
+#[derive(Debug)]
+pub(crate) struct GatewayOptions {
+    pub(crate) trusted_peers: TrustedPeers,
+    pub(crate) body_timeout: Duration,
+    pub(crate) public_https_port: Option<u16>,
+}
+
+pub(crate) struct Gateway {
+    shared: Arc<Shared>,
+    options: GatewayOptions,
+}
+
+/// What became of routing.
+enum Routed {
+    /// Counted in on a release; the rest of the request goes there.
+    Release(Arc<ReleaseTarget>),
+    Notice(Notice),
+    Redirect(String),
+}
+
+impl Gateway {
+    pub(crate) fn new(shared: Arc<Shared>, options: GatewayOptions) -> Self {
+        Self { shared, options }
+    }
+
+    /// Finds the release and counts the request in. Asks again when the release was removed in between, which
+    /// only happens when a newer table is there already.
+    fn route(&self, exchange: &mut Exchange, request: &RequestHeader) -> Routed {
+        for _ in 0..8 {
+            let routes = self.shared.routes.load();
+            let Some(route) = routes.find(exchange.host(), request.uri.path()) else {
+                return Routed::Notice(Notice::no_such_app(exchange.host()));
+            };
+            if route.https_only && !exchange.origin.tls {
+                return Routed::Redirect(self.https_url(exchange.host(), request));
+            }
+            match self.enter(exchange, route, request) {
+                Some(routed) => return routed,
+                None => std::hint::spin_loop(),
+            }
+        }
+        Routed::Notice(Notice::unhealthy(exchange.host()))
+    }
+
+    fn enter(&self, exchange: &mut Exchange, route: &Route, request: &RequestHeader) -> Option<Routed> {
+        match &route.destination {
+            Destination::Release(target) => {
+                exchange.enter(target.admit()?);
+                Some(Routed::Release(Arc::clone(target)))
+            }
+            Destination::Page(page) => Some(Routed::Notice(Notice::of(page))),
+            Destination::Redirect { host } => {
+                let scheme = if exchange.origin.tls { "https" } else { "http" };
+                Some(Routed::Redirect(format!("{scheme}://{host}{}", path_and_query(request))))
+            }
+        }
+    }
+
+    fn https_url(&self, host: &str, request: &RequestHeader) -> String {
+        let port = self.options.public_https_port.map(|port| format!(":{port}")).unwrap_or_default();
+        format!("https://{host}{port}{}", path_and_query(request))
+    }
+
+    async fn answer(
+        &self,
+        session: &mut ServerSession,
+        exchange: &mut Exchange,
+        notice: &Notice,
+    ) -> Result<bool> {
+        exchange.record.fault = Some(notice.fault);
+        // The rest of an upload that nobody wants is not waited for.
+        session.set_total_drain_timeout(Some(Duration::from_secs(5)));
+        notice.send(session, exchange.record.request_id).await?;
+        Ok(true)
+    }
+}
+
+fn path_and_query(request: &RequestHeader) -> &str {
+    request.uri.path_and_query().map_or("/", |target| target.as_str())
+}
+
+async fn redirect(session: &mut ServerSession, exchange: &Exchange, to: &str) -> Result<bool> {
+    let mut head = ResponseHeader::build(StatusCode::PERMANENT_REDIRECT, Some(4))?;
+    head.insert_header(header::LOCATION, to)?;
+    head.insert_header(header::CONTENT_LENGTH, 0)?;
+    head.insert_header(X_REQUEST_ID, id_value(exchange.record.request_id))?;
+    session.write_response_header(Box::new(head)).await?;
+    Ok(true)
+}
+
+async fn plain_text(session: &mut ServerSession, text: &str) -> Result<bool> {
+    let mut head = ResponseHeader::build(StatusCode::OK, Some(4))?;
+    head.insert_header(header::CONTENT_TYPE, "text/plain")?;
+    head.insert_header(header::CONTENT_LENGTH, text.len())?;
+    session.write_response_header(Box::new(head)).await?;
+    session.write_response_body(text.to_owned().into(), true).await?;
+    Ok(true)
+}
+
+/// The state of the connection a session came on.
+fn connection_of(session: &ServerSession) -> Option<Arc<ConnectionState>> {
+    match session.stream() {
+        Some(stream) => stream.as_any().downcast_ref::<Connection>().map(|c| Arc::clone(c.state())),
+        None => STREAM.try_with(Arc::clone).ok(),
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = Option<Box<Exchange>>;
+
+    fn new_ctx(&self) -> Self::CTX {
+        None
+    }
+
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {
+        // None: compression and gRPC-web cost every request, and compression holds event streams back.
+    }
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<bool> {
+        let connection =
+            connection_of(session).or_err(ErrorType::InternalError, "a session of no connection")?;
+        connection.enter(Phase::Request);
+        session.set_read_timeout(Some(self.options.body_timeout));
+        session.set_write_timeout(Some(self.options.body_timeout));
+        let exchange = ctx.insert(Box::new(Exchange::begin(
+            Arc::clone(&self.shared),
+            connection,
+            session.req_header(),
+            &self.options.trusted_peers,
+        )));
+        match admission::admit(session) {
+            Ok(host) => exchange.record.host = host,
+            Err(refusal) => {
+                session.set_keepalive(None);
+                return self.answer(session, exchange, &Notice::bad_request(&refusal.to_string())).await;
+            }
+        }
+        if !exchange.origin.tls {
+            let challenges = self.shared.challenges.load();
+            if let Some(answer) = challenges.answer(session.req_header().uri.path()) {
+                return plain_text(session, answer).await;
+            }
+        }
+        match self.route(exchange, session.req_header()) {
+            Routed::Release(target) => match target.backend() {
+                Backend::Containers(_) => Ok(false),
+                Backend::Static(files) => files.serve(session, exchange.record.request_id).await,
+            },
+            Routed::Notice(notice) => self.answer(session, exchange, &notice).await,
+            Routed::Redirect(to) => redirect(session, exchange, &to).await,
+        }
+    }
+
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
+        let exchange = exchange(ctx)?;
+        if exchange.is_retry() {
+            count(&self.shared.counts.retries);
+            // The release may have been replaced since; what was not sent goes to the newest one.
+            if exchange.target().is_none_or(|target| target.is_removed()) {
+                exchange.leave();
+                self.route(exchange, session.req_header());
+            }
+        }
+        let Some(replica) = exchange.next_replica() else {
+            return Error::e_explain(ErrorType::HTTPStatus(503), "no replica can be reached");
+        };
+        let mut peer = Box::new(replica.peer().clone());
+        if session.is_upgrade_req() {
+            peer.options.read_timeout = None;
+        }
+        Ok(peer)
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        ctx: &mut Self::CTX,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        if let Some(exchange) = ctx {
+            exchange.connect_failed();
+        }
+        error.set_retry(true);
+        error
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        reused: bool,
+        _peer: &HttpPeer,
+        _fd: std::os::fd::RawFd,
+        _digest: Option<&Digest>,
+        ctx: &mut Self::CTX,
+    ) -> Result<()> {
+        if !reused && let Some(exchange) = ctx {
+            exchange.connected();
+        }
+        Ok(())
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        _ctx: &mut Self::CTX,
+        reused: bool,
+    ) -> Box<Error> {
+        let again = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
+        if again {
+            error.retry.decide_reuse(reused);
+        } else {
+            error.set_retry(false);
+        }
+        error
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        _session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut Self::CTX,
+    ) -> Result<()> {
+        let exchange = exchange(ctx)?;
+        let host = request.headers.get(header::HOST).cloned();
+        forwarded::rewrite(request, exchange.origin, exchange.record.request_id, host)
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Self::CTX,
+    ) -> Result<()> {
+        let exchange = exchange(ctx)?;
+        exchange.answered();
+        if response.status == StatusCode::SWITCHING_PROTOCOLS && session.is_upgrade_req() {
+            exchange.upgraded();
+        }
+        // The platform alone says this; an app's copy would make its errors look like the platform's.
+        response.remove_header("x-berth-error");
+        response.insert_header(X_REQUEST_ID, id_value(exchange.record.request_id))
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {
+        let failed = |code| FailToProxy { error_code: code, can_reuse_downstream: false };
+        let Some(exchange) = ctx else {
+            return failed(500);
+        };
+        let Some(notice) = notice_for(error, exchange) else {
+            exchange.record.fault = Some(AccessFault::ClientGone);
+            return failed(0);
+        };
+        exchange.record.fault = Some(notice.fault);
+        if session.response_written().is_some_and(|head| !head.status.is_informational()) {
+            // Too late for a page: the broken end must be seen as one.
+            return failed(0);
+        }
+        session.set_keepalive(None);
+        let sent = notice.send(session, exchange.record.request_id).await;
+        failed(if sent.is_ok() { notice.status.as_u16() } else { 0 })
+    }
+
+    async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Self::CTX) {
+        if let Some(exchange) = ctx.take() {
+            exchange.end(session);
+        }
+    }
+
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Self::CTX, _error: &Error) -> bool {
+        // The access record tells.
+        true
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _session: &Session,
+        _ctx: &Self::CTX,
+        _error: &Error,
+        _context: ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+}
+
+fn exchange(ctx: &mut Option<Box<Exchange>>) -> Result<&mut Exchange> {
+    ctx.as_deref_mut().or_err(ErrorType::InternalError, "a request that never began")
+}
+
+/// The page for an error, or `None` when the client is gone.
+fn notice_for(error: &Error, exchange: &Exchange) -> Option<Notice> {
+    let app = exchange.target().map_or(exchange.host(), |target| target.label().app.as_str());
+    Some(match (error.etype(), error.esource()) {
+        (ErrorType::HTTPStatus(503), _) => Notice::unhealthy(app),
+        (
+            ErrorType::ConnectTimedout
+            | ErrorType::ConnectRefused
+            | ErrorType::ConnectNoRoute
+            | ErrorType::ConnectError,
+            _,
+        ) => Notice::unhealthy(app),
+        (ErrorType::InvalidHTTPHeader, ErrorSource::Downstream) => {
+            Notice::bad_request("The request's headers contradict each other.")
+        }
+        (_, ErrorSource::Downstream) => return None,
+        (ErrorType::ReadTimedout | ErrorType::WriteTimedout, _) => Notice::timeout(app),
+        (_, ErrorSource::Upstream) => Notice::no_answer(app),
+        _ => Notice::internal(),
+    })
+}
