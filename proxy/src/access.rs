@@ -107,6 +107,8 @@ pub enum AccessFault {
     NoSuchApp,
     /// The app has no running release yet.
     Starting,
+    /// Nothing was deployed to the app yet.
+    NotDeployed,
     /// The app was stopped.
     Stopped,
     /// No replica could be reached.
@@ -131,6 +133,7 @@ impl AccessFault {
             Self::BadRequest => "bad_request",
             Self::NoSuchApp => "no_such_app",
             Self::Starting => "app_starting",
+            Self::NotDeployed => "app_not_deployed",
             Self::Stopped => "app_stopped",
             Self::Unhealthy => "app_unhealthy",
             Self::NoAnswer => "app_no_answer",

@@ -39,7 +39,7 @@ pub use forwarded::{ParseTrustedPeerError, TrustedPeers};
 pub use handle::{DrainReport, ProxyCounters, ProxyHandle};
 pub use listener::ListenOn;
 pub use page::StatusPage;
-pub use replica::ReplicaAddr;
+pub use replica::{RemovedReplicas, ReplicaAddr};
 pub use request_id::RequestId;
 pub use router::{Destination, HostRoute, RouteConflict, RouteTable, RouteTableBuilder};
 pub use server::{ProxyConfig, ProxyServer};

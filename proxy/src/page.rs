@@ -23,6 +23,11 @@ pub enum StatusPage {
         /// The app's name.
         app: String,
     },
+    /// The app exists, but nothing was deployed yet.
+    NotDeployed {
+        /// The app's name.
+        app: String,
+    },
     /// The app was stopped by its owner.
     Stopped {
         /// The app's name.
@@ -54,6 +59,13 @@ impl Notice {
                 title: "Starting",
                 text: format!("{app} is starting. This page tries again by itself."),
                 retry_after: Some(3),
+            },
+            StatusPage::NotDeployed { app } => Self {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                fault: AccessFault::NotDeployed,
+                title: "Nothing here yet",
+                text: format!("{app} exists, but nothing was deployed to it yet."),
+                retry_after: Some(10),
             },
             StatusPage::Stopped { app } => Self {
                 status: StatusCode::SERVICE_UNAVAILABLE,

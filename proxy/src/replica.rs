@@ -25,6 +25,9 @@ use crate::target::TargetOptions;
 const BACK_OFF_MIN: Duration = Duration::from_millis(500);
 const BACK_OFF_MAX: Duration = Duration::from_secs(16);
 
+/// Between looks at whether removed replicas are idle.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 static NEXT_GROUP: AtomicU64 = AtomicU64::new(1);
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -141,6 +144,27 @@ impl Drop for ReplicaLease {
     }
 }
 
+/// Replicas that get no new requests, and may still have some open.
+#[derive(Debug, Default)]
+#[must_use = "their containers may be stopped only when nothing is open on them"]
+pub struct RemovedReplicas(Vec<Arc<Replica>>);
+
+impl RemovedReplicas {
+    /// Waits until no request is open on any of them, at most for `limit`. Returns whether that is so.
+    pub async fn idle(self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        // A request that picked a replica just before it was removed counts itself a moment later.
+        tokio::time::sleep(LOOK_AGAIN).await;
+        while self.0.iter().any(|r| r.in_flight.load(Ordering::Relaxed) > 0) {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        true
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct ReplicaSet {
     replicas: ArcSwap<Vec<Arc<Replica>>>,
@@ -154,16 +178,18 @@ impl ReplicaSet {
         Self { replicas: ArcSwap::from_pointee(replicas), options, turn: AtomicUsize::new(0) }
     }
 
-    pub(crate) fn replace(&self, wanted: Vec<ReplicaAddr>) {
-        let old = self.replicas.load();
+    pub(crate) fn replace(&self, wanted: Vec<ReplicaAddr>) -> RemovedReplicas {
+        let old = self.replicas.load_full();
         let new = wanted
             .iter()
             .map(|at| match old.iter().find(|replica| replica.is_same(at)) {
                 Some(kept) => Arc::clone(kept),
                 None => Arc::new(Replica::new(at, &self.options)),
             })
-            .collect();
+            .collect::<Vec<_>>();
+        let removed = old.iter().filter(|r| !new.iter().any(|n| Arc::ptr_eq(n, r))).cloned().collect();
         self.replicas.store(Arc::new(new));
+        RemovedReplicas(removed)
     }
 
     pub(crate) fn describe(&self) -> Vec<(String, SocketAddr, bool)> {
@@ -250,7 +276,8 @@ mod tests {
     fn replacing_keeps_those_that_stayed_and_renews_those_that_moved() {
         let set = set(vec![at("a", 1), at("b", 2)]);
         let before: Vec<_> = set.replicas.load().iter().map(|r| r.peer.group_key).collect();
-        set.replace(vec![at("a", 1), at("b", 3), at("c", 4)]);
+        let removed = set.replace(vec![at("a", 1), at("b", 3), at("c", 4)]);
+        assert_eq!(removed.0.len(), 1);
         let after: Vec<_> = set.replicas.load().iter().map(|r| r.peer.group_key).collect();
         assert_eq!(before[0], after[0]);
         assert_ne!(before[1], after[1]);

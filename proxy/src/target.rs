@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 
 use crate::{
     error::ProxyError,
-    replica::{ReplicaAddr, ReplicaSet},
+    replica::{RemovedReplicas, ReplicaAddr, ReplicaSet},
     static_site::{StaticFiles, StaticSite},
 };
 
@@ -134,10 +134,12 @@ impl ReleaseTarget {
     }
 
     /// Replaces the replicas: a scale, or a container that came back with another address. A replica whose id
-    /// and address stayed keeps its connections and its health. Does nothing for static files.
-    pub fn set_replicas(&self, replicas: Vec<ReplicaAddr>) {
-        if let Backend::Containers(set) = &self.backend {
-            set.replace(replicas);
+    /// and address stayed keeps its connections and its health. Does nothing for static files. Returns those
+    /// that are gone, to wait for.
+    pub fn set_replicas(&self, replicas: Vec<ReplicaAddr>) -> RemovedReplicas {
+        match &self.backend {
+            Backend::Containers(set) => set.replace(replicas),
+            Backend::Static(_) => RemovedReplicas::default(),
         }
     }
 

@@ -103,10 +103,9 @@ impl Inner {
     /// Has the output of containers collected, if it is not already.
     pub(crate) fn collect_logs(&self, app: &AppRow, release: &ReleaseRow, containers: &[Running]) {
         for container in containers {
-            self.collector.follow(berth_observe::LogSource {
+            self.collector.watch(berth_observe::Replica {
                 container: container.id.as_str().to_owned(),
-                app: app.id,
-                environment: app.environment.id,
+                app_id: app.id,
                 release: release.number,
                 replica: container.replica,
             });

@@ -86,8 +86,15 @@ impl Inner {
     }
 
     /// Fetches a repository at a commit into `tree`.
-    async fn fetch_git(&self, attempt: &mut Attempt, url: &str, git_ref: Option<&str>, tree: &Path) -> Result<(), Halt> {
-        let bad = |e: git::AddressError| Problem::new(Code::GitFailed, crate::fault::sentence(&e.to_string()));
+    async fn fetch_git(
+        &self,
+        attempt: &mut Attempt,
+        url: &str,
+        git_ref: Option<&str>,
+        tree: &Path,
+    ) -> Result<(), Halt> {
+        let bad =
+            |e: git::AddressError| Problem::new(Code::GitFailed, crate::fault::sentence(&e.to_string()));
         let (url, credential) = GitUrl::parse(url, self.config.allow_local_sources).map_err(bad)?;
         let wanted = match git_ref {
             None => Wanted::DefaultBranch,
@@ -160,7 +167,10 @@ impl Inner {
     ) -> Result<UploadRow, Problem> {
         let total: usize = files.values().map(String::len).sum();
         if files.is_empty() || total == 0 {
-            return Err(Problem { field: Some("files".into()), ..Problem::new(Code::EmptySource, "The files are empty.") });
+            return Err(Problem {
+                field: Some("files".into()),
+                ..Problem::new(Code::EmptySource, "The files are empty.")
+            });
         }
         if files.len() > MAX_INLINE_FILES || total > MAX_INLINE_BYTES {
             return Err(Problem {
@@ -178,9 +188,10 @@ impl Inner {
                     .hint("Use relative paths with forward slashes, without `..`.")
             })?;
         }
-        let id: UploadId = uuid::Uuid::new_v4().to_string().parse().map_err(|_| {
-            Problem::new(Code::Internal, "An upload id could not be made.")
-        })?;
+        let id: UploadId = uuid::Uuid::new_v4()
+            .to_string()
+            .parse()
+            .map_err(|_| Problem::new(Code::Internal, "An upload id could not be made."))?;
         let path = self.upload_path(&id);
         let written = tokio::task::spawn_blocking(move || pack_files(&path, &files)).await;
         let (bytes, sha256) = match written {

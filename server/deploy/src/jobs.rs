@@ -191,6 +191,7 @@ impl Inner {
             if replica_of(&container).is_none_or(|n| n > replicas) {
                 let stopped = self.engine.stop_container(&container.id, crate::start::STOP_GRACE).await;
                 stopped.map_err(|e| engine_problem(&e))?;
+                self.collector.unwatch(container.id.as_str());
                 self.engine.remove_container(&container.id).await.map_err(|e| engine_problem(&e))?;
             }
         }
@@ -215,7 +216,6 @@ impl Inner {
         if let Some(old) = self.routes.remove(app.environment.id) {
             self.routes.drain(&old, crate::switch::drain_limit(app)).await;
         }
-        self.collector.forget(app.id);
         let releases = self.store.releases().list(app.environment.id, false).await?;
         for release in &releases {
             for container in self.containers_of(release.id).await.map_err(|e| engine_problem(&e))? {

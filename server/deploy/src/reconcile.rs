@@ -248,13 +248,13 @@ impl Inner {
         if up.is_empty() {
             // The data plane says that no replica answers.
             if let Some(target) = self.routes.serving_target(app.environment.id) {
-                target.set_replicas(Vec::new());
+                drop(target.set_replicas(Vec::new()));
             }
             return Ok(());
         }
         match self.routes.serving_target(app.environment.id) {
             Some(target) if self.routes.serves(app.environment.id) == Some(release.id) => {
-                target.set_replicas(replica_addrs(up));
+                drop(target.set_replicas(replica_addrs(up)));
             }
             _ => {
                 self.routes.serve(app, release, self.target(app, release, Some(up))?);
