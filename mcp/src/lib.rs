@@ -1,1 +1,66 @@
-//! Placeholder head, replaced by the first real module.
+//! The tool registry served as MCP.
+//!
+//! Nothing here knows a tool by name: the list, the calls and the search iterate over the registry. What lives
+//! here is what only assistants need: which tools are shown to whom ([`surface`]), how an answer becomes what a
+//! model reads ([`answer`]), how text that strangers wrote is framed ([`frame`]), prompts, resources and
+//! completions. What does not: authentication (the server puts a
+//! [`Principal`](berth_store::model::Principal) into the request's extensions) and the tools themselves.
+//!
+//! The transport is stateless streamable HTTP: no sessions, so that any request may be the first after a
+//! restart of the daemon. Both protocol eras are served, 2026-07-28 and the one with `initialize` before it.
+
+mod answer;
+mod completion;
+mod cut;
+mod frame;
+mod handler;
+mod progress;
+mod prompts;
+mod resources;
+mod search;
+mod surface;
+
+use std::sync::Arc;
+
+use berth_tools::{Context, Registry};
+use rmcp::transport::streamable_http_server::{
+    StreamableHttpServerConfig, StreamableHttpService, session::never::NeverSessionManager,
+};
+use tokio_util::sync::CancellationToken;
+
+pub use handler::Handler;
+
+/// Largest request body in bytes: inline files of a deployment are the largest inputs.
+const LARGEST_BODY: usize = 4 * 1024 * 1024;
+
+/// How the endpoint is reached.
+#[derive(Debug, Clone)]
+pub struct McpConfig {
+    /// Host names, with or without port, under which the endpoint may be called; loopback names always may.
+    /// Other hosts get 403, so that no web page can reach a local daemon by a name of its own.
+    pub allowed_hosts: Vec<String>,
+    /// Origins of web pages that may call it, as scheme://host:port; those of loopback always may.
+    pub allowed_origins: Vec<String>,
+    /// Ends open answers when it is cancelled.
+    pub ct: CancellationToken,
+}
+
+/// The endpoint, to be nested at `/mcp` behind the server's authentication.
+pub type Service = StreamableHttpService<Handler, NeverSessionManager>;
+
+/// Makes the endpoint.
+#[must_use]
+pub fn service(registry: Arc<Registry>, context: Arc<Context>, config: McpConfig) -> Service {
+    let handler = Handler::new(registry, context);
+    let hosts = ["localhost", "127.0.0.1", "::1"].into_iter().map(String::from).chain(config.allowed_hosts);
+    let loopback =
+        ["http://localhost:*", "http://127.0.0.1:*", "http://[::1]:*"].into_iter().map(String::from);
+    let transport = StreamableHttpServerConfig::default()
+        .with_legacy_session_mode(false)
+        .with_json_response(true)
+        .with_max_request_body_bytes(LARGEST_BODY)
+        .with_allowed_hosts(hosts)
+        .with_allowed_origins(loopback.chain(config.allowed_origins))
+        .with_cancellation_token(config.ct);
+    StreamableHttpService::new(move || Ok(handler.clone()), Arc::default(), transport)
+}

@@ -38,17 +38,21 @@ pub(crate) async fn deployment(
     row: DeploymentRow,
     at_most: Duration,
 ) -> Result<DeploymentRow, Problem> {
-    if row.state.is_settled() && !call.progress.follows() {
+    let follows = call.progress.follows();
+    if !follows && (row.state.is_settled() || at_most.is_zero()) {
         return Ok(row);
     }
     if !call.progress.wanted() {
-        if at_most.is_zero() {
-            return Ok(row);
-        }
         return call.context.pipeline.wait(row.id, at_most).await;
     }
-    let deadline = (!call.progress.follows()).then(|| Instant::now() + at_most);
-    Follower { call, row, last_line: 0, contains: None, states: true }.run(deadline).await
+    // A follower hears the story from its beginning; who only waits a while hears what is new.
+    let last_line = if follows {
+        0
+    } else {
+        call.context.store.deployments().lines(row.id, Some(i64::MAX), None, 1).await?.1
+    };
+    let deadline = (!follows).then(|| Instant::now() + at_most);
+    Follower { call, row, last_line, contains: None, states: true }.run(deadline).await
 }
 
 /// Tells the log lines after `last_line` until the deployment has settled or the caller is gone.

@@ -10,10 +10,7 @@ use std::{
 };
 
 use berth_schemas::{Code, Problem};
-use berth_store::{
-    Claim,
-    model::{DeploymentId, DeploymentRow},
-};
+use berth_store::model::{DeploymentId, DeploymentRow};
 use serde::{Deserialize, Serialize};
 
 use crate::registry::Call;
@@ -39,9 +36,10 @@ pub(crate) async fn deployment(
     }
     let input = fingerprint(input);
     let keys = call.context.store.idempotency();
-    let who = &call.principal;
+    let who = call.principal.name.as_str();
     match keys.claim(who, tool, key).await? {
-        Claim::New => match make.await {
+        Some(result) => again(call, result, input).await,
+        None => match make.await {
             Ok(row) => {
                 let remembered = serde_json::json!(Remembered { deployment: row.id, input });
                 keys.store(who, tool, key, &remembered).await?;
@@ -52,11 +50,6 @@ pub(crate) async fn deployment(
                 Err(problem)
             }
         },
-        Claim::Done(result) => again(call, result, input).await,
-        Claim::Running => {
-            Err(Problem::new(Code::Conflict, "A call with the same idempotency_key is under way.")
-                .hint("Call again in a second with the same key to get its result."))
-        }
     }
 }
 

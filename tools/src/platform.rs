@@ -1,6 +1,6 @@
 //! The platform itself: its health, and cleaning up.
 
-use std::{fs, path::Path};
+use std::{collections::HashSet, fs, path::Path};
 
 use berth_schemas::{
     Code, Problem, Scope,
@@ -9,6 +9,8 @@ use berth_schemas::{
         AppCounts, CleanupPlan, DiskStatus, PlatformCleanup, PlatformStatus, PlatformStatusGet, Removable,
     },
 };
+
+use berth_store::model::AppId;
 
 use crate::{
     confirm::confirmed,
@@ -57,8 +59,9 @@ async fn status(call: Call, _: PlatformStatusGet) -> Result<PlatformStatus, Prob
     let context = &call.context;
     let docker = context.pipeline.docker_status().await;
     let disk = disk(context).await?;
-    let apps = apps(&call).await?;
-    let deployments_in_progress = context.store.deployments().in_progress(&call.principal.visible).await?;
+    let (apps, ids) = apps(&call).await?;
+    let unsettled = context.store.deployments().unsettled().await?;
+    let in_progress = unsettled.iter().filter(|d| ids.contains(&d.app_id)).count();
     let attention = attention(docker.available, docker.problem.as_deref(), &disk, &apps);
     Ok(PlatformStatus {
         healthy: attention.is_empty(),
@@ -70,7 +73,7 @@ async fn status(call: Call, _: PlatformStatusGet) -> Result<PlatformStatus, Prob
         store: context.store.kind().into(),
         memory_bytes: memory_bytes(),
         apps,
-        deployments_in_progress,
+        deployments_in_progress: i64::try_from(in_progress).unwrap_or(i64::MAX),
         app_url_pattern: url_pattern(context),
     })
 }
@@ -99,30 +102,21 @@ fn attention(docker: bool, docker_problem: Option<&str>, disk: &DiskStatus, apps
     list
 }
 
-async fn apps(call: &Call) -> Result<AppCounts, Problem> {
-    /// Apps are read in pages of this size.
-    const BATCH: i64 = 200;
-    let apps = call.context.store.apps();
+/// The apps that the caller may see, counted by state, and their ids.
+async fn apps(call: &Call) -> Result<(AppCounts, HashSet<AppId>), Problem> {
     let mut counts = AppCounts::default();
-    let mut after: Option<String> = None;
-    loop {
-        let (rows, total) = apps.list(&call.principal.visible, None, after.as_deref(), BATCH).await?;
-        counts.total = total;
-        for app in &rows {
-            match call.context.pipeline.app_state(app).await {
-                AppState::Running => counts.running += 1,
-                AppState::Stopped => counts.stopped += 1,
-                AppState::Down | AppState::Degraded => counts.unhealthy.push(app.slug.to_string()),
-                AppState::Empty => {}
-            }
-        }
-        match rows.last() {
-            Some(last) if i64::try_from(rows.len()).is_ok_and(|n| n == BATCH) => {
-                after = Some(last.slug.to_string())
-            }
-            _ => return Ok(counts),
+    let mut ids = HashSet::new();
+    for app in call.context.store.apps().all(&call.principal.visible).await? {
+        counts.total += 1;
+        ids.insert(app.id);
+        match call.context.pipeline.app_state(&app).await {
+            AppState::Running => counts.running += 1,
+            AppState::Stopped => counts.stopped += 1,
+            AppState::Down | AppState::Degraded => counts.unhealthy.push(app.slug.to_string()),
+            AppState::Empty => {}
         }
     }
+    Ok((counts, ids))
 }
 
 async fn disk(context: &Context) -> Result<DiskStatus, Problem> {

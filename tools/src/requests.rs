@@ -46,30 +46,14 @@ fn query(input: &RequestList, now: Timestamp) -> Result<RequestQuery, Problem> {
             "path_prefix must begin with / and have at most 1024 characters.",
         ));
     }
+    let status = input.status.as_deref().map(str::parse).transpose();
+    let status = status.map_err(|why: String| Problem::invalid("status", format!("{why}.")))?;
     Ok(RequestQuery {
-        status: input.status.as_deref().map(status).transpose()?,
+        status,
         path_prefix: input.path_prefix.clone(),
         since: logs::point("since", input.since.as_deref().or(Some("1h")), now)?,
         slower_than_ms: input.slower_than_ms.map(i64::from),
         limit: page::limit(input.limit, 50, 500)?,
-    })
-}
-
-/// `404` or `5xx` as the first and last status meant.
-fn status(text: &str) -> Result<(i64, i64), Problem> {
-    let class = text.strip_suffix("xx").or_else(|| text.strip_suffix("XX"));
-    let range = match class {
-        Some(digit) => {
-            digit.parse().ok().filter(|d| (1..=5).contains(d)).map(|d: i64| (d * 100, d * 100 + 99))
-        }
-        None => text.parse().ok().filter(|s| *s == 0 || (100..=599).contains(s)).map(|s: i64| (s, s)),
-    };
-    range.ok_or_else(|| {
-        let shown: String = text.chars().take(20).collect();
-        Problem::invalid(
-            "status",
-            format!("{shown:?} is no status; use a number such as 404 or a class such as 5xx."),
-        )
     })
 }
 
@@ -92,19 +76,5 @@ impl Brief for RequestPage {
                 .into()
         }));
         text
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::status;
-
-    #[test]
-    fn a_status_is_a_number_or_a_class() {
-        assert_eq!(status("404"), Ok((404, 404)));
-        assert_eq!(status("5xx"), Ok((500, 599)));
-        for bad in ["", "xx", "9xx", "40x", "600", "-1", "4 xx"] {
-            assert!(status(bad).is_err(), "{bad}");
-        }
     }
 }

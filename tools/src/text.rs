@@ -95,10 +95,28 @@ impl std::fmt::Display for Text {
     }
 }
 
-/// The text without control characters but newline and tab.
+/// The text without what is invisible or acts on its reader: terminal escape sequences, control characters
+/// but newline and tab, characters that reverse the direction of reading, and Unicode's invisible tags.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
+    let mut clean = String::with_capacity(text.len());
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        if c == '\u{1b}' && chars.peek() == Some(&'[') {
+            // A control sequence ends with a letter or one of @[\]^_`{|}~.
+            chars.next();
+            while chars.next_if(|c| matches!(c, ' '..='?')).is_some() {}
+            chars.next_if(|c| matches!(c, '@'..='~'));
+        } else if matches!(c, '\n' | '\t') || !(c.is_control() || is_deceptive(c)) {
+            clean.push(c);
+        }
+    }
+    clean
+}
+
+/// Whether a character hides text or changes the order in which it is read.
+fn is_deceptive(c: char) -> bool {
+    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]
@@ -108,7 +126,13 @@ mod tests {
     #[test]
     fn a_quote_cannot_drive_the_terminal() {
         let text = Text::from("web#1: ").quote(&"\u{1b}[2Jgone\u{7}".into()).say(" (end)");
-        assert_eq!(text.to_string(), "web#1: [2Jgone (end)");
+        assert_eq!(text.to_string(), "web#1: gone (end)");
         assert_eq!(text.parts().len(), 3);
+    }
+
+    #[test]
+    fn colours_and_hidden_text_go_and_languages_stay() {
+        assert_eq!(printable("\u{1b}[1;31merror\u{1b}[0m:\tعربي 日本"), "error:\tعربي 日本");
+        assert_eq!(printable("a\u{e0041}\u{202e}b\u{1b}"), "ab");
     }
 }

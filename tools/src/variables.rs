@@ -109,8 +109,7 @@ async fn set(call: Call, input: VariableSet) -> Result<VariablesChanged, Problem
         map.into_iter().map(move |(name, value)| (name, value, secret, input.build))
     };
     let all: Vec<_> = of(input.variables, false).chain(of(input.secrets, true)).collect();
-    let changed: Vec<VariableName> = all.iter().map(|(name, ..)| name.clone()).collect();
-    call.context.store.variables().set(&call.principal, &app, all).await?;
+    let changed = call.context.store.variables().set(&call.principal, &app, all).await?;
     applied(&call, &app, changed, input.redeploy).await
 }
 
@@ -174,6 +173,10 @@ async fn applied(
             format!("With {which}, which is under way: deployment_get(deployment=\"{which}\", wait_s=50).");
         return Ok(VariablesChanged { changed, applies, deployment: Some(which) });
     }
+    if changed.is_empty() {
+        let applies = "Nothing changed: they had these values already.".into();
+        return Ok(VariablesChanged { changed, applies, deployment: None });
+    }
     let applies = match (app.environment.live, app.environment.stopped) {
         (None, _) => "With the first deployment.".into(),
         (_, true) => format!("With the next deployment; {name} is stopped, so nothing was redeployed."),
@@ -235,6 +238,9 @@ impl Brief for VariablePage {
 
 impl Brief for VariablesChanged {
     fn brief(&self) -> Text {
+        if self.changed.is_empty() && self.deployment.is_none() {
+            return self.applies.clone().into();
+        }
         let names: Vec<&str> = self.changed.iter().map(VariableName::as_str).collect();
         format!("Changed {}. Applies: {}", names.join(", "), self.applies).into()
     }

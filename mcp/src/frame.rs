@@ -1,0 +1,194 @@
+//! Framing of what strangers wrote, so that a model can tell data from instructions.
+//!
+//! Every answer gets a fresh random marker, which nobody could know when they wrote a log line or a commit
+//! message; text that imitates the brackets is altered, so that a quote cannot end its own frame. Which parts
+//! of an output are quotes is said by the keyword `x-untrusted` in its schema.
+
+use berth_tools::{Part, Text, text::printable};
+use serde_json::Value;
+
+/// The marker of one answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Frame {
+    marker: String,
+}
+
+impl Frame {
+    /// A frame that nobody can foresee.
+    pub(crate) fn new() -> Self {
+        // Without randomness the marker would be known; then the neutralised brackets still hold.
+        let number = getrandom::u32().unwrap_or_default();
+        Self { marker: format!("{:04x}", number & 0xffff) }
+    }
+
+    /// The text between marks.
+    pub(crate) fn quote(&self, text: &str) -> String {
+        let marker = &self.marker;
+        format!("⟦untrusted {marker}⟧{}⟦/untrusted {marker}⟧", neutral(text))
+    }
+
+    /// A brief with its quotes framed.
+    pub(crate) fn text(&self, text: &Text) -> String {
+        let parts = text.parts().iter().map(|part| match part {
+            Part::Own(words) => words.clone(),
+            Part::Quoted(quote) => self.quote(quote),
+        });
+        parts.collect()
+    }
+
+    /// Frames the strings at `places`.
+    pub(crate) fn value(&self, value: &mut Value, places: &Places) {
+        for place in &places.0 {
+            self.at(value, place);
+        }
+    }
+
+    fn at(&self, value: &mut Value, place: &[Step]) {
+        match (place.split_first(), value) {
+            (None, Value::String(text)) => *text = self.quote(text),
+            (Some((Step::Field(name), rest)), Value::Object(map)) => {
+                if let Some(inner) = map.get_mut(name) {
+                    self.at(inner, rest);
+                }
+            }
+            (Some((Step::Each, rest)), Value::Array(items)) => {
+                items.iter_mut().for_each(|v| self.at(v, rest))
+            }
+            (Some((Step::Each, rest)), Value::Object(map)) => map.values_mut().for_each(|v| self.at(v, rest)),
+            _ => {}
+        }
+    }
+}
+
+/// The text without the brackets of frames and without what hides or acts.
+fn neutral(text: &str) -> String {
+    printable(text).replace('⟦', "[[").replace('⟧', "]]")
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Step {
+    Field(String),
+    Each,
+}
+
+/// Where an output holds untrusted text.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Places(Vec<Vec<Step>>);
+
+impl Places {
+    /// Reads them from a schema.
+    pub(crate) fn of(schema: &Value) -> Self {
+        let mut places = Self::default();
+        places.collect(schema, schema, &mut Vec::new(), 0);
+        places
+    }
+
+    /// The same places one level deeper, below `field`.
+    pub(crate) fn below(self, field: &str) -> Self {
+        let deeper = |mut place: Vec<Step>| {
+            place.insert(0, Step::Field(field.to_owned()));
+            place
+        };
+        Self(self.0.into_iter().map(deeper).collect())
+    }
+
+    fn collect(&mut self, root: &Value, schema: &Value, path: &mut Vec<Step>, depth: usize) {
+        /// No output is nested deeper; a schema that refers to itself ends here.
+        const DEEPEST: usize = 12;
+        if depth > DEEPEST {
+            return;
+        }
+        if schema["x-untrusted"] == true {
+            if !self.0.contains(path) {
+                self.0.push(path.clone());
+            }
+            return;
+        }
+        if let Some(reference) = schema["$ref"].as_str().and_then(|r| r.strip_prefix('#')) {
+            if let Some(target) = root.pointer(reference) {
+                self.collect(root, target, path, depth + 1);
+            }
+        }
+        for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+            path.push(Step::Field(name.clone()));
+            self.collect(root, inner, path, depth + 1);
+            path.pop();
+        }
+        for many in [&schema["items"], &schema["additionalProperties"]] {
+            if many.is_object() {
+                path.push(Step::Each);
+                self.collect(root, many, path, depth + 1);
+                path.pop();
+            }
+        }
+        for choices in [&schema["oneOf"], &schema["anyOf"], &schema["allOf"]] {
+            for choice in choices.as_array().into_iter().flatten() {
+                self.collect(root, choice, path, depth + 1);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn frame() -> Frame {
+        Frame { marker: "7f3a".into() }
+    }
+
+    #[test]
+    fn only_what_the_schema_calls_untrusted_is_framed() {
+        let schema = json!({
+            "properties": {
+                "name": { "type": "string" },
+                "message": { "type": "string", "x-untrusted": true },
+                "lines": { "type": "array", "items": { "$ref": "#/$defs/Line" } }
+            },
+            "$defs": { "Line": { "properties": { "text": { "type": "string", "x-untrusted": true } } } }
+        });
+        let mut value = json!({ "name": "a", "message": "b", "lines": [{ "text": "c", "at": "d" }] });
+        frame().value(&mut value, &Places::of(&schema));
+        assert_eq!(
+            value,
+            json!({
+                "name": "a",
+                "message": "⟦untrusted 7f3a⟧b⟦/untrusted 7f3a⟧",
+                "lines": [{ "text": "⟦untrusted 7f3a⟧c⟦/untrusted 7f3a⟧", "at": "d" }]
+            })
+        );
+    }
+
+    #[test]
+    fn a_schema_that_refers_to_itself_ends() {
+        let schema = json!({ "$ref": "#/$defs/A", "$defs": { "A": { "properties": { "a": { "$ref": "#/$defs/A" } } } } });
+        assert_eq!(Places::of(&schema), Places::default());
+    }
+
+    #[test]
+    fn every_place_of_the_registry_is_found() {
+        let registry = berth_tools::registry();
+        for tool in registry.tools() {
+            let marked = tool.output.to_string().contains("x-untrusted");
+            assert_eq!(marked, !Places::of(&tool.output).0.is_empty(), "{}", tool.spec.name);
+        }
+    }
+
+    #[test]
+    fn two_answers_have_two_markers() {
+        let markers: std::collections::HashSet<_> = (0..50).map(|_| Frame::new().marker).collect();
+        assert!(markers.len() > 40, "{markers:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_quote_can_leave_its_frame(text in "(⟦|⟧|/|untrusted| |7f3a|x|\u{1b}){0,20}") {
+            let framed = frame().quote(&text);
+            let inside = framed.strip_prefix("⟦untrusted 7f3a⟧").and_then(|t| t.strip_suffix("⟦/untrusted 7f3a⟧")).unwrap();
+            let escapes = inside.contains(['⟦', '⟧', '\u{1b}']);
+            prop_assert!(!escapes);
+        }
+    }
+}

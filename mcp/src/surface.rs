@@ -1,0 +1,241 @@
+//! Which tools a caller is shown.
+//!
+//! By default the core tier and three tools that reach the rest: a list that fits a model's attention. The
+//! endpoint's URL changes that: `?read_only=1` leaves only readers, `?tools=app_get,event_list` names what is
+//! wanted, `?tools=all` shows everything. What a token's scopes do not allow is never shown. The list depends
+//! on nothing else, so that clients and prompt caches can keep it.
+
+use berth_store::model::Principal;
+use berth_tools::{Hints, Registry, Tier, Tool};
+use rmcp::model::{Tool as McpTool, ToolAnnotations};
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+
+/// Names of the tools that exist on MCP only.
+pub(crate) const SEARCH: &str = "tool_search";
+pub(crate) const READ: &str = "tool_read";
+pub(crate) const WRITE: &str = "tool_write";
+
+/// What the URL asks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct View {
+    read_only: bool,
+    tools: Wanted,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+enum Wanted {
+    #[default]
+    Core,
+    All,
+    Named(Vec<String>),
+}
+
+impl View {
+    /// Reads the URL's query. What it does not know it ignores, as other layers may use it.
+    pub(crate) fn of(query: Option<&str>) -> Self {
+        let mut view = Self::default();
+        for pair in query.unwrap_or_default().split('&') {
+            match pair.split_once('=').unwrap_or((pair, "")) {
+                ("read_only", value) => view.read_only = !matches!(value, "0" | "false"),
+                ("tools", "all") => view.tools = Wanted::All,
+                ("tools", "" | "core") => view.tools = Wanted::Core,
+                ("tools", names) => {
+                    // A comma may come percent-encoded; the names themselves hold nothing to decode.
+                    let names = names.replace("%2C", ",").replace("%2c", ",");
+                    view.tools = Wanted::Named(names.split(',').map(|n| n.trim().to_owned()).collect());
+                }
+                _ => {}
+            }
+        }
+        view
+    }
+
+    /// Whether a tool may be called through this URL, shown or not.
+    pub(crate) fn reaches(&self, tool: &Tool) -> bool {
+        (!self.read_only || tool.spec.hints.read_only)
+            && match &self.tools {
+                Wanted::Core | Wanted::All => true,
+                Wanted::Named(names) => names.iter().any(|n| n == tool.spec.name),
+            }
+    }
+
+    /// Whether a tool stands in the list of this URL.
+    pub(crate) fn shows(&self, tool: &Tool) -> bool {
+        self.reaches(tool) && (self.tools != Wanted::Core || tool.spec.tier == Tier::Core)
+    }
+
+    /// Whether one of the three tools that reach the rest is there.
+    pub(crate) fn shows_gateway(&self, name: &str) -> bool {
+        self.tools == Wanted::Core && (name != WRITE || !self.read_only)
+    }
+}
+
+/// The list for this caller and URL, sorted by name.
+pub(crate) fn list(registry: &Registry, view: &View, principal: &Principal) -> Vec<McpTool> {
+    let shown = registry.tools().iter().filter(|t| view.shows(t) && principal.may(t.spec.scope));
+    let mut tools: Vec<McpTool> = shown.map(describe).collect();
+    tools.extend(gateways().into_iter().filter(|t| view.shows_gateway(&t.name)));
+    tools.sort_by(|a, b| a.name.cmp(&b.name));
+    tools
+}
+
+fn describe(tool: &Tool) -> McpTool {
+    let spec = tool.spec;
+    McpTool::new(spec.name, spec.description, object(tool.input.clone()))
+        .with_title(spec.title)
+        .with_raw_output_schema(object(outline(&tool.output)))
+        .with_annotations(annotations(spec.hints))
+}
+
+fn object(schema: Value) -> Arc<Map<String, Value>> {
+    match schema {
+        Value::Object(map) => Arc::new(map),
+        _ => Arc::default(),
+    }
+}
+
+fn annotations(hints: Hints) -> ToolAnnotations {
+    ToolAnnotations::new()
+        .read_only(hints.read_only)
+        .destructive(hints.destructive)
+        .idempotent(hints.idempotent)
+        .open_world(hints.open_world)
+}
+
+/// The top level of an output's schema: names and types. The whole would take two thirds of the list's budget
+/// and tell a model little that the answer does not; it is in `schemas/tools/`. Nothing is required, because
+/// a problem answers in place of the output.
+fn outline(output: &Value) -> Value {
+    let fields = output["properties"].as_object().into_iter().flatten();
+    let fields: Map<String, Value> =
+        fields.map(|(name, schema)| (name.clone(), kind(output, schema, true))).collect();
+    json!({ "type": "object", "properties": fields })
+}
+
+fn kind(root: &Value, schema: &Value, items: bool) -> Value {
+    if let Some(target) = schema["$ref"].as_str().and_then(|r| root.pointer(r.strip_prefix('#')?)) {
+        return kind(root, target, items);
+    }
+    match schema["type"].as_str() {
+        Some("array") if items => json!({ "type": "array", "items": kind(root, &schema["items"], false) }),
+        Some(kind) => json!({ "type": kind }),
+        None if schema["oneOf"].is_array() || schema["properties"].is_object() => json!({ "type": "object" }),
+        None => json!({}),
+    }
+}
+
+/// The tools that reach those which are not in the list.
+fn gateways() -> [McpTool; 3] {
+    let call = |what: &str| {
+        object(json!({
+            "type": "object",
+            "properties": {
+                "name": { "type": "string", "description": format!("Name of {what}, as tool_search returned it.") },
+                "arguments": { "type": "object", "description": "Its input, as its schema in tool_search says." }
+            },
+            "required": ["name"],
+            "additionalProperties": false
+        }))
+    };
+    [
+        McpTool::new(
+            SEARCH,
+            "Find tools that are not in this list: projects, access tokens, the event log (what happened, who did it), deleting or revealing variables, freeing disk space. Returns name, description and input schema of the best matches.",
+            object(json!({
+                "type": "object",
+                "properties": {
+                    "query": { "type": "string", "description": "What you want to do, in a few words." },
+                    "limit": { "type": "integer", "minimum": 1, "maximum": 10, "description": "At most this many. Default 4." }
+                },
+                "required": ["query"],
+                "additionalProperties": false
+            })),
+        )
+        .with_title("Find more tools")
+        .with_raw_output_schema(object(json!({ "type": "object", "properties": { "tools": { "type": "array", "items": { "type": "object" } } } })))
+        .with_annotations(annotations(Hints::READ)),
+        McpTool::new(READ, "Call a tool that only reads, found with tool_search.", call("a reading tool"))
+            .with_title("Call a reading tool")
+            .with_annotations(annotations(Hints::READ)),
+        McpTool::new(
+            WRITE,
+            "Call a tool that changes or destroys something, found with tool_search. Destructive ones take dry_run and want confirm.",
+            call("a tool that changes something"),
+        )
+        .with_title("Call a changing tool")
+        .with_annotations(annotations(Hints { read_only: false, destructive: true, idempotent: false, open_world: true })),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use berth_schemas::Scope;
+    use berth_store::model::Visible;
+
+    fn principal(scopes: &[Scope]) -> Principal {
+        Principal { name: "test".into(), scopes: scopes.to_vec(), visible: Visible::All }
+    }
+
+    fn names(query: &str, scopes: &[Scope]) -> Vec<String> {
+        let registry = berth_tools::registry();
+        let list = list(&registry, &View::of(Some(query)), &principal(scopes));
+        list.iter().map(|t| t.name.to_string()).collect()
+    }
+
+    #[test]
+    fn the_default_list_is_the_core_tier_and_three_gateways() {
+        let names = names("", &[Scope::Admin]);
+        assert_eq!(names.len(), 25, "{names:?}");
+        assert!(names.is_sorted());
+        for there in ["deployment_create", SEARCH, READ, WRITE] {
+            assert!(names.iter().any(|n| n == there), "{there}");
+        }
+        assert!(!names.iter().any(|n| n == "token_create"));
+    }
+
+    #[test]
+    fn the_url_narrows_and_widens_the_list() {
+        let readers = names("read_only=1", &[Scope::Admin]);
+        assert!(
+            readers.iter().any(|n| n == READ) && !readers.iter().any(|n| n == WRITE || n == "app_delete")
+        );
+        assert_eq!(names("tools=event_list,app_get,nonsense", &[Scope::Admin]), ["app_get", "event_list"]);
+        assert_eq!(names("tools=event_list%2Capp_delete&read_only=1", &[Scope::Admin]), ["event_list"]);
+        assert_eq!(names("tools=all", &[Scope::Admin]).len(), berth_tools::registry().tools().len());
+    }
+
+    #[test]
+    fn a_token_sees_what_it_may_do() {
+        let reader = names("tools=all", &[Scope::Read]);
+        assert!(reader.contains(&"app_get".into()));
+        for hidden in ["app_create", "deployment_create", "variable_reveal", "token_list"] {
+            assert!(!reader.iter().any(|n| n == hidden), "{hidden}");
+        }
+    }
+
+    #[test]
+    fn a_problem_agrees_with_every_outline() {
+        // Clients check structured content against the schema also when it is an error.
+        let registry = berth_tools::registry();
+        for tool in registry.tools() {
+            let outline = outline(&tool.output);
+            assert_eq!(outline.get("required"), None);
+            let problem = &outline["properties"]["problem"];
+            assert!(problem.is_null() || problem["type"] == "object", "{}", tool.spec.name);
+        }
+    }
+
+    /// What a client puts before a model costs attention and money with every message. 4.1 bytes a token is
+    /// what two public tokenizers make of this JSON.
+    #[test]
+    fn the_list_fits_its_budget() {
+        let list = list(&berth_tools::registry(), &View::default(), &principal(&[Scope::Admin]));
+        let bytes = serde_json::to_string(&list).unwrap().len();
+        let tokens = bytes * 10 / 41;
+        println!("{} tools, {bytes} bytes, about {tokens} tokens", list.len());
+        assert!(tokens <= 8_000, "{tokens} tokens in {} tools", list.len());
+        assert!(list.len() <= 25);
+    }
+}
