@@ -51,7 +51,7 @@ defaults() {
   VERSION='' DOMAIN='' DATA_DIR='' PREFIX='' BINARY='' BIND='' TLS_CERT='' TLS_KEY=''
   BASE_URL=${BERTH_BASE_URL:-}
   RELEASES=https://github.com/berth-dev/berth/releases
-  HTTP_PORT='' HTTPS_PORT='' CONTROL_PORT=7700
+  HTTP_PORT='' HTTPS_PORT='' CONTROL_PORT=''
   WANT_DOCKER=1 WANT_START=0 DRY_RUN=0 PURGE=0 TRY_ACTION=run PROFILE=dev
   # Seconds to wait for the daemon's first answer: a start takes well under one, a migration may take more.
   WAIT_S=${BERTH_INSTALL_WAIT_S:-60}
@@ -281,8 +281,14 @@ docker_ready() {
     warn "Docker is there, but $(id -un) may not use it: run this as root, or let an administrator add you to the group docker"
     return 1
   fi
-  if ! docker_installed; then apt_install docker.io iptables; fi
-  docker_wait 10 && say "Docker Engine $(docker_version) installed and running" && return 0
+  if ! docker_installed; then
+    apt_install docker.io iptables
+    # Where systemd runs, the package starts it.
+    if systemd_runs && docker_wait 15; then
+      say "Docker Engine $(docker_version) is installed and runs"
+      return 0
+    fi
+  fi
   if systemd_runs; then
     say "starting Docker: systemctl start docker"
     as_root systemctl start docker || true
@@ -302,8 +308,7 @@ docker_ready() {
 docker_wait() {
   left=$(($1 * 2))
   while [ "$left" -gt 0 ]; do
-    docker_answers && return 0
-    [ -e "$(docker_socket)" ] || [ "$left" -gt 2 ] || return 1
+    if docker_answers; then return 0; fi
     sleep 0.5
     left=$((left - 1))
   done
@@ -327,12 +332,18 @@ start_dockerd() { # LOG
 # healthy URL: the daemon answers.
 healthy() { curl --noproxy '*' --silent --fail --output /dev/null --max-time 3 "$1/healthz"; }
 
+# In braces, so that a process that is gone is no message.
+command_line() { { tr '\0' ' ' <"/proc/$1/cmdline"; } 2>/dev/null; }
+
 # Is the process in the pid file $1 one of ours? Prints its pid.
 running_pid() {
   [ -s "$1" ] || return 1
   pid=$(tr -dc '0-9' <"$1")
-  [ -n "$pid" ] && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -q 'berth.* serve' && printf '%s' "$pid"
+  [ -n "$pid" ] && command_line "$pid" | grep -q 'berth.* serve' && printf '%s' "$pid"
 }
+
+# Has the process in the pid file $1 ended? One that was just started need not be the daemon yet; a zombie is gone.
+ended() { [ -z "$(command_line "$(tr -dc '0-9' <"$1")")" ]; }
 
 # stop_pid FILE: asks the daemon to leave and waits out its drain (30 s by default) before it insists.
 stop_pid() {
@@ -356,7 +367,7 @@ wait_healthy() {
       HTTP_URL=$(json_field "$1/daemon.json" http_url)
       return 0
     fi
-    if [ -n "${2:-}" ] && ! running_pid "$2" >/dev/null; then return 1; fi
+    if [ -n "${2:-}" ] && ended "$2"; then return 1; fi
     sleep 0.2
     left=$((left - 1))
   done
@@ -481,9 +492,10 @@ try_start() {
   step "Starting Berth"
   cp "$BINARY" "$DATA/berth.new" && chmod 755 "$DATA/berth.new" && mv -f "$DATA/berth.new" "$DATA/berth"
   rm -f "$DATA/data/daemon.json"
-  control=$(free_port "$CONTROL_PORT") http=$(free_port "${HTTP_PORT:-8080}")
+  CONTROL_PORT=${CONTROL_PORT:-7700} HTTP_PORT=${HTTP_PORT:-8080}
+  control=$(free_port "$CONTROL_PORT") http=$(free_port "$HTTP_PORT")
   [ "$control" = "$CONTROL_PORT" ] || say "port $CONTROL_PORT is taken by $(port_holder "$CONTROL_PORT"): control listens on $control"
-  [ "$http" = "${HTTP_PORT:-8080}" ] || say "port ${HTTP_PORT:-8080} is taken by $(port_holder "${HTTP_PORT:-8080}"): apps are served on $http"
+  [ "$http" = "$HTTP_PORT" ] || say "port $HTTP_PORT is taken by $(port_holder "$HTTP_PORT"): apps are served on $http"
   # A settings file of its own, so that one in /etc is not read here.
   [ -e "$DATA/berth.toml" ] || echo "# Settings of this trial; 'berth config' lists what there is." >"$DATA/berth.toml"
   setsid "$DATA/berth" serve --config "$DATA/berth.toml" --data-dir "$DATA/data" --http-addr "127.0.0.1:$http" \
@@ -492,7 +504,7 @@ try_start() {
   wait_healthy "$DATA/data" "$PID_FILE" || {
     tail -n 20 "$LOG" >&2 || true
     stop_pid "$PID_FILE"
-    die "the daemon did not answer within $WAIT_S s" "The end of its log is above; all of it is in $LOG."
+    die "the daemon ended, or did not answer within $WAIT_S s" "The end of its log is above; all of it is in $LOG."
   }
   say "control at $CONTROL_URL, apps at $HTTP_URL"
 }
@@ -584,6 +596,14 @@ install_paths() {
   LOG=$PREFIX/var/log/berth.log
   TOKEN_FILE=$DATA/first-token
   NEW_BIN=''
+  # Settings that are there are kept, so they also say which ports matter.
+  if [ -e "$CONFIG" ] && [ -n "$HTTP_PORT$HTTPS_PORT$CONTROL_PORT$DOMAIN$BIND$TLS_CERT" ] && [ "$MODE" = install ]; then
+    caution "$CONFIG is kept as it is: change ports, addresses and domain there, then restart Berth."
+  fi
+  HTTP_PORT=$(setting_port http_addr "${HTTP_PORT:-80}")
+  HTTPS_PORT=$(setting_port https_addr "${HTTPS_PORT:-443}")
+  CONTROL_PORT=$(setting_port control_addr "${CONTROL_PORT:-7700}")
+  DOMAIN=$(setting base_domain "$DOMAIN")
   if systemd_runs; then
     SERVICE=systemd
   elif [ "$WANT_START" = 1 ] || running_pid "$PID_FILE" >/dev/null; then
@@ -591,6 +611,16 @@ install_paths() {
   else
     SERVICE=none
   fi
+}
+
+# setting KEY OTHERWISE: what the settings file says; OTHERWISE where there is no such file or line.
+setting() {
+  value=$(sed -n "s/^$1[[:space:]]*=[[:space:]]*\"\([^\"]*\)\".*/\1/p" "$CONFIG" 2>/dev/null | head -n 1)
+  if [ -e "$CONFIG" ] && [ -n "$value" ]; then printf '%s' "$value"; else printf '%s' "$2"; fi
+}
+setting_port() {
+  value=$(setting "$1" ":$2")
+  printf '%s' "${value##*:}"
 }
 
 install_mode() {
@@ -612,6 +642,9 @@ install_mode() {
   fi
   download_release
   PREVIOUS=$(version_of "$BIN")
+  # A first install that did not get to its end is still the first.
+  FIRST=1
+  [ ! -e "$SHARE/archive.sha256" ] || FIRST=0
   make_account
   write_config
   activate
@@ -640,10 +673,11 @@ check_machine() {
   if [ -z "$PREFIX" ] && ! am_root; then
     block "this is run by $(id -un), and installing needs root: put sudo before it ('curl ... | sudo sh')."
   fi
-  if ! have curl && ! { am_root && have apt-get; }; then block "curl is missing: apt-get install curl."; fi
-  check_port "${HTTP_PORT:-80}" http block
+  # An install brings it; a dry run brings nothing.
+  if ! have curl && { [ "$DRY_RUN" = 1 ] || ! am_root || ! have apt-get; }; then block "curl is missing: apt-get install curl."; fi
+  check_port "$HTTP_PORT" http block
   # Without a certificate nothing listens there yet.
-  if [ -n "$TLS_CERT" ]; then check_port "${HTTPS_PORT:-443}" https block; else check_port "${HTTPS_PORT:-443}" https caution; fi
+  if [ -n "$TLS_CERT$(setting https_addr '')" ]; then check_port "$HTTPS_PORT" https block; else check_port "$HTTPS_PORT" https caution; fi
   check_port "$CONTROL_PORT" control block
   check_memory
   check_disk
@@ -656,6 +690,8 @@ check_port() { # PORT WHAT-FOR block|caution
     return 0
   fi
   own=$(running_pid "$PID_FILE" || { systemd_runs && systemctl show -p MainPID --value berth 2>/dev/null; } || true)
+  # Some containers hide even from root who listens; then these are the ports in the settings of what runs.
+  if [ "$holder" = "another program" ] && [ "${own:-0}" != 0 ] && [ -e "$CONFIG" ]; then holder="berth (pid $own)"; fi
   case $holder in
     *"(pid ${own:-none})") say "port $1 is Berth's own ($2)" ;;
     *) "$3" "port $1 is taken by $holder: stop that, or choose another with --$2-port." ;;
@@ -831,9 +867,9 @@ write_config() {
   {
     echo "# Berth's settings. 'berth config' shows every one, and where its value comes from."
     printf 'data_dir = "%s"\n' "$DATA"
-    printf 'http_addr = "%s"\n' "$(listen_address "${HTTP_PORT:-80}")"
+    printf 'http_addr = "%s"\n' "$(listen_address "$HTTP_PORT")"
     if [ -n "$TLS_CERT" ]; then
-      printf 'https_addr = "%s"\ntls_cert = "%s"\ntls_key = "%s"\n' "$(listen_address "${HTTPS_PORT:-443}")" "$TLS_CERT" "$TLS_KEY"
+      printf 'https_addr = "%s"\ntls_cert = "%s"\ntls_key = "%s"\n' "$(listen_address "$HTTPS_PORT")" "$TLS_CERT" "$TLS_KEY"
     fi
     printf 'control_addr = "127.0.0.1:%s"\n' "$CONTROL_PORT"
     if [ -n "$DOMAIN" ]; then printf 'base_domain = "%s"\n' "$DOMAIN"; else echo '# base_domain = "apps.example.org"'; fi
@@ -930,7 +966,7 @@ roll_back() {
   show_log
   stop_service
   if [ -z "$PREVIOUS" ] || [ ! -e "$BIN.previous" ]; then daemon_failed; fi
-  warn "version $VERSION did not answer within $WAIT_S s: putting $PREVIOUS back"
+  warn "version $VERSION ended, or did not answer within $WAIT_S s: putting $PREVIOUS back"
   cp -p "$BIN.previous" "$BIN.restored" && mv -f "$BIN.restored" "$BIN"
   if [ -e "$TEMP/unit.previous" ]; then cp -p "$TEMP/unit.previous" "$UNIT"; fi
   if [ -d "$DATA/before-upgrade" ]; then
@@ -946,7 +982,7 @@ roll_back() {
 }
 
 daemon_failed() {
-  die "the daemon did not answer within $WAIT_S s" "Its log: $(log_place). The program stays installed; run this again when the cause is mended."
+  die "the daemon ended, or did not answer within $WAIT_S s" "Its log: $(log_place). The program stays installed; run this again when the cause is mended."
 }
 
 log_place() { if [ "$SERVICE" = systemd ]; then printf 'journalctl -u berth'; else printf '%s' "$LOG"; fi; }
@@ -1005,12 +1041,14 @@ finish_install() {
     step "Berth $VERSION runs"
     tell_addresses
   fi
-  if [ -n "$PREVIOUS" ]; then summary upgraded; else summary installed; fi
+  if [ "$FIRST" = 1 ]; then summary installed; else summary upgraded; fi
 }
 
 tell_addresses() {
-  say "apps     ${HTTP_URL:-} at <app>.${DOMAIN:-<your base domain>}"
-  if [ -z "$DOMAIN$PREVIOUS" ]; then
+  port=:$HTTP_PORT
+  [ "$port" != :80 ] || port=''
+  say "apps     http://<app>.${DOMAIN:-localhost}$port"
+  if [ -z "$DOMAIN" ]; then
     say "         no --domain was given: set base_domain in $CONFIG, point *.that-domain at this machine, restart"
   fi
   control_port=${CONTROL_URL##*:}
