@@ -1,0 +1,64 @@
+//! What every handler shares, and the few things it asks of the store by itself.
+
+use std::sync::Arc;
+
+use berth_schemas::Problem;
+use berth_store::model::{Principal, UploadRow};
+use berth_tools::{Context, Registry};
+use tokio_util::sync::CancellationToken;
+
+use super::{host::AllowedHosts, throttle::Throttle};
+
+/// Limits of uploads, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Largest upload.
+    pub upload_max: u64,
+    /// What must stay free on the data directory's disk.
+    pub min_free_disk: u64,
+}
+
+/// The control plane's state.
+pub struct Control {
+    /// Every capability.
+    pub registry: Arc<Registry>,
+    /// What tool bodies work with.
+    pub context: Arc<Context>,
+    /// Names it answers to.
+    pub hosts: AllowedHosts,
+    /// Limits of uploads.
+    pub limits: Limits,
+    /// Failed authentication by address.
+    pub throttle: Throttle,
+    /// Cancelled when the daemon stops.
+    pub shutdown: CancellationToken,
+}
+
+/// The state as handlers hold it.
+pub type Shared = Arc<Control>;
+
+impl Control {
+    /// The principal of a token, if it is valid.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn authenticate(&self, token: &str) -> Result<Option<Principal>, Problem> {
+        Ok(self.context.store.authenticate(token).await?)
+    }
+
+    /// Records an upload whose file is safely on disk.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn record_upload(&self, upload: UploadRow) -> Result<(), Problem> {
+        Ok(self.context.store.record_upload(upload).await?)
+    }
+
+    /// Asks the store for a sign of life.
+    ///
+    /// # Errors
+    /// When it gives none.
+    pub async fn store_answers(&self) -> Result<(), Problem> {
+        Ok(self.context.store.ping().await?)
+    }
+}
