@@ -1,7 +1,10 @@
 //! Tells the service manager that the daemon is ready or stopping, as `sd_notify(3)` describes: one datagram to
 //! the socket named by `NOTIFY_SOCKET`. Nothing happens where there is none.
 
-use std::os::{linux::net::SocketAddrExt as _, unix::net::{SocketAddr, UnixDatagram}};
+use std::os::{
+    linux::net::SocketAddrExt as _,
+    unix::net::{SocketAddr, UnixDatagram},
+};
 
 /// Sends one state, such as `READY=1`.
 pub fn tell(state: &str) {

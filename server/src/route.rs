@@ -125,7 +125,8 @@ mod tests {
     #[test]
     fn readers_put_fields_into_path_and_query() {
         let spec = spec(Method::Get, "/v1/deployments/{deployment}/log");
-        let got = request(&spec, object(json!({ "deployment": "web#42", "limit": 5, "contains": "a b&c" }))).unwrap();
+        let got = request(&spec, object(json!({ "deployment": "web#42", "limit": 5, "contains": "a b&c" })))
+            .unwrap();
         assert_eq!(got.target, "/v1/deployments/web%2342/log?contains=a%20b%26c&limit=5");
         assert_eq!(got.body, None);
     }

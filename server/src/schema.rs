@@ -35,12 +35,9 @@ pub struct Field {
     pub required: bool,
 }
 
-/// The fields of a tool's input, the required ones first, else in the order of the schema.
+/// The fields of a tool's input, the required ones first in the order of their type.
 #[must_use]
 pub fn fields(root: &Value) -> Vec<Field> {
-    let required = |name: &str| {
-        root.get("required").and_then(Value::as_array).is_some_and(|r| r.iter().any(|v| v == name))
-    };
     let Some(properties) = root.get("properties").and_then(Value::as_object) else { return Vec::new() };
     let mut fields: Vec<Field> = properties
         .iter()
@@ -48,11 +45,19 @@ pub fn fields(root: &Value) -> Vec<Field> {
             name: name.clone(),
             shape: shape(schema, root),
             description: description(schema, root),
-            required: required(name),
+            required: rank(root, name) != usize::MAX,
         })
         .collect();
-    fields.sort_by_key(|f| !f.required);
+    fields.sort_by_key(|f| rank(root, &f.name));
     fields
+}
+
+/// Where a field stands among those that are always there, which schemas list in the order of their type;
+/// optional ones come after.
+#[must_use]
+pub fn rank(schema: &Value, name: &str) -> usize {
+    let required = schema.get("required").and_then(Value::as_array);
+    required.and_then(|r| r.iter().position(|v| v == name)).unwrap_or(usize::MAX)
 }
 
 /// The properties of a field that is an object with known fields, such as settings.
@@ -87,7 +92,8 @@ pub fn shape(schema: &Value, root: &Value) -> Shape {
 /// What a map's values hold: said by `additionalProperties`, or by `patternProperties` where the keys have a
 /// grammar.
 fn map_values(schema: &Value, root: &Value) -> Shape {
-    let by_pattern = schema.get("patternProperties").and_then(Value::as_object).and_then(|p| p.values().next());
+    let by_pattern =
+        schema.get("patternProperties").and_then(Value::as_object).and_then(|p| p.values().next());
     match by_pattern.or_else(|| schema.get("additionalProperties").filter(|a| a.is_object())) {
         Some(values) => Shape::Map(Box::new(shape(values, root))),
         None => Shape::Json,
@@ -119,7 +125,9 @@ fn words(schema: &Value) -> Vec<String> {
 pub fn follow<'a>(mut schema: &'a Value, root: &'a Value) -> &'a Value {
     for _ in 0..8 {
         let Some(target) = schema.get("$ref").and_then(Value::as_str) else { break };
-        let Some(found) = target.strip_prefix("#/").and_then(|p| root.pointer(&format!("/{p}"))) else { break };
+        let Some(found) = target.strip_prefix("#/").and_then(|p| root.pointer(&format!("/{p}"))) else {
+            break;
+        };
         schema = found;
     }
     schema
@@ -155,9 +163,12 @@ impl Shape {
                 "false" | "0" => Ok(Value::Bool(false)),
                 _ => Err(format!("{text:?} is neither true nor false")),
             },
-            Self::List(items) => {
-                text.split(',').filter(|t| !t.is_empty()).map(|t| items.parse(t)).collect::<Result<_, _>>().map(Value::Array)
-            }
+            Self::List(items) => text
+                .split(',')
+                .filter(|t| !t.is_empty())
+                .map(|t| items.parse(t))
+                .collect::<Result<_, _>>()
+                .map(Value::Array),
             Self::Map(_) | Self::Json => {
                 serde_json::from_str(text).map_err(|e| format!("{text:?} is not JSON: {e}"))
             }
@@ -198,7 +209,11 @@ mod tests {
     }
 
     fn input() -> Value {
-        SchemaSettings::draft2020_12().for_deserialize().into_generator().into_root_schema_for::<Input>().into()
+        SchemaSettings::draft2020_12()
+            .for_deserialize()
+            .into_generator()
+            .into_root_schema_for::<Input>()
+            .into()
     }
 
     #[test]
@@ -208,7 +223,9 @@ mod tests {
         let shape = |name: &str| fields(&root).into_iter().find(|f| f.name == name).map(|f| f.shape).unwrap();
         assert_eq!(shape("app"), Shape::Text(vec![]));
         assert_eq!(shape("limit"), Shape::Integer);
-        assert!(matches!(shape("scopes"), Shape::List(s) if matches!(&*s, Shape::Text(w) if w.contains(&"deploy".into()))));
+        assert!(
+            matches!(shape("scopes"), Shape::List(s) if matches!(&*s, Shape::Text(w) if w.contains(&"deploy".into())))
+        );
         assert_eq!(shape("variables"), Shape::Map(Box::new(Shape::Text(vec![]))));
         assert_eq!(shape("settings"), Shape::Json);
         assert!(nested(&root, "settings").unwrap().contains_key("health_path"));

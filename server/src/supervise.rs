@@ -59,7 +59,13 @@ impl Supervisor {
     {
         let (shutdown, failed) = (self.shutdown.clone(), self.failed.clone());
         self.tasks.spawn(async move {
-            ended(name, Rule::Essential, std::panic::AssertUnwindSafe(task).catch_unwind().await, &shutdown, &failed);
+            ended(
+                name,
+                Rule::Essential,
+                std::panic::AssertUnwindSafe(task).catch_unwind().await,
+                &shutdown,
+                &failed,
+            );
             name
         });
     }

@@ -147,7 +147,8 @@ impl Client {
             .header(header::CONTENT_LENGTH, bytes)
             .body(reqwest::Body::wrap_stream(archive));
         let answer = json(self.send(request).await?).await?;
-        serde_json::from_value(answer).map_err(|e| Failure::local(format!("the daemon's answer is not understood: {e}")))
+        serde_json::from_value(answer)
+            .map_err(|e| Failure::local(format!("the daemon's answer is not understood: {e}")))
     }
 
     /// A request to any path of the daemon, with the token.
@@ -190,8 +191,11 @@ impl Client {
                 problem.hint(format!("Log in first: berth login {}", self.target.url)).into()
             }
             Ok(problem) => problem.into(),
-            Err(_) => Failure::local(format!("{} answered {status}, and not as a Berth daemon does", self.target.url))
-                .hint("Check the URL; `berth login URL` stores another one."),
+            Err(_) => Failure::local(format!(
+                "{} answered {status}, and not as a Berth daemon does",
+                self.target.url
+            ))
+            .hint("Check the URL; `berth login URL` stores another one."),
         }
     }
 
@@ -227,7 +231,12 @@ fn events(response: Response) -> impl Stream<Item = Result<Event, Failure>> {
             match chunks.next().await? {
                 Ok(bytes) => match parser.feed(&bytes) {
                     Some(events) => ready.extend(events),
-                    None => return Some((Err(broken("the daemon's event is too large".into())), (chunks, parser, ready))),
+                    None => {
+                        return Some((
+                            Err(broken("the daemon's event is too large".into())),
+                            (chunks, parser, ready),
+                        ));
+                    }
                 },
                 Err(e) => {
                     let text = format!("the connection to the daemon broke: {}", root_cause(&e));
@@ -239,7 +248,10 @@ fn events(response: Response) -> impl Stream<Item = Result<Event, Failure>> {
 }
 
 async fn json(response: Response) -> Result<Value, Failure> {
-    response.json().await.map_err(|e| Failure::local(format!("the daemon's answer is not JSON: {}", root_cause(&e))))
+    response
+        .json()
+        .await
+        .map_err(|e| Failure::local(format!("the daemon's answer is not JSON: {}", root_cause(&e))))
 }
 
 fn root_cause(error: &dyn std::error::Error) -> String {
@@ -251,7 +263,8 @@ fn root_cause(error: &dyn std::error::Error) -> String {
 }
 
 fn is_local(url: &str) -> bool {
-    let host = url.parse::<reqwest::Url>().ok().and_then(|u| u.host_str().map(str::to_owned)).unwrap_or_default();
+    let host =
+        url.parse::<reqwest::Url>().ok().and_then(|u| u.host_str().map(str::to_owned)).unwrap_or_default();
     host == "localhost" || host.starts_with("127.") || host == "[::1]"
 }
 

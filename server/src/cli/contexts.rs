@@ -95,7 +95,9 @@ mod tests {
         let path = dir.path().join("berth/config.toml");
         let mut contexts = Contexts::load(&path).unwrap();
         contexts.current = Some("home".into());
-        contexts.contexts.insert("home".into(), Login { url: "http://127.0.0.1:7700".into(), token: "t".into() });
+        contexts
+            .contexts
+            .insert("home".into(), Login { url: "http://127.0.0.1:7700".into(), token: "t".into() });
         contexts.save(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(Contexts::load(&path).unwrap().contexts["home"].token, "t");

@@ -24,7 +24,9 @@ pub fn command() -> Command {
     let text = |name: &'static str, value: &'static str, help: &'static str| {
         Arg::new(name).long(name).value_name(value).help(help)
     };
-    let switch = |name: &'static str, help: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue).help(help);
+    let switch = |name: &'static str, help: &'static str| {
+        Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+    };
     Command::new("deploy")
         .about("Deploy a folder, a git repository or an image, and follow it until it is live")
         .arg(Arg::new("dir").value_name("DIR").help("The folder. Default: this one"))
@@ -59,9 +61,13 @@ pub fn run(session: &Session, matches: &ArgMatches) -> Result<ExitCode, Failure>
     input.insert("app".into(), app.to_string().into());
     input.insert("create_app".into(), true.into());
     input.insert("idempotency_key".into(), uuid::Uuid::new_v4().to_string().into());
-    for (flag, field) in
-        [("git", "git_url"), ("ref", "git_ref"), ("image", "image"), ("project", "project"), ("message", "message")]
-    {
+    for (flag, field) in [
+        ("git", "git_url"),
+        ("ref", "git_ref"),
+        ("image", "image"),
+        ("project", "project"),
+        ("message", "message"),
+    ] {
         if let Some(value) = text(flag) {
             input.insert(field.into(), value.into());
         }
@@ -98,7 +104,8 @@ pub async fn upload_folder(client: &Client, dir: &Path, quiet: bool) -> Result<U
         anstream::eprintln!("{h}packed{h:#} {files} files, {}", term::bytes(bytes), h = term::HINT);
     }
     let bar = bar(bytes, quiet);
-    let archive = counted(ReaderStream::with_capacity(tokio::fs::File::from_std(archive), 256 << 10), bar.clone());
+    let archive =
+        counted(ReaderStream::with_capacity(tokio::fs::File::from_std(archive), 256 << 10), bar.clone());
     let uploaded = client.upload(bytes, archive).await;
     bar.finish_and_clear();
     uploaded

@@ -5,7 +5,9 @@ use std::process::ExitCode;
 use clap::{Arg, ArgMatches, Command};
 use clap_complete::Shell;
 
-use super::{Session, deploy, failure::Failure, login, logs, manifest, mcp, open, rollback, serve, tool, tree};
+use super::{
+    Session, deploy, failure::Failure, login, logs, manifest, mcp, open, rollback, serve, tool, tree,
+};
 
 type Outcome = Result<ExitCode, Failure>;
 
@@ -58,7 +60,12 @@ pub fn run(name: &str, session: &Session, matches: &ArgMatches) -> Option<Outcom
 #[expect(clippy::unnecessary_wraps, reason = "the shape of every command")]
 fn completions(session: &Session, matches: &ArgMatches) -> Outcome {
     if let Some(shell) = matches.get_one::<Shell>("shell") {
-        clap_complete::generate(*shell, &mut tree::command(&session.registry), "berth", &mut std::io::stdout());
+        clap_complete::generate(
+            *shell,
+            &mut tree::command(&session.registry),
+            "berth",
+            &mut std::io::stdout(),
+        );
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -82,10 +82,21 @@ impl Failure {
     fn as_problem(&self) -> Option<Problem> {
         match self {
             Self::Problem(problem) => Some((**problem).clone()),
-            Self::Local { text, hint } => Some(Problem { hint: hint.clone(), ..Problem::new(Code::Internal, text) }),
+            Self::Local { text, hint } => {
+                Some(Problem { hint: hint.clone(), ..Problem::new(Code::Internal, text) })
+            }
             Self::Usage(text) => Some(Problem::new(Code::InvalidInput, text)),
             Self::Unreachable { text, hint } => Some(Problem::new(Code::Unavailable, text).hint(hint)),
             Self::Said => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.as_problem() {
+            Some(problem) => problem.fmt(f),
+            None => f.write_str("failed"),
         }
     }
 }
@@ -122,6 +133,11 @@ pub fn print_problem(problem: &Problem) {
     say(&problem.detail, problem.hint.as_deref());
     let in_hint = |c: &String| problem.hint.as_ref().is_some_and(|h| h.contains(c.as_str()));
     if !problem.candidates.is_empty() && !problem.candidates.iter().all(in_hint) {
-        anstream::eprintln!("{}known:{:#} {}", term::HINT, term::HINT, term::safe(&problem.candidates.join(", ")));
+        anstream::eprintln!(
+            "{}known:{:#} {}",
+            term::HINT,
+            term::HINT,
+            term::safe(&problem.candidates.join(", "))
+        );
     }
 }

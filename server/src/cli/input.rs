@@ -21,11 +21,13 @@ pub fn from_matches(tool: &Tool, matches: &ArgMatches) -> Result<Map<String, Val
         let value = value(tool, &field, &texts).map_err(|e| wrong(&field.name, &e))?;
         input.insert(field.name, value);
     }
-    if let (Some(map), Some(pairs)) = (tree::trailing(tool), matches.get_many::<String>(tree::TRAILING)) {
-        let pairs: Vec<&str> = pairs.map(String::as_str).collect();
+    if let Some(map) = tree::trailing(tool) {
+        let pairs: Vec<&str> =
+            matches.get_many::<String>(tree::TRAILING).into_iter().flatten().map(String::as_str).collect();
         let more = object(&pairs, |_| Some(Shape::Text(Vec::new()))).map_err(|e| wrong(&map.name, &e))?;
         if !more.is_empty()
-            && let Some(have) = input.entry(map.name).or_insert_with(|| Value::Object(Map::new())).as_object_mut()
+            && let Some(have) =
+                input.entry(map.name).or_insert_with(|| Value::Object(Map::new())).as_object_mut()
         {
             have.extend(more);
         }
@@ -91,7 +93,9 @@ fn from_file(path: &str, shape_of: &impl Fn(&str) -> Option<Shape>) -> Result<Ma
         return json_object(&text);
     }
     let lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
-    lines.map(|line| pair(unquoted(line.strip_prefix("export ").unwrap_or(line)).as_str(), shape_of)).collect()
+    lines
+        .map(|line| pair(unquoted(line.strip_prefix("export ").unwrap_or(line)).as_str(), shape_of))
+        .collect()
 }
 
 /// `KEY="some value"` without its quotes.

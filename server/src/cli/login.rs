@@ -21,8 +21,18 @@ pub fn command() -> Command {
     Command::new("login")
         .about("Check and store a token for a daemon")
         .arg(Arg::new("to").value_name("URL").help("URL of the daemon. Default: the one on this machine"))
-        .arg(Arg::new("name").long("name").value_name("NAME").help("Name to store it under. Default: the host"))
-        .arg(Arg::new("token-stdin").long("token-stdin").action(ArgAction::SetTrue).help("Read the token from standard input"))
+        .arg(
+            Arg::new("name")
+                .long("name")
+                .value_name("NAME")
+                .help("Name to store it under. Default: the host"),
+        )
+        .arg(
+            Arg::new("token-stdin")
+                .long("token-stdin")
+                .action(ArgAction::SetTrue)
+                .help("Read the token from standard input"),
+        )
 }
 
 /// `berth logout`.
@@ -81,7 +91,9 @@ fn token(matches: &ArgMatches) -> Result<String, Failure> {
     } else if std::io::stdin().is_terminal() {
         rpassword::prompt_password("Token: ")?
     } else {
-        return Err(Failure::usage("there is no terminal to ask for the token; pipe it in with --token-stdin"));
+        return Err(Failure::usage(
+            "there is no terminal to ask for the token; pipe it in with --token-stdin",
+        ));
     };
     let token = token.trim();
     if token.is_empty() {

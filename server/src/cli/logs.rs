@@ -18,12 +18,28 @@ pub fn command() -> Command {
     Command::new("logs")
         .about("Show what an app prints")
         .arg(Arg::new("app").value_name("APP").required(true))
-        .arg(Arg::new("follow").short('f').long("follow").action(ArgAction::SetTrue).help("Go on until interrupted"))
+        .arg(
+            Arg::new("follow")
+                .short('f')
+                .long("follow")
+                .action(ArgAction::SetTrue)
+                .help("Go on until interrupted"),
+        )
         .arg(text("since", "AGE", "Not before this: 15m, 2h, 7d, or RFC 3339"))
         .arg(text("level", "LEVEL", "Only this level or graver: debug, info, warn, error"))
         .arg(text("contains", "TEXT", "Only lines that contain this"))
-        .arg(text("limit", "N", "At most this many lines").short('n').value_parser(value_parser!(u32).range(1..=1000)))
-        .arg(Arg::new("timestamps").short('t').long("timestamps").action(ArgAction::SetTrue).help("Show when each line was printed"))
+        .arg(
+            text("limit", "N", "At most this many lines")
+                .short('n')
+                .value_parser(value_parser!(u32).range(1..=1000)),
+        )
+        .arg(
+            Arg::new("timestamps")
+                .short('t')
+                .long("timestamps")
+                .action(ArgAction::SetTrue)
+                .help("Show when each line was printed"),
+        )
 }
 
 /// Runs the command.
@@ -137,7 +153,17 @@ impl Printer {
             Level::Debug => term::MUTED,
             Level::Info => anstyle::Style::new(),
         };
-        let at = if self.timestamps { format!("{}{}{:#} ", term::MUTED, line.at, term::MUTED) } else { String::new() };
-        anstream::println!("{at}{m}#{}.{}{m:#} {style}{}{style:#}", line.release, line.replica, term::line(&line.text.0), m = term::MUTED);
+        let at = if self.timestamps {
+            format!("{}{}{:#} ", term::MUTED, line.at, term::MUTED)
+        } else {
+            String::new()
+        };
+        anstream::println!(
+            "{at}{m}#{}.{}{m:#} {style}{}{style:#}",
+            line.release,
+            line.replica,
+            term::line(&line.text.0),
+            m = term::MUTED
+        );
     }
 }

@@ -27,7 +27,12 @@ pub fn command() -> Command {
     Command::new("init")
         .about("Write .berth.toml, which names the app of this folder")
         .arg(Arg::new("dir").value_name("DIR").default_value(".").help("The folder"))
-        .arg(Arg::new("app").long("app").value_name("NAME").help("Name of the app. Default: made from the folder's name"))
+        .arg(
+            Arg::new("app")
+                .long("app")
+                .value_name("NAME")
+                .help("Name of the app. Default: made from the folder's name"),
+        )
 }
 
 /// Runs the command.
@@ -38,12 +43,17 @@ pub fn run(matches: &ArgMatches) -> Result<ExitCode, Failure> {
     let dir = PathBuf::from(matches.get_one::<String>("dir").map_or(".", String::as_str));
     let file = dir.join(FILE);
     if let Some(there) = read(&dir)? {
-        return Err(Failure::local(format!("{} is there already and names the app {}", file.display(), there.app))
-            .hint("Edit or remove it to choose another name."));
+        return Err(Failure::local(format!(
+            "{} is there already and names the app {}",
+            file.display(),
+            there.app
+        ))
+        .hint("Edit or remove it to choose another name."));
     }
     let app = name(matches.get_one::<String>("app").map(String::as_str), &dir)?;
     let text = format!("# Which app of Berth this folder is; `berth deploy` reads it.\napp = \"{app}\"\n");
-    std::fs::write(&file, text).map_err(|e| Failure::local(format!("cannot write {}: {e}", file.display())))?;
+    std::fs::write(&file, text)
+        .map_err(|e| Failure::local(format!("cannot write {}: {e}", file.display())))?;
     println!("Wrote {}: this folder is the app {app}. Next: berth deploy", file.display());
     Ok(ExitCode::SUCCESS)
 }
@@ -74,7 +84,8 @@ fn name(given: Option<&str>, dir: &Path) -> Result<AppSlug, Failure> {
     if let Some(given) = given {
         return given.parse().map_err(|e: berth_schemas::ids::InvalidName| Failure::usage(e.to_string()));
     }
-    let folder = std::fs::canonicalize(dir).ok().and_then(|d| d.file_name().map(|n| n.to_string_lossy().into_owned()));
+    let folder =
+        std::fs::canonicalize(dir).ok().and_then(|d| d.file_name().map(|n| n.to_string_lossy().into_owned()));
     folder
         .and_then(|f| sanitised(&f))
         .ok_or_else(|| Failure::usage("no app name can be made from the folder's name; give one with --app"))
@@ -101,9 +112,13 @@ mod tests {
 
     #[test]
     fn folder_names_become_app_names() {
-        for (folder, app) in
-            [("My App", Some("my-app")), ("2024_site.com", Some("site-com")), ("web", Some("web")), ("123", None), ("-", None)]
-        {
+        for (folder, app) in [
+            ("My App", Some("my-app")),
+            ("2024_site.com", Some("site-com")),
+            ("web", Some("web")),
+            ("123", None),
+            ("-", None),
+        ] {
             assert_eq!(sanitised(folder).map(|a| a.to_string()).as_deref(), app, "{folder}");
         }
         assert!(sanitised(&"a".repeat(80)).is_some());

@@ -77,7 +77,11 @@ async fn stream(
     poll(session, client, &deployment).await
 }
 
-async fn poll(session: &Session, client: &Client, deployment: &DeploymentRef) -> Result<DeploymentDetail, Failure> {
+async fn poll(
+    session: &Session,
+    client: &Client,
+    deployment: &DeploymentRef,
+) -> Result<DeploymentDetail, Failure> {
     let tool = session.tool("deployment_get")?;
     let mut heard = Instant::now();
     loop {
@@ -102,8 +106,10 @@ async fn poll(session: &Session, client: &Client, deployment: &DeploymentRef) ->
 }
 
 fn detail(output: Value) -> Result<DeploymentDetail, Failure> {
-    serde_json::from_value(output)
-        .map_err(|e| Failure::local(format!("the daemon's answer is not understood: {e}")).hint("Are both of the same version? `berth version` tells."))
+    serde_json::from_value(output).map_err(|e| {
+        Failure::local(format!("the daemon's answer is not understood: {e}"))
+            .hint("Are both of the same version? `berth version` tells.")
+    })
 }
 
 /// What the terminal shows.
@@ -158,7 +164,8 @@ impl Shown {
             return;
         }
         let reason = reason.map(|r| format!(" ({})", term::safe(r))).unwrap_or_default();
-        let name = self.deployment.as_ref().filter(|_| state == DeploymentState::Queued).map(|d| format!(" {d}"));
+        let name =
+            self.deployment.as_ref().filter(|_| state == DeploymentState::Queued).map(|d| format!(" {d}"));
         anstream::eprintln!("{h}{}{h:#}{}{reason}", state.as_str(), name.unwrap_or_default(), h = term::HINT);
         self.step = Some((state, Instant::now()));
     }
@@ -167,7 +174,12 @@ impl Shown {
         if let Some((state, since)) = self.step.take()
             && since.elapsed() >= Duration::from_millis(100)
         {
-            anstream::eprintln!("{m}  {} took {}{m:#}", state.as_str(), term::span(since.elapsed()), m = term::MUTED);
+            anstream::eprintln!(
+                "{m}  {} took {}{m:#}",
+                state.as_str(),
+                term::span(since.elapsed()),
+                m = term::MUTED
+            );
         }
     }
 
@@ -210,7 +222,12 @@ impl Shown {
             println!("{}", term::safe(&detail.url));
             return ExitCode::SUCCESS;
         }
-        anstream::eprintln!("{b}{} is {}{b:#} after {took}", detail.deployment, detail.state.as_str(), b = term::BAD);
+        anstream::eprintln!(
+            "{b}{} is {}{b:#} after {took}",
+            detail.deployment,
+            detail.state.as_str(),
+            b = term::BAD
+        );
         match &detail.problem {
             Some(problem) => print_problem(problem),
             None => anstream::eprintln!("{h}hint:{h:#} {}", term::safe(&detail.next), h = term::HINT),
@@ -222,7 +239,9 @@ impl Shown {
     fn detach(&self) -> ExitCode {
         match &self.deployment {
             Some(deployment) => {
-                eprintln!("\nDetached; {deployment} goes on. Look: berth deployment get '{deployment}'. Stop it: berth deployment cancel '{deployment}'");
+                eprintln!(
+                    "\nDetached; {deployment} goes on. Look: berth deployment get '{deployment}'. Stop it: berth deployment cancel '{deployment}'"
+                );
             }
             None => eprintln!("\nInterrupted before the daemon named the deployment."),
         }

@@ -8,7 +8,7 @@ use berth_schemas::Timestamp;
 use serde_json::{Map, Value};
 
 use super::term;
-use crate::schema::follow;
+use crate::schema::{self, follow};
 
 /// Longest text in a cell, in characters.
 const CELL: usize = 72;
@@ -34,7 +34,9 @@ impl Page<'_> {
     /// Scalars first, as `key: value`; then what needs more room.
     fn object(&self, out: &mut String, object: &Map<String, Value>, schema: &Value, depth: usize) {
         let indent = "  ".repeat(depth);
-        let (small, large): (Vec<_>, Vec<_>) = object.iter().partition(|(_, v)| self.is_small(v));
+        let mut fields: Vec<(&String, &Value)> = object.iter().collect();
+        fields.sort_by_key(|(key, _)| self.rank(schema, key));
+        let (small, large): (Vec<_>, Vec<_>) = fields.into_iter().partition(|(_, v)| self.is_small(v));
         let lists_only = depth == 0 && large.iter().any(|(_, v)| v.is_array());
         let width = small.iter().map(|(k, _)| k.chars().count()).max().unwrap_or_default() + 1;
         let mut scalars = String::new();
@@ -45,7 +47,8 @@ impl Page<'_> {
             let label = format!("{}:", key.replace('_', " "));
             let text = self.cell(key, value, self.property(schema, key));
             let style = term::style_of(value.as_str().unwrap_or_default());
-            let _ = writeln!(scalars, "{indent}{m}{label:width$}{m:#} {style}{text}{style:#}", m = term::MUTED);
+            let _ =
+                writeln!(scalars, "{indent}{m}{label:width$}{m:#} {style}{text}{style:#}", m = term::MUTED);
         }
         // A list's totals come after it.
         if !lists_only {
@@ -79,7 +82,8 @@ impl Page<'_> {
             }
             Value::Array(items) => {
                 for item in items {
-                    let _ = writeln!(out, "{}{}", "  ".repeat(inner), self.text(key, item, self.items(schema)));
+                    let _ =
+                        writeln!(out, "{}{}", "  ".repeat(inner), self.text(key, item, self.items(schema)));
                 }
             }
             Value::Object(object) => self.object(out, object, follow(schema, self.root), inner),
@@ -98,6 +102,7 @@ impl Page<'_> {
                 columns.push(key);
             }
         }
+        columns.sort_by_key(|key| self.rank(schema, key));
         let cells: Vec<Vec<(String, &str)>> = rows
             .iter()
             .map(|row| {
@@ -131,6 +136,10 @@ impl Page<'_> {
         }
     }
 
+    fn rank(&self, schema: &Value, key: &str) -> usize {
+        schema::rank(follow(schema, self.root), key)
+    }
+
     /// A value on one line.
     fn cell(&self, key: &str, value: &Value, schema: &Value) -> String {
         self.text(key, value, schema).replace('\n', " ")
@@ -158,7 +167,9 @@ impl Page<'_> {
                 items.iter().map(|i| self.cell(key, i, self.items(schema))).collect::<Vec<_>>().join(", ")
             }
             Value::Object(object) => {
-                let parts = object.iter().map(|(k, v)| self.cell(k, v, self.property(schema, k)));
+                let mut fields: Vec<(&String, &Value)> = object.iter().collect();
+                fields.sort_by_key(|(key, _)| self.rank(schema, key));
+                let parts = fields.into_iter().map(|(k, v)| self.cell(k, v, self.property(schema, k)));
                 parts.collect::<Vec<_>>().join(" ")
             }
         }
@@ -168,9 +179,13 @@ impl Page<'_> {
     fn is_small(&self, value: &Value) -> bool {
         match value {
             Value::Array(items) => {
-                !items.is_empty() && items.len() <= 8 && items.iter().all(|i| i.as_str().map_or(!i.is_object(), |t| t.len() <= 40))
+                !items.is_empty()
+                    && items.len() <= 8
+                    && items.iter().all(|i| i.as_str().map_or(!i.is_object(), |t| t.len() <= 40))
             }
-            Value::Object(object) => object.len() <= 3 && object.values().all(|v| !v.is_object() && !v.is_array()),
+            Value::Object(object) => {
+                object.len() <= 3 && object.values().all(|v| !v.is_object() && !v.is_array())
+            }
             Value::String(text) => !text.contains('\n'),
             _ => true,
         }
@@ -205,8 +220,11 @@ mod tests {
     use serde_json::json;
 
     fn shown<T: schemars::JsonSchema>(value: &Value) -> String {
-        let schema: Value =
-            SchemaSettings::draft2020_12().for_serialize().into_generator().into_root_schema_for::<T>().into();
+        let schema: Value = SchemaSettings::draft2020_12()
+            .for_serialize()
+            .into_generator()
+            .into_root_schema_for::<T>()
+            .into();
         let now = "2026-01-01T00:10:00Z".parse::<jiff::Timestamp>().unwrap();
         anstream::adapter::strip_str(&output(value, &schema, Timestamp(now.as_microsecond()))).to_string()
     }

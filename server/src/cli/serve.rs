@@ -14,17 +14,18 @@ use crate::{
 #[must_use]
 pub fn command() -> Command {
     with_settings(Command::new("serve").about("Run the daemon")).arg(
-        Arg::new("token-file")
-            .long("token-file")
-            .value_name("PATH")
-            .help("At the first start, write the admin token to this file (mode 0600) instead of printing it"),
+        Arg::new("token-file").long("token-file").value_name("PATH").help(
+            "At the first start, write the admin token to this file (mode 0600) instead of printing it",
+        ),
     )
 }
 
 /// `berth config`.
 #[must_use]
 pub fn config_command() -> Command {
-    with_settings(Command::new("config").about("Print the daemon's configuration and where each value comes from"))
+    with_settings(
+        Command::new("config").about("Print the daemon's configuration and where each value comes from"),
+    )
 }
 
 fn with_settings(command: Command) -> Command {
@@ -33,7 +34,11 @@ fn with_settings(command: Command) -> Command {
         .value_name("FILE")
         .help("Configuration file. Default: berth.toml in the data directory, else /etc/berth/berth.toml");
     SETTINGS.iter().fold(command.arg(file), |command, setting| {
-        let default = if setting.default.is_empty() { String::new() } else { format!(" [default: {}]", setting.default) };
+        let default = if setting.default.is_empty() {
+            String::new()
+        } else {
+            format!(" [default: {}]", setting.default)
+        };
         command.arg(
             Arg::new(setting.key)
                 .long(setting.flag())
@@ -48,8 +53,9 @@ fn load(matches: &ArgMatches) -> Result<Config, Failure> {
     let flags: BTreeMap<&'static str, String> =
         SETTINGS.iter().filter_map(|s| Some((s.key, matches.get_one::<String>(s.key)?.clone()))).collect();
     let file = matches.get_one::<String>("config").map(PathBuf::from);
-    Config::load(&flags, file.as_deref()).map_err(|e| {
-        Failure::Local { text: e.to_string(), hint: Some("`berth serve --help` lists every setting.".into()) }
+    Config::load(&flags, file.as_deref()).map_err(|e| Failure::Local {
+        text: e.to_string(),
+        hint: Some("`berth serve --help` lists every setting.".into()),
     })
 }
 

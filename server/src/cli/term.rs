@@ -21,7 +21,10 @@ pub const HEAD: Style = Style::new().bold();
 /// Text from elsewhere without control characters, which could move the cursor, change the title or worse.
 #[must_use]
 pub fn safe(text: &str) -> Cow<'_, str> {
-    let bad = |c: char| (c.is_control() && c != '\n' && c != '\t') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let bad = |c: char| {
+        (c.is_control() && c != '\n' && c != '\t')
+            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
     if text.contains(bad) {
         Cow::Owned(text.chars().map(|c| if bad(c) { '\u{fffd}' } else { c }).collect())
     } else {

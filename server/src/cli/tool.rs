@@ -12,8 +12,18 @@ use super::{Session, block_on, failure::Failure, input, tree};
 pub fn command() -> Command {
     Command::new("tool")
         .about("Call any tool by its name with JSON, or list them all")
-        .arg(Arg::new("name").value_name("NAME").default_value("list").help("Name of the tool; \"list\" shows all"))
-        .arg(Arg::new("json-input").long("json-input").value_name("JSON").help("Its input: JSON, @FILE or - for standard input"))
+        .arg(
+            Arg::new("name")
+                .value_name("NAME")
+                .default_value("list")
+                .help("Name of the tool; \"list\" shows all"),
+        )
+        .arg(
+            Arg::new("json-input")
+                .long("json-input")
+                .value_name("JSON")
+                .help("Its input: JSON, @FILE or - for standard input"),
+        )
 }
 
 /// Runs the command.

@@ -45,9 +45,16 @@ fn global() -> [Arg; 4] {
     };
     [
         text("url", "URL", "URL of the daemon").env("BERTH_URL"),
-        text("token", "TOKEN", "Access token; better given as BERTH_TOKEN, which other users cannot see").env("BERTH_TOKEN").hide_env_values(true),
+        text("token", "TOKEN", "Access token; better given as BERTH_TOKEN, which other users cannot see")
+            .env("BERTH_TOKEN")
+            .hide_env_values(true),
         text("context", "NAME", "Stored login to use").env("BERTH_CONTEXT"),
-        Arg::new("json").long("json").action(ArgAction::SetTrue).global(true).help("Print the answer as JSON").help_heading("Output"),
+        Arg::new("json")
+            .long("json")
+            .action(ArgAction::SetTrue)
+            .global(true)
+            .help("Print the answer as JSON")
+            .help_heading("Output"),
     ]
 }
 
@@ -112,7 +119,7 @@ fn tool_command(tool: &Tool, verb: String) -> Command {
     command
 }
 
-/// Id of the positional arguments that stand for a tool's first map.
+/// Id of the positional arguments that stand for a map.
 pub const TRAILING: &str = "key=value";
 
 /// Fields given by their place: those of the path, in its order, then others that must be given.
@@ -135,10 +142,14 @@ pub fn optional(tool: &Tool) -> Vec<Field> {
     schema::fields(&tool.input).into_iter().filter(|f| by_place.iter().all(|p| p.name != f.name)).collect()
 }
 
-/// The map that `KEY=VALUE` arguments without a flag go to.
+/// The map that `KEY=VALUE` arguments without a flag go to: the one that holds what the tool is about, as
+/// `variables` does for `variable_set`.
 #[must_use]
 pub fn trailing(tool: &Tool) -> Option<Field> {
-    schema::fields(&tool.input).into_iter().find(|f| matches!(f.shape, Shape::Map(_)))
+    let (noun, _) = words(tool.spec.name);
+    schema::fields(&tool.input)
+        .into_iter()
+        .find(|f| matches!(f.shape, Shape::Map(_)) && f.name.strip_suffix('s') == Some(noun))
 }
 
 fn is_scalar(shape: &Shape) -> bool {
@@ -164,8 +175,10 @@ fn flag(field: &Field, root: &Value) -> Arg {
             .value_name("KEY=VALUE")
             .help(help(" (repeatable; @FILE reads JSON or KEY=VALUE lines, @- standard input)")),
         Shape::Json => {
-            let names = schema::nested(root, &field.name).map(|p| p.keys().cloned().collect::<Vec<_>>().join(", "));
-            let known = names.map(|n| format!(" (repeatable; @FILE reads JSON; keys: {n})")).unwrap_or_default();
+            let names =
+                schema::nested(root, &field.name).map(|p| p.keys().cloned().collect::<Vec<_>>().join(", "));
+            let known =
+                names.map(|n| format!(" (repeatable; @FILE reads JSON; keys: {n})")).unwrap_or_default();
             arg.action(ArgAction::Append).value_name("KEY=VALUE").help(help(&known))
         }
         scalar => arg
@@ -190,7 +203,10 @@ pub fn kebab(name: &str) -> String {
 
 fn capital(word: &str) -> String {
     let mut letters = word.chars();
-    letters.next().map(|first| format!("{}s:", first.to_uppercase().chain(letters).collect::<String>())).unwrap_or_default()
+    letters
+        .next()
+        .map(|first| format!("{}s:", first.to_uppercase().chain(letters).collect::<String>()))
+        .unwrap_or_default()
 }
 
 /// The command line of a tool with what must be given, for the API page.

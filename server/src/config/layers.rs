@@ -130,8 +130,9 @@ pub fn resolve(sources: &Sources<'_>) -> Result<BTreeMap<&'static str, Resolved>
 fn read_file(path: &Path) -> Result<BTreeMap<&'static str, Resolved>, ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-    let table: toml::Table =
-        text.parse().map_err(|e: toml::de::Error| ConfigError::Syntax { path: path.to_owned(), text: e.to_string() })?;
+    let table: toml::Table = text
+        .parse()
+        .map_err(|e: toml::de::Error| ConfigError::Syntax { path: path.to_owned(), text: e.to_string() })?;
     let mut out = BTreeMap::new();
     for (key, value) in &table {
         let setting = find(key).ok_or_else(|| unknown(path, key))?;
@@ -190,14 +191,16 @@ mod tests {
     #[test]
     fn a_misspelt_key_names_its_neighbour() {
         let (_dir, path) = written("base_domian = \"x\"\n");
-        let error = resolve(&Sources { flags: &BTreeMap::new(), env: &|_| None, file: Some(path) }).unwrap_err();
+        let error =
+            resolve(&Sources { flags: &BTreeMap::new(), env: &|_| None, file: Some(path) }).unwrap_err();
         assert!(error.to_string().contains("Did you mean \"base_domain\"?"), "{error}");
     }
 
     #[test]
     fn a_wrong_value_names_the_setting_and_its_origin() {
         let env = |name: &str| (name == "BERTH_HTTP_ADDR").then(|| "8080".to_owned());
-        let error = resolve(&Sources { flags: &BTreeMap::new(), env: &env, file: None }).unwrap_err().to_string();
+        let error =
+            resolve(&Sources { flags: &BTreeMap::new(), env: &env, file: None }).unwrap_err().to_string();
         assert!(error.contains("http_addr (from $BERTH_HTTP_ADDR)") && error.contains("IP:PORT"), "{error}");
     }
 }

@@ -114,7 +114,8 @@ impl Config {
             })?);
         }
         Ok(Self {
-            data_dir: std::path::absolute(read.text("data_dir")).unwrap_or_else(|_| read.text("data_dir").into()),
+            data_dir: std::path::absolute(read.text("data_dir"))
+                .unwrap_or_else(|_| read.text("data_dir").into()),
             control_addr: read.address("control_addr")?,
             http_addr: read.address("http_addr")?,
             https: https(&read)?,
@@ -234,7 +235,9 @@ mod tests {
 
     #[test]
     fn the_host_of_the_public_url_is_allowed() {
-        let c = config(&[("public_url", "https://Berth.example.com:8443/"), ("control_hosts", "a.example, B")]).unwrap();
+        let c =
+            config(&[("public_url", "https://Berth.example.com:8443/"), ("control_hosts", "a.example, B")])
+                .unwrap();
         assert_eq!(c.control_hosts, ["a.example", "b", "berth.example.com"]);
         assert_eq!(c.public_url.as_deref(), Some("https://Berth.example.com:8443"));
         assert!(config(&[("public_url", "berth.example.com")]).is_err());
@@ -244,7 +247,12 @@ mod tests {
     fn https_wants_all_three() {
         assert!(config(&[("https_addr", "127.0.0.1:0")]).is_err());
         assert!(config(&[("tls_cert", "/a"), ("tls_key", "/b")]).is_err());
-        assert!(config(&[("https_addr", "127.0.0.1:0"), ("tls_cert", "/a"), ("tls_key", "/b")]).unwrap().https.is_some());
+        assert!(
+            config(&[("https_addr", "127.0.0.1:0"), ("tls_cert", "/a"), ("tls_key", "/b")])
+                .unwrap()
+                .https
+                .is_some()
+        );
     }
 
     #[test]

@@ -70,7 +70,12 @@ pub const SETTINGS: &[Setting] = &[
     setting("https_addr", Kind::Address, "", "Where apps answer over HTTPS; needs tls_cert and tls_key."),
     setting("tls_cert", Kind::Path, "", "PEM file with the default certificate chain for https_addr."),
     setting("tls_key", Kind::Path, "", "PEM file with the private key of tls_cert."),
-    setting("base_domain", Kind::Text, "localhost", "Domain below which every app gets a name: <app>.<base_domain>."),
+    setting(
+        "base_domain",
+        Kind::Text,
+        "localhost",
+        "Domain below which every app gets a name: <app>.<base_domain>.",
+    ),
     setting(
         "public_url",
         Kind::Text,
@@ -93,9 +98,19 @@ pub const SETTINGS: &[Setting] = &[
     setting("docker_host", Kind::Text, "", "Docker Engine, as in DOCKER_HOST. Default: the local socket."),
     setting("concurrent_builds", number(1, 64), "2", "Deployments worked on at the same time."),
     setting("log_retention_days", number(1, 3650), "14", "Days for which what apps print is kept."),
-    setting("log_max_mb", number(1, 1_048_576), "1024", "MiB of what apps print that is kept in all; the oldest goes first."),
+    setting(
+        "log_max_mb",
+        number(1, 1_048_576),
+        "1024",
+        "MiB of what apps print that is kept in all; the oldest goes first.",
+    ),
     setting("request_retention_days", number(1, 3650), "7", "Days for which access records are kept."),
-    setting("min_free_disk_mb", number(0, 16_777_216), "1024", "MiB that must stay free: below it, no build or upload begins."),
+    setting(
+        "min_free_disk_mb",
+        number(0, 16_777_216),
+        "1024",
+        "MiB that must stay free: below it, no build or upload begins.",
+    ),
     setting("upload_max_mb", number(1, 65_536), "512", "Largest source archive accepted, in MiB."),
     setting(
         "allow_private_sources",
@@ -109,7 +124,12 @@ pub const SETTINGS: &[Setting] = &[
         "30",
         "Seconds that requests under way may take to finish when the daemon is stopped.",
     ),
-    setting("log_format", Kind::Choice(&["text", "json"]), "text", "Form of the daemon's own log on standard error."),
+    setting(
+        "log_format",
+        Kind::Choice(&["text", "json"]),
+        "text",
+        "Form of the daemon's own log on standard error.",
+    ),
     setting(
         "log_level",
         Kind::Text,

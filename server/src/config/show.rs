@@ -16,7 +16,9 @@ pub fn text(config: &Config) -> String {
             let value = shown(s.secret, r);
             let line = match s.kind {
                 _ if value.is_empty() => format!("# {} is not set", s.key),
-                super::setting::Kind::Number { .. } | super::setting::Kind::Switch => format!("{} = {value}", s.key),
+                super::setting::Kind::Number { .. } | super::setting::Kind::Switch => {
+                    format!("{} = {value}", s.key)
+                }
                 super::setting::Kind::List => {
                     let items: Vec<&str> = value.split(',').map(str::trim).collect();
                     format!("{} = {}", s.key, json!(items))

@@ -17,7 +17,7 @@ use super::{Shared, listener::Peer, problem::Refusal};
 
 /// Puts the caller's [`Principal`] into the request, or refuses it.
 pub async fn require(State(control): State<Shared>, mut request: Request, next: Next) -> Response {
-    match principal(&control, &request).await {
+    match principal(&control, &request) {
         Ok(principal) => {
             request.extensions_mut().insert(principal);
             next.run(request).await
@@ -26,7 +26,7 @@ pub async fn require(State(control): State<Shared>, mut request: Request, next: 
     }
 }
 
-async fn principal(control: &Shared, request: &Request) -> Result<Principal, Refusal> {
+fn principal(control: &Shared, request: &Request) -> Result<Principal, Refusal> {
     let address = request.extensions().get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |p| p.0.ip());
     let token = bearer(request.headers()).ok_or_else(|| {
         unauthenticated("Bearer realm=\"berth\"", "This needs a token, and the request carries none.")
@@ -36,7 +36,7 @@ async fn principal(control: &Shared, request: &Request) -> Result<Principal, Ref
             .hint(format!("Wait {} seconds, and check the token.", wait.as_secs() + 1))
             .header(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1))
     })?;
-    let found = control.authenticate(token).await?;
+    let found = control.authenticate(token);
     control.throttle.record(address, token, found.is_some(), Instant::now());
     found.ok_or_else(|| {
         unauthenticated(

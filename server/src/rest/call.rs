@@ -63,14 +63,17 @@ impl Endpoint {
         }
         let answer = tokio::time::timeout(CALL_TIMEOUT, self.call(principal, Progress::none(), input));
         let answer = answer.await.map_err(|_| {
-            Problem::new(Code::TimedOut, format!("The daemon did not finish this within {} s.", CALL_TIMEOUT.as_secs()))
-                .hint("What was begun goes on; look at it with the matching get or list.")
+            Problem::new(
+                Code::TimedOut,
+                format!("The daemon did not finish this within {} s.", CALL_TIMEOUT.as_secs()),
+            )
+            .hint("What was begun goes on; look at it with the matching get or list.")
         })??;
         Ok(Json(answer.output).into_response())
     }
 
     async fn call(&self, principal: Principal, progress: Progress, input: Value) -> Result<Answer, Problem> {
-        let call = Call { context: Arc::clone(&self.control.context), principal, progress };
+        let call = Call::new(Arc::clone(&self.control.context), principal).progress(progress);
         match self.control.registry.tools().get(self.index) {
             Some(tool) => tool.call(call, input).await,
             None => Err(Problem::new(Code::Internal, "The route has no tool.")),
@@ -115,7 +118,11 @@ fn follow(
             // What was told before the outcome is in the channel before the outcome is.
             biased;
             Some(update) = told.recv() => Some((Ok(update_event(&update)), Some((told, last, task)))),
-            outcome = last.recv() => outcome.map(|event| (Ok(event), None)),
+            outcome = last.recv() => {
+                // A task that ended without an outcome panicked; its panic is in the log.
+                let lost = || event("problem", &problem::document(&Problem::new(Code::Internal, "Berth made a mistake while working on this.")));
+                Some((Ok(outcome.unwrap_or_else(lost)), None))
+            }
         }
     })
 }
@@ -133,5 +140,7 @@ fn event(name: &str, data: &Value) -> Event {
 
 fn wants_events(headers: &HeaderMap) -> bool {
     let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    accept.split(',').any(|t| t.split(';').next().is_some_and(|t| t.trim().eq_ignore_ascii_case("text/event-stream")))
+    accept
+        .split(',')
+        .any(|t| t.split(';').next().is_some_and(|t| t.trim().eq_ignore_ascii_case("text/event-stream")))
 }

@@ -21,7 +21,8 @@ use crate::{
     schema::{self, Shape},
 };
 
-const POLICY: &str = "default-src 'none'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+const POLICY: &str =
+    "default-src 'none'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 /// The OpenAPI document.
 pub async fn openapi(State(control): State<Shared>) -> Json<Value> {
@@ -68,7 +69,8 @@ fn section(out: &mut String, tool: &Tool) {
         method = spec.method.as_str(),
         path = escape(spec.path),
         scope = spec.scope.as_str(),
-        destructive = if spec.hints.destructive { " <span class=\"tag warn\">destructive</span>" } else { "" },
+        destructive =
+            if spec.hints.destructive { " <span class=\"tag warn\">destructive</span>" } else { "" },
         description = escape(spec.description).replace('\n', "<br>"),
     );
     let fields = schema::fields(&tool.input);
@@ -172,7 +174,11 @@ fn codes() -> Vec<Code> {
 /// Escapes text for HTML, in element content and quoted attributes.
 #[must_use]
 pub fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+        .replace('\'', "&#39;")
 }
 
 const HEAD: &str = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\

@@ -1,6 +1,10 @@
 //! `/healthz` and `/readyz`: for load balancers and service managers; no token, no details.
 
-use axum::{Json, extract::State, response::{IntoResponse, Response}};
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
 use berth_schemas::Code;
 use serde_json::json;
 

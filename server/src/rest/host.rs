@@ -42,7 +42,11 @@ impl AllowedHosts {
         }
         let name = authority.host().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
         match name.parse::<IpAddr>() {
-            Ok(ip) => ip.is_loopback() || local.is_some_and(|l| l.ip().to_canonical() == ip) || self.0.contains(&name),
+            Ok(ip) => {
+                ip.is_loopback()
+                    || local.is_some_and(|l| l.ip().to_canonical() == ip)
+                    || self.0.contains(&name)
+            }
             Err(_) => name == "localhost" || name.ends_with(".localhost") || self.0.contains(&name),
         }
     }
@@ -74,12 +78,24 @@ mod tests {
     fn only_given_loopback_and_own_names_are_served() {
         let hosts = AllowedHosts::new(vec!["berth.example.com".into()]);
         let local = Some("192.0.2.1:7700".parse().unwrap());
-        for good in
-            ["localhost", "LOCALHOST:7700", "127.0.0.1:7700", "[::1]:7700", "berth.example.com:443", "192.0.2.1:7700"]
-        {
+        for good in [
+            "localhost",
+            "LOCALHOST:7700",
+            "127.0.0.1:7700",
+            "[::1]:7700",
+            "berth.example.com:443",
+            "192.0.2.1:7700",
+        ] {
             assert!(hosts.allows(good, local), "{good}");
         }
-        for bad in ["evil.example", "evil.example@localhost", "berth.example.com.evil.example", "192.0.2.2", "", "a b"] {
+        for bad in [
+            "evil.example",
+            "evil.example@localhost",
+            "berth.example.com.evil.example",
+            "192.0.2.2",
+            "",
+            "a b",
+        ] {
             assert!(!hosts.allows(bad, local), "{bad}");
         }
     }

@@ -37,7 +37,9 @@ impl Reader {
     #[must_use]
     pub fn new(tool: &Tool) -> Self {
         let fields = schema::fields(&tool.input);
-        let has = |name: &str, map: bool| fields.iter().any(|f| f.name == name && (!map || matches!(f.shape, Shape::Map(_))));
+        let has = |name: &str, map: bool| {
+            fields.iter().any(|f| f.name == name && (!map || matches!(f.shape, Shape::Map(_))))
+        };
         Self {
             path: route::path_fields(tool.spec.path).map(str::to_owned).collect(),
             query: route::uses_query(tool.spec.method),
@@ -70,14 +72,22 @@ impl Reader {
         for (name, text) in path {
             let value = self.parse(name, text)?;
             if input.insert(name.clone(), value).is_some() {
-                return Err(Problem::invalid(name, format!("{name} is given by the path and must not be given again.")));
+                return Err(Problem::invalid(
+                    name,
+                    format!("{name} is given by the path and must not be given again."),
+                ));
             }
         }
         if let Some(key) = headers.get("idempotency-key").filter(|_| self.idempotent_by_key) {
-            let key = key.to_str().map_err(|_| Problem::invalid("idempotency_key", "The Idempotency-Key header is not plain text."))?;
+            let key = key.to_str().map_err(|_| {
+                Problem::invalid("idempotency_key", "The Idempotency-Key header is not plain text.")
+            })?;
             match input.get("idempotency_key") {
                 Some(given) if given != key => {
-                    return Err(Problem::invalid("idempotency_key", "The Idempotency-Key header and idempotency_key differ."));
+                    return Err(Problem::invalid(
+                        "idempotency_key",
+                        "The Idempotency-Key header and idempotency_key differ.",
+                    ));
                 }
                 _ => input.insert("idempotency_key".into(), key.into()),
             };
@@ -89,11 +99,19 @@ impl Reader {
         let mut input = Map::new();
         for pair in query.split('&').filter(|p| !p.is_empty()) {
             let (name, text) = pair.split_once('=').unwrap_or((pair, ""));
-            let broken = || Problem::new(Code::InvalidInput, format!("The query parameter {name:?} is not valid percent-encoding."));
+            let broken = || {
+                Problem::new(
+                    Code::InvalidInput,
+                    format!("The query parameter {name:?} is not valid percent-encoding."),
+                )
+            };
             let name = route::decode(name, true).ok_or_else(broken)?;
             let text = route::decode(text, true).ok_or_else(broken)?;
             if self.path.contains(&name) {
-                return Err(Problem::invalid(&name, format!("{name} is given by the path and must not be given again.")));
+                return Err(Problem::invalid(
+                    &name,
+                    format!("{name} is given by the path and must not be given again."),
+                ));
             }
             let value = self.parse(&name, &text)?;
             match (input.get_mut(&name), value) {
@@ -123,7 +141,10 @@ async fn collect(body: Body, max: usize) -> Result<Bytes, Problem> {
                 .hint("Whole folders go through POST /v1/uploads, `berth deploy` or git_url."))
         }
         Ok(Err(_)) => Err(Problem::new(Code::InvalidInput, "The body broke off.")),
-        Err(_) => Err(Problem::new(Code::TimedOut, format!("The body took longer than {} s.", BODY_TIMEOUT.as_secs()))),
+        Err(_) => Err(Problem::new(
+            Code::TimedOut,
+            format!("The body took longer than {} s.", BODY_TIMEOUT.as_secs()),
+        )),
     }
 }
 
@@ -131,8 +152,11 @@ fn object(headers: &HeaderMap, body: &Bytes) -> Result<Map<String, Value>, Probl
     if body.is_empty() {
         return Ok(Map::new());
     }
-    let wrong = |text: String| Problem::new(Code::InvalidInput, text).hint("Send a JSON object with Content-Type: application/json.");
-    let essence = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).and_then(|v| v.split(';').next());
+    let wrong = |text: String| {
+        Problem::new(Code::InvalidInput, text).hint("Send a JSON object with Content-Type: application/json.")
+    };
+    let essence =
+        headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).and_then(|v| v.split(';').next());
     if !essence.is_some_and(|t| t.trim().eq_ignore_ascii_case("application/json")) {
         return Err(wrong("The body's Content-Type is not application/json.".into()));
     }

@@ -3,13 +3,7 @@
 //! axum's own `serve` has no limit for slow headers, connections or the drain, so the loop is ours: small, and
 //! the whole life of a connection in one place.
 
-use std::{
-    io,
-    net::SocketAddr,
-    pin::pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body};
 use hyper_util::{
@@ -98,8 +92,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, shutdow
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(30)));
-    let mut serving =
-        pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)));
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)));
     tokio::select! {
         _ = serving.as_mut() => {}
         () = shutdown.cancelled() => {

@@ -102,7 +102,8 @@ async fn no_method(OriginalUri(uri): OriginalUri, method: http::Method) -> Respo
 
 #[expect(clippy::needless_pass_by_value, reason = "the signature is the layer's")]
 fn panicked(panic: Box<dyn Any + Send + 'static>) -> http::Response<Body> {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let text =
+        panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     tracing::error!(panic = text.unwrap_or("no message"), "a request handler panicked");
     Refusal::new(Code::Internal, "Berth made a mistake while answering this request.")
         .hint("The daemon's log has the details under this answer's x-request-id.")

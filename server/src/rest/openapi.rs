@@ -82,7 +82,8 @@ fn operation(tool: &Tool, components: &mut Map<String, Value>) -> Value {
         let body = without_path_fields(input, spec.path);
         let required = body.get("required").and_then(Value::as_array).is_some_and(|r| !r.is_empty());
         let schema = adopt(components, &format!("{type_name}Input"), body);
-        operation["requestBody"] = json!({ "required": required, "content": { "application/json": { "schema": schema } } });
+        operation["requestBody"] =
+            json!({ "required": required, "content": { "application/json": { "schema": schema } } });
     }
     operation
 }

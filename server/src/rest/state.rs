@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use berth_schemas::Problem;
-use berth_store::model::{Principal, UploadRow};
+use berth_schemas::{Problem, ids::UploadId};
+use berth_store::model::{Principal, UploadRow, Visible};
 use berth_tools::{Context, Registry};
 use tokio_util::sync::CancellationToken;
 
@@ -39,19 +39,23 @@ pub type Shared = Arc<Control>;
 
 impl Control {
     /// The principal of a token, if it is valid.
-    ///
-    /// # Errors
-    /// When the store does not answer.
-    pub async fn authenticate(&self, token: &str) -> Result<Option<Principal>, Problem> {
-        Ok(self.context.store.authenticate(token).await?)
+    #[must_use]
+    pub fn authenticate(&self, token: &str) -> Option<Principal> {
+        self.context.store.tokens().find(token)
     }
 
     /// Records an upload whose file is safely on disk.
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn record_upload(&self, upload: UploadRow) -> Result<(), Problem> {
-        Ok(self.context.store.record_upload(upload).await?)
+    pub async fn record_upload(
+        &self,
+        id: UploadId,
+        bytes: i64,
+        sha256: &str,
+        by: &str,
+    ) -> Result<UploadRow, Problem> {
+        Ok(self.context.store.uploads().create(id, bytes, sha256, by).await?)
     }
 
     /// Asks the store for a sign of life.
@@ -59,6 +63,7 @@ impl Control {
     /// # Errors
     /// When it gives none.
     pub async fn store_answers(&self) -> Result<(), Problem> {
-        Ok(self.context.store.ping().await?)
+        self.context.store.projects().list(&Visible::All).await?;
+        Ok(())
     }
 }

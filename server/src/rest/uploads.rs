@@ -16,7 +16,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use berth_schemas::{Code, Problem, Scope, Timestamp, ids::UploadId, upload::Upload};
-use berth_store::model::{Principal, UploadRow};
+use berth_store::model::Principal;
 use futures_util::StreamExt as _;
 use http::{HeaderMap, StatusCode, header};
 use sha2::{Digest as _, Sha256};
@@ -31,8 +31,13 @@ const STALL: Duration = Duration::from_secs(60);
 /// Suffix of files that are still being written.
 const PARTIAL: &str = ".part";
 
-const TYPES: [&str; 5] =
-    ["application/gzip", "application/x-gzip", "application/x-tar", "application/zip", "application/octet-stream"];
+const TYPES: [&str; 5] = [
+    "application/gzip",
+    "application/x-gzip",
+    "application/x-tar",
+    "application/zip",
+    "application/octet-stream",
+];
 
 /// Receives an upload.
 pub async fn create(
@@ -54,11 +59,15 @@ async fn receive(
     body: Body,
 ) -> Result<Upload, Problem> {
     if !principal.may(Scope::Deploy) {
-        return Err(Problem::new(Code::Forbidden, format!("Uploading needs the scope deploy, which the token {:?} lacks.", principal.name))
-            .hint("Use a token with the scope deploy; an admin makes one with token_create."));
+        return Err(Problem::new(
+            Code::Forbidden,
+            format!("Uploading needs the scope deploy, which the token {:?} lacks.", principal.name),
+        )
+        .hint("Use a token with the scope deploy; an admin makes one with token_create."));
     }
     check_type(headers)?;
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
+    let announced =
+        headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
     if announced.is_some_and(|n| n > control.limits.upload_max) {
         return Err(too_large(control.limits.upload_max));
     }
@@ -72,23 +81,20 @@ async fn receive(
         Broken::Disk(error) => disk(&error),
     })?;
     if bytes == 0 {
-        return Err(Problem::new(Code::EmptySource, "The upload is empty.").hint("Send a .tar.gz, .tar or .zip as the body."));
+        return Err(Problem::new(Code::EmptySource, "The upload is empty.")
+            .hint("Send a .tar.gz, .tar or .zip as the body."));
     }
     partial.keep_as(&dir.join(id.as_str())).await.map_err(|e| disk(&e))?;
-    let created_at = Timestamp::now();
-    let row = UploadRow {
-        id: id.clone(),
-        bytes: i64::try_from(bytes).unwrap_or(i64::MAX),
-        sha256: sha256.clone(),
-        by: principal.name.clone(),
-        created_at,
+    let size = i64::try_from(bytes).unwrap_or(i64::MAX);
+    let row = match control.record_upload(id.clone(), size, &sha256, &principal.name).await {
+        Ok(row) => row,
+        Err(problem) => {
+            let _ = fs::remove_file(dir.join(id.as_str())).await;
+            return Err(problem);
+        }
     };
-    if let Err(problem) = control.record_upload(row).await {
-        let _ = fs::remove_file(dir.join(id.as_str())).await;
-        return Err(problem);
-    }
-    let expires_at = Timestamp(created_at.0 + i64::try_from(KEPT.as_micros()).unwrap_or(0));
-    Ok(Upload { upload: id, bytes: i64::try_from(bytes).unwrap_or(i64::MAX), sha256, expires_at })
+    let expires_at = Timestamp(row.created_at.0 + i64::try_from(KEPT.as_micros()).unwrap_or(0));
+    Ok(Upload { upload: id, bytes: size, sha256, expires_at })
 }
 
 /// Directory of the uploads.
@@ -125,10 +131,14 @@ async fn write(path: &Path, body: Body, max: u64) -> Result<(u64, String), Broke
     let mut bytes = 0u64;
     loop {
         let stalled = |_| {
-            Broken::Client(Problem::new(Code::TimedOut, format!("Nothing of the upload came for {} s.", STALL.as_secs())))
+            Broken::Client(Problem::new(
+                Code::TimedOut,
+                format!("Nothing of the upload came for {} s.", STALL.as_secs()),
+            ))
         };
         let Some(chunk) = tokio::time::timeout(STALL, chunks.next()).await.map_err(stalled)? else { break };
-        let chunk = chunk.map_err(|_| Broken::Client(Problem::new(Code::InvalidInput, "The upload broke off.")))?;
+        let chunk =
+            chunk.map_err(|_| Broken::Client(Problem::new(Code::InvalidInput, "The upload broke off.")))?;
         bytes += chunk.len() as u64;
         if bytes > max {
             return Err(Broken::Client(too_large(max)));
@@ -180,19 +190,28 @@ fn check_disk(dir: &Path, min_free: u64, bytes: u64) -> Result<(), Problem> {
     if free >= min_free.saturating_add(bytes) {
         return Ok(());
     }
-    Err(Problem::new(Code::OutOfDisk, format!("Only {} MiB are free on the daemon's disk, of which {} MiB must stay so.", free >> 20, min_free >> 20))
-        .hint("Free space with platform_cleanup, or lower min_free_disk_mb."))
+    Err(Problem::new(
+        Code::OutOfDisk,
+        format!(
+            "Only {} MiB are free on the daemon's disk, of which {} MiB must stay so.",
+            free >> 20,
+            min_free >> 20
+        ),
+    )
+    .hint("Free space with platform_cleanup, or lower min_free_disk_mb."))
 }
 
 fn too_large(max: u64) -> Problem {
-    Problem::new(Code::TooLarge, format!("The upload is larger than {} MiB.", max >> 20))
-        .hint("Leave out build results with .berthignore, or raise upload_max_mb in the daemon's configuration.")
+    Problem::new(Code::TooLarge, format!("The upload is larger than {} MiB.", max >> 20)).hint(
+        "Leave out build results with .berthignore, or raise upload_max_mb in the daemon's configuration.",
+    )
 }
 
 fn disk(error: &std::io::Error) -> Problem {
     tracing::error!(%error, "an upload could not be written");
     if error.kind() == std::io::ErrorKind::StorageFull {
-        return Problem::new(Code::OutOfDisk, "The daemon's disk is full.").hint("Free space with platform_cleanup.");
+        return Problem::new(Code::OutOfDisk, "The daemon's disk is full.")
+            .hint("Free space with platform_cleanup.");
     }
     Problem::new(Code::Internal, format!("The upload could not be written to disk: {error}."))
 }
