@@ -1,0 +1,265 @@
+//! The daemon's configuration: read once at the start, then plain data.
+//!
+//! [`setting`] lists what can be set, [`layers`] decides which value wins, and this file turns the texts into
+//! the types that the rest of the daemon uses. Durations and sizes get their units here.
+
+pub mod layers;
+pub mod setting;
+pub mod show;
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+pub use layers::{ConfigError, Origin, Resolved};
+use layers::{Sources, resolve};
+
+/// Form of the daemon's own log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The certificate that HTTPS answers with where no other fits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DefaultCertificate {
+    /// PEM file with the chain.
+    pub chain: PathBuf,
+    /// PEM file with the private key.
+    pub key: PathBuf,
+}
+
+/// The daemon's configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Everything Berth keeps.
+    pub data_dir: PathBuf,
+    /// API, MCP and status page.
+    pub control_addr: SocketAddr,
+    /// Apps over HTTP.
+    pub http_addr: SocketAddr,
+    /// Apps over HTTPS, with the default certificate.
+    pub https: Option<(SocketAddr, DefaultCertificate)>,
+    /// Domain of app names.
+    pub base_domain: String,
+    /// URL of the control plane as people reach it, without a trailing slash.
+    pub public_url: Option<String>,
+    /// Host names under which the control plane may be addressed, besides loopback names; lower case.
+    pub control_hosts: Vec<String>,
+    /// PostgreSQL, if not SQLite in the data directory.
+    pub database_url: Option<String>,
+    /// Docker Engine, if not the usual one.
+    pub docker_host: Option<String>,
+    /// Deployments worked on at the same time.
+    pub concurrent_builds: usize,
+    /// How long what apps print is kept.
+    pub log_retention: Duration,
+    /// Bytes of what apps print that are kept.
+    pub log_max_bytes: u64,
+    /// How long access records are kept.
+    pub request_retention: Duration,
+    /// Bytes that must stay free on the data directory's disk.
+    pub min_free_disk: u64,
+    /// Largest upload in bytes.
+    pub upload_max: u64,
+    /// Fetch from private addresses.
+    pub allow_private_sources: bool,
+    /// How long requests under way may take to finish at the end.
+    pub shutdown_timeout: Duration,
+    /// Form of the daemon's own log.
+    pub log_format: LogFormat,
+    /// Filter of the daemon's own log.
+    pub log_level: String,
+    /// Every setting with its origin, for `berth config`.
+    pub resolved: BTreeMap<&'static str, Resolved>,
+}
+
+const DAY: Duration = Duration::from_hours(24);
+const MIB: u64 = 1 << 20;
+
+impl Config {
+    /// Reads the configuration of this process.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn load(flags: &BTreeMap<&'static str, String>, file: Option<&Path>) -> Result<Self, ConfigError> {
+        let env = |name: &str| std::env::var(name).ok();
+        let data_dir = flags.get("data_dir").cloned().or_else(|| env("BERTH_DATA_DIR")).map(PathBuf::from);
+        let file = match file.map(Path::to_owned).or_else(|| env("BERTH_CONFIG").map(PathBuf::from)) {
+            Some(path) => Some(path),
+            None => usual_files(&data_dir.unwrap_or_else(default_data_dir)).into_iter().find(|p| p.is_file()),
+        };
+        Self::from_resolved(resolve(&Sources { flags, env: &env, file })?)
+    }
+
+    /// Turns resolved texts into types.
+    fn from_resolved(mut resolved: BTreeMap<&'static str, Resolved>) -> Result<Self, ConfigError> {
+        if let Some(data_dir) = resolved.get_mut("data_dir")
+            && data_dir.value.is_empty()
+        {
+            data_dir.value = default_data_dir().display().to_string();
+        }
+        let read = Reader(&resolved);
+        let public_url = read.optional("public_url").map(|u| u.trim_end_matches('/').to_owned());
+        let mut control_hosts = read.list("control_hosts");
+        if let Some(url) = &public_url {
+            control_hosts.push(host_of(url).ok_or_else(|| {
+                ConfigError::Contradiction(format!("public_url {url:?} is no http:// or https:// URL"))
+            })?);
+        }
+        Ok(Self {
+            data_dir: std::path::absolute(read.text("data_dir"))
+                .unwrap_or_else(|_| read.text("data_dir").into()),
+            control_addr: read.address("control_addr")?,
+            http_addr: read.address("http_addr")?,
+            https: https(&read)?,
+            base_domain: base_domain(read.text("base_domain"))?,
+            public_url,
+            control_hosts,
+            database_url: read.optional("database_url"),
+            docker_host: read.optional("docker_host"),
+            concurrent_builds: usize::try_from(read.number("concurrent_builds")).unwrap_or(1),
+            log_retention: DAY * u32::try_from(read.number("log_retention_days")).unwrap_or(1),
+            log_max_bytes: read.number("log_max_mb") * MIB,
+            request_retention: DAY * u32::try_from(read.number("request_retention_days")).unwrap_or(1),
+            min_free_disk: read.number("min_free_disk_mb") * MIB,
+            upload_max: read.number("upload_max_mb") * MIB,
+            allow_private_sources: read.text("allow_private_sources") == "true",
+            shutdown_timeout: Duration::from_secs(read.number("shutdown_timeout_s")),
+            log_format: if read.text("log_format") == "json" { LogFormat::Json } else { LogFormat::Text },
+            log_level: read.text("log_level").to_owned(),
+            resolved,
+        })
+    }
+}
+
+/// Reads checked values; [`layers::resolve`] has put every key there.
+struct Reader<'a>(&'a BTreeMap<&'static str, Resolved>);
+
+impl Reader<'_> {
+    fn text(&self, key: &str) -> &str {
+        self.0.get(key).map_or("", |r| r.value.as_str())
+    }
+
+    fn optional(&self, key: &str) -> Option<String> {
+        Some(self.text(key)).filter(|t| !t.is_empty()).map(str::to_owned)
+    }
+
+    fn list(&self, key: &str) -> Vec<String> {
+        let items = self.text(key).split(',').map(|t| t.trim().to_ascii_lowercase());
+        items.filter(|t| !t.is_empty()).collect()
+    }
+
+    fn number(&self, key: &str) -> u64 {
+        self.text(key).parse().unwrap_or_default()
+    }
+
+    fn address(&self, key: &'static str) -> Result<SocketAddr, ConfigError> {
+        self.text(key).parse().map_err(|_| ConfigError::BadValue {
+            key,
+            origin: self.0.get(key).map_or(Origin::Default, |r| r.origin.clone()),
+            text: "must be IP:PORT".into(),
+        })
+    }
+}
+
+fn https(read: &Reader<'_>) -> Result<Option<(SocketAddr, DefaultCertificate)>, ConfigError> {
+    let wrong = |text: &str| Err(ConfigError::Contradiction(text.to_owned()));
+    match (read.optional("https_addr"), read.optional("tls_cert"), read.optional("tls_key")) {
+        (None, None, None) => Ok(None),
+        (Some(_), Some(chain), Some(key)) => Ok(Some((
+            read.address("https_addr")?,
+            DefaultCertificate { chain: chain.into(), key: key.into() },
+        ))),
+        (Some(_), _, _) => wrong("https_addr is set, so tls_cert and tls_key must be set too"),
+        (None, _, _) => wrong("tls_cert and tls_key are set, but https_addr is not: nothing would use them"),
+    }
+}
+
+fn base_domain(text: &str) -> Result<String, ConfigError> {
+    let name = text.trim_matches('.').to_ascii_lowercase();
+    let label = |l: &str| {
+        !l.is_empty()
+            && l.len() <= 63
+            && !l.starts_with('-')
+            && !l.ends_with('-')
+            && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    // An app's label of up to 40 characters and a dot go before it, and a name has at most 253.
+    if name.len() <= 212 && name.split('.').all(label) {
+        return Ok(name);
+    }
+    Err(ConfigError::Contradiction(format!(
+        "base_domain {text:?} is no domain name; use one such as \"localhost\" or \"apps.example.com\""
+    )))
+}
+
+/// Host name of an http(s) URL, lower case, without its port.
+fn host_of(url: &str) -> Option<String> {
+    let uri: http::Uri = url.parse().ok()?;
+    matches!(uri.scheme_str(), Some("http" | "https")).then_some(())?;
+    uri.host().map(str::to_ascii_lowercase)
+}
+
+/// Where the data is kept if nothing else is said.
+#[must_use]
+pub fn default_data_dir() -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return "/var/lib/berth".into();
+    }
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+    absolute("XDG_DATA_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
+        .unwrap_or_else(std::env::temp_dir)
+        .join("berth")
+}
+
+fn usual_files(data_dir: &Path) -> [PathBuf; 2] {
+    [data_dir.join("berth.toml"), "/etc/berth/berth.toml".into()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(flags: &[(&'static str, &str)]) -> Result<Config, ConfigError> {
+        let flags = flags.iter().map(|(k, v)| (*k, (*v).to_owned())).collect();
+        Config::from_resolved(resolve(&Sources { flags: &flags, env: &|_| None, file: None })?)
+    }
+
+    #[test]
+    fn the_host_of_the_public_url_is_allowed() {
+        let c =
+            config(&[("public_url", "https://Berth.example.com:8443/"), ("control_hosts", "a.example, B")])
+                .unwrap();
+        assert_eq!(c.control_hosts, ["a.example", "b", "berth.example.com"]);
+        assert_eq!(c.public_url.as_deref(), Some("https://Berth.example.com:8443"));
+        assert!(config(&[("public_url", "berth.example.com")]).is_err());
+    }
+
+    #[test]
+    fn https_wants_all_three() {
+        assert!(config(&[("https_addr", "127.0.0.1:0")]).is_err());
+        assert!(config(&[("tls_cert", "/a"), ("tls_key", "/b")]).is_err());
+        assert!(
+            config(&[("https_addr", "127.0.0.1:0"), ("tls_cert", "/a"), ("tls_key", "/b")])
+                .unwrap()
+                .https
+                .is_some()
+        );
+    }
+
+    #[test]
+    fn a_base_domain_is_a_domain() {
+        assert_eq!(config(&[("base_domain", "Apps.Example.com.")]).unwrap().base_domain, "apps.example.com");
+        for bad in ["", "http://x", "a b", "-x.com", "x..y"] {
+            assert!(config(&[("base_domain", bad)]).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! The daemon and the command line of Berth.
+//!
+//! What lives here: configuration, wiring and supervision ([`serve`], [`supervise`]), the control plane over
+//! HTTP ([`rest`]) and the command line ([`cli`]), both generated from the registry of tools. What does not:
+//! anything that a tool does; that is in the domain crates.
+
+pub mod cli;
+pub mod config;
+pub mod housekeeping;
+pub mod notify;
+pub mod presence;
+pub mod rest;
+pub mod route;
+pub mod schema;
+pub mod serve;
+pub mod signals;
+pub mod supervise;

@@ -1,0 +1,78 @@
+//! From a request to a principal: the one place.
+//!
+//! A token comes in the Authorization header and nowhere else; a query string ends up in logs and histories.
+
+use std::{net::IpAddr, net::Ipv4Addr, time::Instant};
+
+use axum::{
+    extract::{Request, State},
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+use berth_schemas::Code;
+use berth_store::model::Principal;
+use http::{HeaderMap, HeaderValue, header};
+
+use super::{Shared, listener::Peer, problem::Refusal};
+
+/// Puts the caller's [`Principal`] into the request, or refuses it.
+pub async fn require(State(control): State<Shared>, mut request: Request, next: Next) -> Response {
+    match principal(&control, &request) {
+        Ok(principal) => {
+            request.extensions_mut().insert(principal);
+            next.run(request).await
+        }
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+fn principal(control: &Shared, request: &Request) -> Result<Principal, Refusal> {
+    let address = request.extensions().get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |p| p.0.ip());
+    let token = bearer(request.headers()).ok_or_else(|| {
+        unauthenticated("Bearer realm=\"berth\"", "This needs a token, and the request carries none.")
+    })?;
+    control.throttle.admit(address, token, Instant::now()).map_err(|wait| {
+        Refusal::new(Code::RateLimited, "Too many wrong tokens came from this address.")
+            .hint(format!("Wait {} seconds, and check the token.", wait.as_secs() + 1))
+            .header(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1))
+    })?;
+    let found = control.authenticate(token);
+    control.throttle.record(address, token, found.is_some(), Instant::now());
+    found.ok_or_else(|| {
+        unauthenticated(
+            "Bearer realm=\"berth\", error=\"invalid_token\"",
+            "The token is not valid: it is unknown, revoked or expired.",
+        )
+    })
+}
+
+fn unauthenticated(challenge: &'static str, detail: &str) -> Refusal {
+    Refusal::new(Code::Unauthenticated, detail)
+        .hint("Send `Authorization: Bearer <token>`; on the command line, `berth login` keeps one for you.")
+        .header(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
+}
+
+/// The token of a request that has exactly one well-formed Authorization header.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let (value, None) = (values.next()?, values.next()) else { return None };
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && token.len() <= 512).then_some(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_bearer_header_is_a_token() {
+        let headers = |values: &[&'static str]| {
+            values.iter().map(|v| (header::AUTHORIZATION, HeaderValue::from_static(v))).collect::<HeaderMap>()
+        };
+        assert_eq!(bearer(&headers(&["bearer  abc "])), Some("abc"));
+        assert_eq!(bearer(&headers(&["Basic abc"])), None);
+        assert_eq!(bearer(&headers(&["Bearer a", "Bearer b"])), None);
+        assert_eq!(bearer(&headers(&["Bearer "])), None);
+    }
+}
