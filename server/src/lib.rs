@@ -6,7 +6,7 @@
 
 pub mod cli;
 pub mod config;
-pub mod housekeeping;
+pub mod data_plane;
 pub mod notify;
 pub mod presence;
 pub mod rest;

@@ -14,6 +14,12 @@ use std::{
     time::Duration,
 };
 
+use berth_deploy::{
+    Pipeline, PipelineConfig,
+    docker::{Docker, DockerConfig, Engine, InstanceId},
+};
+use berth_mcp::McpConfig;
+use berth_observe::{CollectorConfig, LogCollector, RecorderConfig, RequestRecorder, Retention, RetentionConfig};
 use berth_schemas::Timestamp;
 use berth_store::{MasterKey, Store, StoreConfig};
 use berth_tools::{Addresses, Context};
@@ -24,12 +30,15 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     cli::failure::Failure,
     config::{Config, LogFormat},
-    housekeeping, notify,
+    data_plane, notify,
     presence::Presence,
     rest::{self, Control, Limits, host::AllowedHosts, listener, throttle::Throttle, uploads},
     signals::Signals,
-    supervise::{Rule, Supervisor},
+    supervise::Supervisor,
 };
+
+/// Bytes that a source may unpack to, for each byte that an upload may have.
+const SOURCE_RATIO: u64 = 4;
 
 /// What the daemon is started with.
 #[derive(Debug)]
@@ -80,35 +89,64 @@ async fn serve(start: Start) -> Result<ExitCode, Failure> {
     let control_addr = control_listener.local_addr()?;
     let control_url =
         config.public_url.clone().unwrap_or_else(|| format!("http://{}", reachable(control_addr)));
-    let http_addr = config.http_addr;
+    let plane = data_plane::bind(&config)?;
+    let http_addr = plane.http;
     let addresses = addresses(&config, http_addr);
+    let instance = store.instance().parse().map_err(|_| Failure::local("the installation's id is damaged"))?;
+    let instance = InstanceId::new(instance);
+    let engine: Arc<dyn Engine> =
+        Arc::new(Docker::connect(DockerConfig { host: config.docker_host.clone(), instance }));
+    let output = Arc::new(berth_deploy::EngineOutput(Arc::clone(&engine)));
+    let collector =
+        LogCollector::start(store.clone(), output, CollectorConfig::default(), shutdown.child_token());
+    let pipeline = Pipeline::open(
+        store.clone(),
+        engine,
+        instance,
+        plane.handle.clone(),
+        collector.clone(),
+        pipeline_config(&config, &addresses),
+        shutdown.child_token(),
+    )
+    .await?;
     let context = Arc::new(Context {
         store: store.clone(),
-        pipeline: berth_deploy::Pipeline,
+        pipeline: pipeline.clone(),
         addresses,
         data_dir: config.data_dir.clone(),
         started_at,
         version: env!("CARGO_PKG_VERSION"),
     });
+    // The recorder ends after the data plane, so that the last requests are recorded too.
+    let (served, recording) = (CancellationToken::new(), CancellationToken::new());
+    let recorder = RequestRecorder::start(store.clone(), RecorderConfig::default(), recording.clone());
+    let records = tokio::spawn(data_plane::record(plane.records, store.clone(), recorder.clone(), served.clone()));
+    supervisor.start_once("data plane", data_plane::run(plane.server, shutdown.child_token()));
+    let retention = Retention::start(store.clone(), retention_config(&config), shutdown.child_token());
 
+    let registry = Arc::new(berth_tools::registry());
+    let mcp = berth_mcp::service(
+        Arc::clone(&registry),
+        Arc::clone(&context),
+        McpConfig {
+            allowed_hosts: config.control_hosts.clone(),
+            allowed_origins: config.public_url.iter().cloned().collect(),
+            ct: shutdown.child_token(),
+        },
+    );
     let control = Arc::new(Control {
-        registry: Arc::new(berth_tools::registry()),
+        registry,
         context: Arc::clone(&context),
         hosts: AllowedHosts::new(config.control_hosts.clone()),
         limits: Limits { upload_max: config.upload_max, min_free_disk: config.min_free_disk },
         throttle: Throttle::default(),
         shutdown: shutdown.clone(),
     });
-    let router = rest::router(&control, None);
+    let router = rest::router(&control, Some(axum::Router::new().fallback_service(mcp)));
     supervisor.start_once(
         "control",
         listener::serve(control_listener, router, shutdown.clone(), config.shutdown_timeout),
     );
-    let keep = housekeeping::Limits::of(&config);
-    let kept = store.clone();
-    supervisor.start("housekeeping", Rule::Restarted, move |shutdown| {
-        housekeeping::run(kept.clone(), keep.clone(), shutdown)
-    });
 
     let presence = Presence {
         pid: std::process::id(),
@@ -129,6 +167,13 @@ async fn serve(start: Start) -> Result<ExitCode, Failure> {
     let limit = config.shutdown_timeout + Duration::from_secs(5);
     let stopping = async {
         supervisor.stop(limit).await;
+        pipeline.stopped().await;
+        collector.stopped().await;
+        retention.stopped().await;
+        served.cancel();
+        let _ = records.await;
+        recording.cancel();
+        recorder.stopped().await;
         store.close().await;
     };
     tokio::select! {
@@ -161,6 +206,28 @@ async fn open_store(config: &Config) -> Result<Store, Failure> {
         let problem: berth_schemas::Problem = e.into();
         problem.into()
     })
+}
+
+fn pipeline_config(config: &Config, addresses: &Addresses) -> PipelineConfig {
+    PipelineConfig {
+        data_dir: config.data_dir.clone(),
+        addresses: addresses.clone(),
+        concurrent_builds: config.concurrent_builds,
+        min_free_bytes: config.min_free_disk,
+        allow_private_sources: config.allow_private_sources,
+        allow_local_sources: false,
+        git_ssh_key: config.git_ssh_key.clone(),
+        max_source_bytes: config.upload_max.saturating_mul(SOURCE_RATIO),
+    }
+}
+
+fn retention_config(config: &Config) -> RetentionConfig {
+    RetentionConfig {
+        log_age: config.log_retention,
+        log_bytes: config.log_max_bytes,
+        request_age: config.request_retention,
+        ..RetentionConfig::default()
+    }
 }
 
 fn bind(setting: &'static str, addr: SocketAddr) -> Result<TcpListener, Failure> {

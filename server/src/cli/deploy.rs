@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use berth_deploy::source::ignore;
 use berth_schemas::upload::Upload;
 use bytes::Bytes;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
@@ -117,7 +118,7 @@ fn pack(dir: &Path) -> Result<(File, u64, u64), Failure> {
         return Err(Failure::usage(format!("{} is not a folder", dir.display())));
     }
     let mut file = tempfile::tempfile()?;
-    let packed = berth_deploy::source::ignore::pack_directory(dir, &mut file)
+    let packed = ignore::pack_directory(dir, &mut file, ignore::PackOptions::default())
         .map_err(|e| Failure::local(format!("{} could not be packed: {e}", dir.display())))?;
     let bytes = file.stream_position()?;
     file.rewind()?;

@@ -119,6 +119,12 @@ pub const SETTINGS: &[Setting] = &[
         "Let deployments fetch from private, loopback and link-local addresses.",
     ),
     setting(
+        "git_ssh_key",
+        Kind::Path,
+        "",
+        "Private key for git over SSH, in OpenSSH's text form.",
+    ),
+    setting(
         "shutdown_timeout_s",
         number(1, 3600),
         "30",
