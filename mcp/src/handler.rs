@@ -205,6 +205,12 @@ impl Handler {
         if request.name == SEARCH && caller.view.shows_gateway(SEARCH) {
             return Ok(self.search(&caller, arguments).unwrap_or_else(|p| answer::failure(&p, &frame)));
         }
+        if !matches!(&*request.name, SEARCH | READ | WRITE) && self.0.registry.get(&request.name).is_none() {
+            // The protocol wants its own error for a name that no list ever had.
+            let problem = self.known(&caller.view, &request.name).err();
+            let text = problem.map_or_else(|| "There is no such tool.".to_owned(), |p| p.to_string());
+            return Err(ErrorData::invalid_params(text, None));
+        }
         let (tool, input) = match self.resolve(&caller.view, &request.name, arguments) {
             Ok(found) => found,
             Err(problem) => return Ok(answer::failure(&problem, &frame)),
