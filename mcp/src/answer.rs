@@ -81,7 +81,7 @@ mod tests {
         let structured = result.structured_content.unwrap()["problem"]["log_tail"][0].to_string();
         for shown in [text, structured] {
             let at = shown.find("ignore all").unwrap();
-            assert!(shown[..at].contains("⟦untrusted") && shown[at..].contains("⟦/untrusted"), "{shown}");
+            assert!(shown[..at].contains("«untrusted") && shown[at..].contains("«/"), "{shown}");
         }
     }
 }

@@ -83,7 +83,7 @@ impl Handler {
         if !matches!(name, READ | WRITE) {
             let tool = self.known(view, name)?;
             if !view.shows(tool) {
-                let gateway = if tool.spec.hints.read_only { READ } else { WRITE };
+                let gateway = surface::gateway_to(tool);
                 return Err(Problem::new(Code::NotFound, format!("{name} is not in this list of tools."))
                     .hint(format!("Call it with {gateway}(name={name:?}, arguments={{…}}).")));
             }
@@ -95,11 +95,11 @@ impl Handler {
         let passed: Passed = serde_json::from_value(Value::Object(arguments))
             .map_err(|e| Problem::new(Code::InvalidInput, format!("The input is not valid: {e}.")))?;
         let tool = self.known(view, &passed.name)?;
-        let reads = tool.spec.hints.read_only;
-        if reads != (name == READ) {
-            let (does, other) = if reads { ("only reads", READ) } else { ("changes things", WRITE) };
-            return Err(Problem::invalid("name", format!("{} {does}.", passed.name))
-                .hint(format!("Call it with {other}.")));
+        let gateway = surface::gateway_to(tool);
+        if gateway != name {
+            let why = if gateway == READ { "only reads" } else { "does more than read harmless things" };
+            let problem = Problem::invalid("name", format!("{} {why}.", passed.name));
+            return Err(problem.hint(format!("Call it with {gateway}.")));
         }
         Ok((tool, Value::Object(passed.arguments)))
     }
@@ -172,10 +172,9 @@ impl Handler {
         };
         let found = self.0.index.find(&asked.query, limit, reachable);
         let tools: Vec<&Tool> = found.iter().filter_map(|name| self.0.registry.get(name)).collect();
-        let how = |tool: &Tool| match (caller.view.shows(tool), tool.spec.hints.read_only) {
-            (true, _) => tool.spec.name,
-            (false, true) => READ,
-            (false, false) => WRITE,
+        let how = |tool: &Tool| match caller.view.shows(tool) {
+            true => tool.spec.name,
+            false => surface::gateway_to(tool),
         };
         let shown = tools.iter().map(|t| {
             json!({
@@ -204,6 +203,12 @@ impl Handler {
         let frame = Frame::new();
         if request.name == SEARCH && caller.view.shows_gateway(SEARCH) {
             return Ok(self.search(&caller, arguments).unwrap_or_else(|p| answer::failure(&p, &frame)));
+        }
+        if !matches!(&*request.name, SEARCH | READ | WRITE) && self.0.registry.get(&request.name).is_none() {
+            // The protocol wants its own error for a name that no list ever had.
+            let problem = self.known(&caller.view, &request.name).err();
+            let text = problem.map_or_else(|| "There is no such tool.".to_owned(), |p| p.to_string());
+            return Err(ErrorData::invalid_params(text, None));
         }
         let (tool, input) = match self.resolve(&caller.view, &request.name, arguments) {
             Ok(found) => found,

@@ -51,7 +51,7 @@ fn message(update: &Update, frame: &Frame) -> String {
     match update {
         Update::State { deployment, state, reason } => {
             let reason = reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default();
-            format!("{deployment} is {}{reason}", state.as_str())
+            format!("{deployment}: {}{reason}", state.as_str())
         }
         Update::BuildLine(line) => {
             let step = line.step.as_ref().map(|s| format!(" {s}")).unwrap_or_default();

@@ -5,6 +5,7 @@
 //! wanted, `?tools=all` shows everything. What a token's scopes do not allow is never shown. The list depends
 //! on nothing else, so that clients and prompt caches can keep it.
 
+use berth_schemas::Scope;
 use berth_store::model::Principal;
 use berth_tools::{Hints, Registry, Tier, Tool};
 use rmcp::model::{Tool as McpTool, ToolAnnotations};
@@ -51,9 +52,9 @@ impl View {
         view
     }
 
-    /// Whether a tool may be called through this URL, shown or not.
+    /// Whether a tool may be called through this URL, shown or not; readers through one that only reads.
     pub(crate) fn reaches(&self, tool: &Tool) -> bool {
-        (!self.read_only || tool.spec.hints.read_only)
+        (!self.read_only || is_harmless(tool))
             && match &self.tools {
                 Wanted::Core | Wanted::All => true,
                 Wanted::Named(names) => names.iter().any(|n| n == tool.spec.name),
@@ -69,6 +70,17 @@ impl View {
     pub(crate) fn shows_gateway(&self, name: &str) -> bool {
         self.tools == Wanted::Core && (name != WRITE || !self.read_only)
     }
+}
+
+/// Whether a client may call a tool without asking the person in front of it. Reading a secret changes nothing,
+/// but what was read cannot be taken back out of a conversation.
+pub(crate) fn is_harmless(tool: &Tool) -> bool {
+    tool.spec.hints.read_only && tool.spec.scope != Scope::Secrets
+}
+
+/// The tool that reaches one which is not in the list.
+pub(crate) fn gateway_to(tool: &Tool) -> &'static str {
+    if is_harmless(tool) { READ } else { WRITE }
 }
 
 /// The list for this caller and URL, sorted by name.
@@ -160,7 +172,7 @@ fn gateways() -> [McpTool; 3] {
             .with_annotations(annotations(Hints::READ)),
         McpTool::new(
             WRITE,
-            "Call a tool that changes or destroys something, found with tool_search. Destructive ones take dry_run and want confirm.",
+            "Call a tool that changes or destroys something or reveals a secret, found with tool_search. Destructive ones take dry_run and want confirm.",
             call("a tool that changes something"),
         )
         .with_title("Call a changing tool")
@@ -171,7 +183,6 @@ fn gateways() -> [McpTool; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use berth_schemas::Scope;
     use berth_store::model::Visible;
 
     fn principal(scopes: &[Scope]) -> Principal {
@@ -203,6 +214,7 @@ mod tests {
         );
         assert_eq!(names("tools=event_list,app_get,nonsense", &[Scope::Admin]), ["app_get", "event_list"]);
         assert_eq!(names("tools=event_list%2Capp_delete&read_only=1", &[Scope::Admin]), ["event_list"]);
+        assert!(!names("tools=all&read_only=1", &[Scope::Admin]).contains(&"variable_reveal".into()));
         assert_eq!(names("tools=all", &[Scope::Admin]).len(), berth_tools::registry().tools().len());
     }
 

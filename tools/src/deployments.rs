@@ -93,7 +93,7 @@ pub(crate) fn tools() -> Vec<Tool> {
 
 async fn create(call: Call, input: DeploymentCreate) -> Result<DeploymentDetail, Problem> {
     let wait = follow::wait(input.wait_s, 0)?;
-    check(&input)?;
+    check(&input, call.context.allow_local_sources)?;
     let row = once::deployment(
         &call,
         "deployment_create",
@@ -118,7 +118,7 @@ fn what_is_wanted(input: &DeploymentCreate) -> impl Serialize {
 }
 
 /// Checks what can be checked without asking anybody.
-fn check(input: &DeploymentCreate) -> Result<(), Problem> {
+fn check(input: &DeploymentCreate, allow_local: bool) -> Result<(), Problem> {
     if input.folder.is_some() {
         let detail = "The daemon cannot read a folder of your machine.";
         return Err(Problem::invalid("folder", detail).hint(
@@ -138,7 +138,7 @@ fn check(input: &DeploymentCreate) -> Result<(), Problem> {
     }
     let wrong = |field: &str, why: String| Problem::invalid(field, format!("{field}: {why}."));
     if let Some(url) = &input.git_url {
-        settings::git_url(url).map_err(|why| wrong("git_url", why))?;
+        settings::git_url(url, allow_local).map_err(|why| wrong("git_url", why))?;
     }
     if let Some(git_ref) = &input.git_ref {
         settings::git_ref(git_ref).map_err(|why| wrong("git_ref", why))?;
@@ -450,7 +450,7 @@ impl Brief for DeploymentPage {
 
 impl Brief for DeploymentDetail {
     fn brief(&self) -> Text {
-        let mut text = Text::from(format!("{} is {}", self.deployment, self.state.as_str()));
+        let mut text = Text::from(format!("{}: {}", self.deployment, self.state.as_str()));
         text = text.say(format!(" ({}).", source_line(&self.source)));
         if let Some(message) = &self.message {
             text = text.say(" Message: ").quote(message);
@@ -520,23 +520,22 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn input(value: serde_json::Value) -> DeploymentCreate {
-        serde_json::from_value(value).unwrap()
+    fn checked(input: serde_json::Value) -> Result<(), Problem> {
+        check(&serde_json::from_value(input).unwrap(), false)
     }
 
     #[test]
     fn one_source_and_only_one() {
-        assert!(check(&input(json!({"app": "web", "git_url": "https://example.com/a/b"}))).is_ok());
-        assert!(check(&input(json!({"app": "web"}))).is_ok(), "the app may have one configured");
-        let both =
-            check(&input(json!({"app": "web", "image": "nginx", "git_url": "https://example.com/a/b"})))
-                .unwrap_err();
+        assert!(checked(json!({"app": "web", "git_url": "https://example.com/a/b"})).is_ok());
+        assert!(checked(json!({"app": "web"})).is_ok(), "the app may have one configured");
+        let both = checked(json!({"app": "web", "image": "nginx", "git_url": "https://example.com/a/b"}))
+            .unwrap_err();
         assert!(both.detail.contains("git_url and image"), "{both}");
     }
 
     #[test]
     fn a_folder_is_refused_with_the_way_out() {
-        let problem = check(&input(json!({"app": "web", "folder": "."}))).unwrap_err();
+        let problem = checked(json!({"app": "web", "folder": "."})).unwrap_err();
         assert_eq!(problem.field.as_deref(), Some("folder"));
         assert!(problem.hint.unwrap().contains("berth mcp"));
     }
@@ -550,7 +549,7 @@ mod tests {
             (json!({"app": "web", "files": {}}), "files"),
             (json!({"app": "web", "message": "a\nb"}), "message"),
         ] {
-            assert_eq!(check(&input(value)).unwrap_err().field.as_deref(), Some(field));
+            assert_eq!(checked(value).unwrap_err().field.as_deref(), Some(field));
         }
     }
 }

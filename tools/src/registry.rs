@@ -12,6 +12,7 @@ use futures_util::future::BoxFuture;
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use tracing::Instrument;
 
 use crate::{context::Context, page::Budget, progress::Progress, text::Text, tidy};
 
@@ -205,11 +206,26 @@ impl Tool {
 
     /// Checks the caller's scope, then runs the body. The one way to call a tool, whatever the surface.
     ///
+    /// A caller that hangs up drops this future. Reading ends there, but a change that was begun is carried to
+    /// its end, in a task of its own: it must not stop between marking an app and making the job for it. Such
+    /// a task ends within the longest wait that tools allow, 50 seconds, and mostly within milliseconds.
+    ///
     /// # Errors
     /// Whatever the tool answers; `Forbidden` if the principal lacks the scope.
     pub async fn call(&self, call: Call, input: Value) -> Result<Answer, Problem> {
         demand(self.spec.name, &call.principal, self.spec.scope)?;
-        (self.run)(call, input).await
+        let running = (self.run)(call, input);
+        if self.spec.hints.read_only {
+            return running.await;
+        }
+        match tokio::spawn(running.in_current_span()).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                tracing::error!(tool = self.spec.name, %error, "a tool did not finish");
+                Err(Problem::new(Code::Internal, "Berth made a mistake while working on this.")
+                    .hint("The daemon's log says more. Look at the state of things before trying again."))
+            }
+        }
     }
 }
 
