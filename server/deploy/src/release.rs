@@ -6,6 +6,7 @@ use berth_store::model::{AppRow, Artifact, DeploymentRow, NewRelease, ReleaseId,
 use crate::{
     attempt::{Attempt, remove_dir},
     fault::Halt,
+    fetch::start_command,
     pipeline::Inner,
 };
 
@@ -55,6 +56,9 @@ impl Inner {
         let artifact = match old.artifact {
             Artifact::Image { image_id, reference, port, built, command } => {
                 let port = attempt.app.settings.port.unwrap_or(port);
+                // A generated image has the start command of its time in it; a changed one goes over it.
+                let changed = attempt.app.settings.start_command != old.settings.start_command;
+                let command = if changed { start_command(attempt)? } else { command };
                 Artifact::Image { image_id, reference, port, built, command }
             }
             files @ Artifact::Static { .. } => files,
