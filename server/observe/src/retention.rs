@@ -1,0 +1,92 @@
+//! Keeps runtime logs and request records within their limits of age and size.
+
+use std::time::Duration;
+
+use berth_schemas::Timestamp;
+use berth_store::{Result, Store};
+use tokio::time::sleep;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Pages of a SQLite file that are given back after a pruning, at most: some 4 MiB, a short pause for writers.
+const SHRINK_PAGES: u32 = 1024;
+
+/// How long and how much to keep, of all apps together.
+#[derive(Debug, Clone, Copy)]
+pub struct RetentionConfig {
+    /// Age of the oldest log line.
+    pub log_age: Duration,
+    /// Bytes of log lines.
+    pub log_bytes: u64,
+    /// Age of the oldest request record.
+    pub request_age: Duration,
+    /// Bytes of request records.
+    pub request_bytes: u64,
+    /// How often to look.
+    pub every: Duration,
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        const DAY: u64 = 24 * 3600;
+        Self {
+            log_age: Duration::from_secs(7 * DAY),
+            log_bytes: 512 << 20,
+            request_age: Duration::from_secs(3 * DAY),
+            request_bytes: 256 << 20,
+            every: Duration::from_secs(60),
+        }
+    }
+}
+
+/// The task that removes what is too old or too much.
+pub struct Retention {
+    tasks: TaskTracker,
+}
+
+impl Retention {
+    /// Starts; ends when `shutdown` is cancelled, between two pieces of work.
+    #[must_use]
+    pub fn start(store: Store, config: RetentionConfig, shutdown: CancellationToken) -> Self {
+        let tasks = TaskTracker::new();
+        tasks.spawn(async move {
+            loop {
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    () = sleep(config.every) => {}
+                }
+                // Dropped in the middle it leaves a piece undone, which the next round does.
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    done = prune(&store, &config) => if let Err(error) = done {
+                        tracing::warn!(%error, "old logs and requests were not removed");
+                    },
+                }
+            }
+        });
+        tasks.close();
+        Self { tasks }
+    }
+
+    /// Waits until the task has ended, after the shutdown.
+    pub async fn stopped(&self) {
+        self.tasks.wait().await;
+    }
+}
+
+/// Removes what is too old or too much, once.
+async fn prune(store: &Store, config: &RetentionConfig) -> Result<()> {
+    let now = store.clock().now();
+    let bytes = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let logs = store.logs().prune(before(now, config.log_age), bytes(config.log_bytes)).await?;
+    let requests =
+        store.requests().prune(before(now, config.request_age), bytes(config.request_bytes)).await?;
+    if logs.rows + requests.rows > 0 {
+        tracing::debug!(lines = logs.rows, requests = requests.rows, "removed old logs and requests");
+        store.shrink(SHRINK_PAGES).await?;
+    }
+    Ok(())
+}
+
+fn before(now: Timestamp, age: Duration) -> Timestamp {
+    Timestamp(now.0.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX)))
+}
