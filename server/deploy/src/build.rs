@@ -1,24 +1,30 @@
 //! Making a release of a source: deciding how, then either putting its files in place or building an image.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use berth_schemas::{
     Code, Problem,
     deployment::{BuildLineKind, PlanShown},
 };
-use berth_store::model::{Artifact, ReleaseRow};
+use berth_store::model::{Artifact, ReleaseRow, VariableRow};
+use futures_util::{StreamExt, stream};
+use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use crate::{
     attempt::{Attempt, io_problem},
     docker::{
-        BuildEvent, BuildLimits, BuildRequest, BuildSecret, EngineError, StepState, context_from_reader,
+        BuildEvent, BuildLimits, BuildRequest, BuildSecret, ContextStream, EngineError, StepState,
+        context_from_reader, label,
     },
     fault::Halt,
     fetch::{Source, start_command},
     journal::Journal,
     pipeline::Inner,
-    plan::{self, BuildPlan},
+    plan::{
+        self, BuildPlan, DirectoryTree, DockerfileSource, PlanError, PlanSettings, recipe::SECRETS_DIGEST_ARG,
+    },
+    source::ignore::{self, ContextDockerfile},
 };
 
 /// Time that a build may take where none was set.
@@ -32,10 +38,44 @@ impl Inner {
         source: Source,
     ) -> Result<ReleaseRow, Halt> {
         let plan = self.plan(attempt, &source).await?;
-        match &plan.static_dir {
-            Some(_) => self.place_files(attempt, &source, &plan).await,
-            None => self.build_image(attempt, &source, &plan).await,
+        match &plan.dockerfile {
+            None => self.place_files(attempt, &source, &plan).await,
+            Some(dockerfile) => self.build_image(attempt, &source, &plan, dockerfile).await,
         }
+    }
+
+    /// Decides how to build a source, and keeps the decision with its evidence.
+    async fn plan(&self, attempt: &mut Attempt, source: &Source) -> Result<BuildPlan, Halt> {
+        let secrets = self.build_variables(attempt).await?.into_iter().map(|v| v.name.to_string()).collect();
+        let settings = PlanSettings::from_app(&attempt.app.settings, &attempt.app.uuid, secrets);
+        let directory = source.directory.clone();
+        let plan = self
+            .blocking(attempt, move |_| -> Result<BuildPlan, Problem> {
+                let tree =
+                    DirectoryTree::scan(&directory).map_err(|e| io_problem("looking at the source", &e))?;
+                plan::detect(&tree, &settings).map_err(|e| plan_problem(&e))
+            })
+            .await??;
+        let shown = serde_json::to_value(shown(&plan)).map_err(|e| {
+            Problem::new(Code::Internal, format!("The build plan could not be written: {e}."))
+        })?;
+        self.store.deployments().set_plan(attempt.row.id, &shown).await?;
+        attempt.journal.note(format!("building with {}", plan.preset)).await;
+        for fact in &plan.evidence {
+            attempt.journal.note(format!("{}: {}", fact.path, fact.why)).await;
+        }
+        for warning in &plan.warnings {
+            attempt.journal.line(BuildLineKind::Warning, None, warning.clone()).await;
+            self.store.deployments().add_warning(attempt.row.id, warning).await?;
+        }
+        Ok(plan)
+    }
+
+    /// The variables that builds get, as secrets.
+    async fn build_variables(&self, attempt: &Attempt) -> Result<Vec<VariableRow>, Halt> {
+        let mut variables = self.store.variables().list(attempt.app.environment.id).await?;
+        variables.retain(|v| v.build);
+        Ok(variables)
     }
 
     /// Moves the finished files where the data plane serves them from.
@@ -72,15 +112,16 @@ impl Inner {
         attempt: &mut Attempt,
         source: &Source,
         plan: &BuildPlan,
+        dockerfile: &DockerfileSource,
     ) -> Result<ReleaseRow, Halt> {
-        self.refuse_without_space(attempt).await?;
+        self.refuse_without_space().await?;
         if self.builds.available_permits() == 0 {
             attempt.journal.note("waiting for a free place to build").await;
         }
         let permit = attempt
             .unless_cancelled(self, async { self.builds.acquire().await.map_err(|_| Halt::Shutdown) })
             .await?;
-        let request = self.build_request(attempt, source, plan).await?;
+        let request = self.build_request(attempt, source, plan, dockerfile).await?;
         let tag = request.tag.clone();
         let (sink, events) = mpsc::channel(1024);
         let (built, ()) = tokio::join!(
@@ -95,14 +136,14 @@ impl Inner {
         };
         let port = self.port_of(attempt, plan.port_hint, &built.exposed_ports).await;
         // A generated Dockerfile has the start command in it; one that came with the source does not.
-        let command = if plan.is_generated() { None } else { start_command(attempt)? };
+        let command = match dockerfile {
+            DockerfileSource::Generated { .. } => None,
+            DockerfileSource::InTree { .. } => start_command(attempt)?,
+        };
         let bytes = i64::try_from(built.size_bytes).unwrap_or(i64::MAX);
         let artifact =
             Artifact::Image { image_id: built.image_id, reference: tag, port, built: true, command };
-        match self.record_release(attempt, artifact, bytes).await {
-            Ok(release) => Ok(release),
-            Err(halt) => Err(halt),
-        }
+        self.record_release(attempt, artifact, bytes).await
     }
 
     async fn build_request(
@@ -110,34 +151,32 @@ impl Inner {
         attempt: &Attempt,
         source: &Source,
         plan: &BuildPlan,
+        dockerfile: &DockerfileSource,
     ) -> Result<BuildRequest, Halt> {
-        let (context, dockerfile) = self.context(attempt, source, plan).await?;
-        let mut request = BuildRequest::new(
-            self.instance.image_tag(attempt.app.slug.as_str(), attempt.row.number),
-            context,
-        );
-        request.dockerfile = dockerfile;
+        let tag = self.instance.image_tag(attempt.app.slug.as_str(), attempt.row.number);
+        let (context, name) =
+            context(source.directory.join(&plan.root), dockerfile, plan.context_excludes.clone());
+        let mut request = BuildRequest::new(tag, context);
+        request.dockerfile = name;
         request.no_cache = attempt.row.no_cache;
-        request.labels = [(crate::docker::label::APP.to_owned(), attempt.app.slug.to_string())].into();
-        request.secrets = self
-            .store
-            .variables()
-            .list(attempt.app.environment.id)
-            .await?
+        request.labels = [(label::APP.to_owned(), attempt.app.slug.to_string())].into();
+        let variables = self.build_variables(attempt).await?;
+        if !plan.build_secrets.is_empty() {
+            request.args.insert(SECRETS_DIGEST_ARG.to_owned(), generation(&variables));
+        }
+        request.secrets = variables
             .into_iter()
-            .filter(|v| v.build)
             .map(|v| BuildSecret { id: v.name.to_string(), value: v.value.into_bytes() })
             .collect();
         let time = attempt.app.settings.build_timeout_s.map_or(DEFAULT_BUILD_TIME, u64::from);
-        request.limits = BuildLimits { time: Duration::from_secs(time), ..BuildLimits::default() };
+        request.limits = BuildLimits { time: Duration::from_secs(time) };
         Ok(request)
     }
 
     /// A build that would fill the disk is refused before it starts.
-    async fn refuse_without_space(&self, attempt: &Attempt) -> Result<(), Halt> {
+    async fn refuse_without_space(&self) -> Result<(), Halt> {
         let free = self.engine.info().await?.disk_free_bytes;
         let Some(free) = free.filter(|free| *free < self.config.min_free_bytes) else { return Ok(()) };
-        let _ = attempt;
         Err(Problem::new(
             Code::OutOfDisk,
             format!(
@@ -163,7 +202,6 @@ async fn write_events(journal: Journal, mut events: mpsc::Receiver<BuildEvent>) 
                     StepState::Cached => BuildLineKind::Cached,
                     StepState::Done => BuildLineKind::Done,
                     StepState::Failed { .. } => BuildLineKind::Failed,
-                    _ => BuildLineKind::Note,
                 };
                 journal.line(kind, Some(step.0.to_string()), format!("{name}{took}")).await;
             }
@@ -175,26 +213,66 @@ async fn write_events(journal: Journal, mut events: mpsc::Receiver<BuildEvent>) 
     }
 }
 
-/// A plan as it is shown.
-fn shown(plan: &BuildPlan, port: Option<u16>) -> PlanShown {
-    PlanShown {
-        builder: plan.builder.as_str().to_owned(),
-        evidence: plan.evidence.iter().map(|e| e.to_string().into()).collect(),
-        dockerfile: plan.generated_dockerfile().map(Into::into),
-        port,
+/// What changes whenever one of these is set anew: BuildKit leaves the values of secrets out of its cache keys. Times,
+/// not values, because build arguments stay readable in the image.
+fn generation(variables: &[VariableRow]) -> String {
+    let mut hash = Sha256::new();
+    for variable in variables {
+        hash.update(format!("{}={};", variable.name, variable.updated_at.micros()));
     }
+    hex::encode(&hash.finalize()[..8])
 }
 
-impl Inner {
-    async fn plan(&self, _a: &Attempt, _s: &Source) -> Result<BuildPlan, Halt> {
-        Err(Halt::Cancelled)
-    }
-    async fn context(
-        &self,
-        _a: &Attempt,
-        _s: &Source,
-        _p: &BuildPlan,
-    ) -> Result<(crate::docker::ContextStream, String), Halt> {
-        Err(Halt::Cancelled)
+/// The build context of a folder as a stream, and the Dockerfile's name in it. An error while packing ends the
+/// stream with it.
+fn context(
+    directory: PathBuf,
+    dockerfile: &DockerfileSource,
+    excludes: Vec<String>,
+) -> (ContextStream, String) {
+    let name = match dockerfile {
+        DockerfileSource::InTree { path } => path.clone(),
+        DockerfileSource::Generated { .. } => ignore::GENERATED_DOCKERFILE.to_owned(),
+    };
+    let dockerfile = dockerfile.clone();
+    let (writer, reader) = tokio::io::duplex(256 << 10);
+    let packing = tokio::task::spawn_blocking(move || {
+        let writer = tokio_util::io::SyncIoBridge::new(writer);
+        let dockerfile = match &dockerfile {
+            DockerfileSource::InTree { path } => ContextDockerfile::InTree(path),
+            DockerfileSource::Generated { text } => ContextDockerfile::Generated(text),
+        };
+        ignore::docker_context(&directory, &dockerfile, &excludes, writer)
+    });
+    let ending = stream::once(async move {
+        match packing.await {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(Err(std::io::Error::other(error.to_string()))),
+            Err(error) => Some(Err(std::io::Error::other(error))),
+        }
+    })
+    .filter_map(async |end| end);
+    (context_from_reader(reader).chain(ending).boxed(), name)
+}
+
+fn plan_problem(error: &PlanError) -> Problem {
+    let (code, candidates) = match error {
+        PlanError::NothingRecognised { nearest, .. } => (Code::NothingRecognised, nearest.clone()),
+        PlanError::Missing { candidates, .. } => (Code::BadPlan, candidates.clone()),
+        PlanError::BadSetting { .. } | PlanError::BadFile { .. } => (Code::BadPlan, Vec::new()),
+    };
+    Problem::new(code, crate::fault::sentence(&error.to_string())).hint(error.hint()).candidates(candidates)
+}
+
+/// A plan as it is shown.
+fn shown(plan: &BuildPlan) -> PlanShown {
+    PlanShown {
+        builder: plan.preset.clone(),
+        evidence: plan.evidence.iter().map(|e| format!("{}: {}", e.path, e.why).into()).collect(),
+        dockerfile: match &plan.dockerfile {
+            Some(DockerfileSource::Generated { text }) => Some(text.as_str().into()),
+            _ => None,
+        },
+        port: plan.port_hint,
     }
 }

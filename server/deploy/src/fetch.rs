@@ -34,7 +34,7 @@ pub(crate) const DEFAULT_PORT: u16 = 8080;
 
 /// A source on disk.
 pub(crate) struct Source {
-    /// The folder that holds the app.
+    /// Its top.
     pub(crate) directory: PathBuf,
 }
 
@@ -57,8 +57,7 @@ impl Inner {
                 return Err(Problem::new(Code::Internal, "This source is not fetched.").into());
             }
         }
-        let directory = root_directory(&tree, attempt.app.settings.root_directory.as_deref())?;
-        Ok(Source { directory })
+        Ok(Source { directory: tree })
     }
 
     /// Unpacks an upload into `tree`.
@@ -359,34 +358,4 @@ fn git_problem(error: &GitError) -> Problem {
         problem = problem.candidates(candidates.clone());
     }
     problem
-}
-
-/// The folder of a source that holds the app.
-fn root_directory(tree: &Path, configured: Option<&str>) -> Result<PathBuf, Halt> {
-    let Some(configured) = configured.map(|c| c.trim_matches('/')).filter(|c| !c.is_empty() && *c != ".")
-    else {
-        return Ok(tree.to_path_buf());
-    };
-    let directory = tree.join(configured);
-    // The edge refused `..`; a link that leads out of the source is refused here.
-    let inside = match (directory.canonicalize(), tree.canonicalize()) {
-        (Ok(directory), Ok(tree)) => directory.starts_with(&tree) && directory.is_dir(),
-        _ => false,
-    };
-    if inside {
-        return Ok(directory);
-    }
-    let mut folders: Vec<String> = std::fs::read_dir(tree)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter(|e| e.path().is_dir())
-        .map(|e| e.file_name().to_string_lossy().into_owned())
-        .collect();
-    folders.sort();
-    folders.truncate(20);
-    Err(Problem::new(Code::BadPlan, format!("The source has no folder {configured:?}."))
-        .hint("Correct settings.root_directory with app_update.")
-        .candidates(folders)
-        .into())
 }
