@@ -116,6 +116,7 @@ async fn serve(start: Start) -> Result<ExitCode, Failure> {
         data_dir: config.data_dir.clone(),
         started_at,
         version: env!("CARGO_PKG_VERSION"),
+        allow_local_sources: config.allow_local_sources,
     });
     // The recorder ends after the data plane, so that the last requests are recorded too.
     let (served, recording) = (CancellationToken::new(), CancellationToken::new());
@@ -215,7 +216,7 @@ fn pipeline_config(config: &Config, addresses: &Addresses) -> PipelineConfig {
         concurrent_builds: config.concurrent_builds,
         min_free_bytes: config.min_free_disk,
         allow_private_sources: config.allow_private_sources,
-        allow_local_sources: false,
+        allow_local_sources: config.allow_local_sources,
         git_ssh_key: config.git_ssh_key.clone(),
         max_source_bytes: config.upload_max.saturating_mul(SOURCE_RATIO),
     }

@@ -70,6 +70,8 @@ pub struct Config {
     pub upload_max: u64,
     /// Fetch from private addresses.
     pub allow_private_sources: bool,
+    /// Fetch git repositories from this machine's own file system.
+    pub allow_local_sources: bool,
     /// Private key for git over SSH.
     pub git_ssh_key: Option<PathBuf>,
     /// How long requests under way may take to finish at the end.
@@ -133,6 +135,7 @@ impl Config {
             min_free_disk: read.number("min_free_disk_mb") * MIB,
             upload_max: read.number("upload_max_mb") * MIB,
             allow_private_sources: read.text("allow_private_sources") == "true",
+            allow_local_sources: read.text("allow_local_sources") == "true",
             git_ssh_key: read.optional("git_ssh_key").map(PathBuf::from),
             shutdown_timeout: Duration::from_secs(read.number("shutdown_timeout_s")),
             log_format: if read.text("log_format") == "json" { LogFormat::Json } else { LogFormat::Text },

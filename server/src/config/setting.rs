@@ -119,6 +119,12 @@ pub const SETTINGS: &[Setting] = &[
         "Let deployments fetch from private, loopback and link-local addresses.",
     ),
     setting(
+        "allow_local_sources",
+        Kind::Switch,
+        "false",
+        "Let deployments fetch git repositories from this machine's own file system and over plain HTTP.",
+    ),
+    setting(
         "git_ssh_key",
         Kind::Path,
         "",
