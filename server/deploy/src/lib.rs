@@ -2,5 +2,6 @@
 
 pub mod command;
 pub mod docker;
+pub mod plan;
 pub mod probe;
 pub mod source;
