@@ -148,12 +148,9 @@ fn app_object(view: &View<'_>, class: &str) -> Option<AppObject> {
 fn assigned(line: &str, class: &str) -> Option<String> {
     let (left, right) = line.split_once('=')?;
     let name = left.split(':').next().unwrap_or(left);
-    let right = right.trim_start();
-    let right = right.rsplit_once('.').map_or(right, |(module, rest)| {
-        // `flask.Flask(…)`; a dot in the arguments is none of a module.
-        if module.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.') { rest } else { right }
-    });
-    let called = right.strip_prefix(class).is_some_and(|rest| rest.trim_start().starts_with('('));
+    let (callee, _) = right.split_once('(')?;
+    // `Flask(…)` or `flask.Flask(…)`.
+    let called = callee.trim().rsplit('.').next() == Some(class);
     let name = name.trim_end();
     (called && is_identifier(name)).then(|| name.to_owned())
 }

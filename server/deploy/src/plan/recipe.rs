@@ -66,7 +66,8 @@ impl<'a> Recipe<'a> {
         }
         let mut exports = String::new();
         for name in secrets {
-            line.push_str(&format!("--mount=type=secret,id={name} "));
+            // Readable for a step that does not run as root, too.
+            line.push_str(&format!("--mount=type=secret,id={name},mode=0444 "));
             exports.push_str(&format!(
                 "if [ -f /run/secrets/{name} ]; then export {name}=\"$(cat /run/secrets/{name})\"; fi; "
             ));
