@@ -1,6 +1,6 @@
 //! What was acknowledged is there after the process was killed; what a migration changes was copied first.
 
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
 mod support;
 
@@ -44,7 +44,6 @@ fn child() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[allow(clippy::disallowed_methods)]
 async fn a_killed_daemon_loses_nothing_that_it_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
     for round in 1..=3u64 {

@@ -1,6 +1,6 @@
 //! Numbers rather than promises: `cargo test -p berth-store --test measure -- --ignored --nocapture`.
 
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
 mod support;
 
