@@ -1,6 +1,6 @@
 //! Collecting, recording and forgetting, against a real store and a scripted source.
 
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
 use std::{
     sync::{

@@ -117,3 +117,56 @@ fn prepare_copy(path: &Path) -> std::io::Result<()> {
 fn checksum(migration: &Migration) -> String {
     hex::encode(Sha256::digest(migration.sql.as_bytes()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEXT: Migration = Migration {
+        version: 2,
+        name: "colour",
+        sql: "ALTER TABLE projects ADD COLUMN colour TEXT;\nUPDATE projects SET colour = 'blue';",
+    };
+    const BROKEN: Migration = Migration {
+        version: 2,
+        name: "broken",
+        sql: "ALTER TABLE projects ADD COLUMN colour TEXT;\nUPDATE nothing SET x = 1;",
+    };
+
+    fn both(second: Migration) -> Vec<Migration> {
+        vec![Migration { version: 1, name: "first", sql: ALL[0].sql }, second]
+    }
+
+    async fn colours(pool: &sqlx::AnyPool) -> sqlx::Result<Vec<sqlx::any::AnyRow>> {
+        sqlx::query("SELECT colour FROM projects").fetch_all(pool).await
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_migration_of_existing_data_leaves_a_copy_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, clock) = (dir.path().join("berth.db"), Clock::system());
+        let database = Database::connect(dir.path(), None).await.unwrap();
+        run(&database, ALL, &clock, Some(&file)).await.unwrap();
+        sqlx::query("INSERT INTO projects (slug, created_at) VALUES ('old', 0)")
+            .execute(&database.writer)
+            .await
+            .unwrap();
+        let copy = dir.path().join("berth.db.before-0002");
+        assert!(!copy.exists(), "a first start has nothing to copy");
+
+        let failed = run(&database, &both(BROKEN), &clock, Some(&file)).await;
+        assert!(matches!(failed, Err(StoreError::MigrationFailed { version: 2, .. })), "{failed:?}");
+        assert!(colours(&database.writer).await.is_err(), "half a migration is none");
+
+        run(&database, &both(NEXT), &clock, Some(&file)).await.unwrap();
+        assert_eq!(colours(&database.writer).await.unwrap().len(), 1);
+        run(&database, &both(NEXT), &clock, Some(&file)).await.unwrap();
+        database.close().await;
+
+        let url = format!("sqlite://{}", copy.display());
+        let copy = sqlx::any::AnyPoolOptions::new().connect(&url).await.unwrap();
+        assert!(colours(&copy).await.is_err());
+        let rows = sqlx::query("SELECT slug FROM projects").fetch_all(&copy).await.unwrap();
+        assert_eq!(rows.len(), 1);
+    }
+}

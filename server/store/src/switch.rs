@@ -50,19 +50,21 @@ impl Deployments<'_> {
     /// Takes a deployment from draining to live, and those that were live in its environment to retired.
     ///
     /// # Errors
-    /// `Stale` when it is not draining.
+    /// `Stale` when it is not draining, or when another release has become live since.
     pub async fn finish_live(self, id: DeploymentId) -> Result<DeploymentRow> {
         let mut write = Write::begin(self.0).await?;
-        let from = get(&mut write, id).await?;
-        retire_others(&mut write, &from).await?;
-        let (draining, to) = (DeploymentState::Draining, DeploymentState::Live);
-        let deployment = advance(&mut write, id, draining, to, &Change::default(), None).await?;
+        let (from, to) = (DeploymentState::Draining, DeploymentState::Live);
+        let deployment = advance(&mut write, id, from, to, &Change::default(), None).await?;
+        must_be_live(&mut write, &deployment).await?;
+        let reason = format!("{} is live", deployment.reference());
+        retire_others(&mut write, &deployment, deployment.release, &reason).await?;
         write.commit().await?;
         Ok(deployment)
     }
 
     /// Takes a deployment that is draining or live to rolled back, and gives the traffic to the release `to`,
-    /// or to none. The deployment that made `to` keeps its state, unless it is still live.
+    /// or to none. The deployment that made `to` keeps its state: retired mostly, or live if the one that
+    /// is rolled back was still draining. Others that are live are retired.
     ///
     /// # Errors
     /// `Stale` when it is no longer in `expected`, or when another release has become live since.
@@ -76,15 +78,10 @@ impl Deployments<'_> {
         let mut write = Write::begin(self.0).await?;
         let deployment =
             advance(&mut write, id, expected, DeploymentState::RolledBack, &change, None).await?;
-        let live = live(&mut write, deployment.environment_id).await?;
-        if live != deployment.release {
-            return Err(StoreError::Stale {
-                what: format!("the live release of {}", deployment.app),
-                expected: describe(deployment.release),
-                found: describe(live),
-            });
-        }
+        must_be_live(&mut write, &deployment).await?;
         point(&mut write, deployment.environment_id, to).await?;
+        let reason = format!("{} was rolled back", deployment.reference());
+        retire_others(&mut write, &deployment, to, &reason).await?;
         write.commit().await?;
         Ok(deployment)
     }
@@ -127,8 +124,27 @@ async fn point(write: &mut Write<'_>, environment: EnvironmentId, release: Optio
     Ok(())
 }
 
-/// Retires all other deployments of the environment that are live, or that a crash left draining.
-async fn retire_others(write: &mut Write<'_>, deployment: &DeploymentRow) -> Result<()> {
+/// Refuses to go on with a deployment whose release no longer has the traffic.
+async fn must_be_live(write: &mut Write<'_>, deployment: &DeploymentRow) -> Result<()> {
+    let live = live(write, deployment.environment_id).await?;
+    if live == deployment.release {
+        return Ok(());
+    }
+    Err(StoreError::Stale {
+        what: format!("the live release of {}", deployment.app),
+        expected: describe(deployment.release),
+        found: describe(live),
+    })
+}
+
+/// Retires all other deployments of the environment that are live, or that a crash left draining, except
+/// those whose release is the one to be live.
+async fn retire_others(
+    write: &mut Write<'_>,
+    deployment: &DeploymentRow,
+    live: Option<ReleaseId>,
+    reason: &str,
+) -> Result<()> {
     let rows = sqlx::query(
         "SELECT id FROM deployments WHERE environment_id = $1 AND id <> $2 AND state IN ('live', 'draining')
          ORDER BY id",
@@ -139,8 +155,12 @@ async fn retire_others(write: &mut Write<'_>, deployment: &DeploymentRow) -> Res
     .await?;
     for row in rows {
         let other = get(write, DeploymentId(row.try_get("id")?)).await?;
-        let reason = Change { reason: Some(format!("{} is live", deployment.reference())), problem: None };
-        advance(write, other.id, other.state, DeploymentState::Retired, &reason, None).await?;
+        // The deployment itself may serve that release, too, as a rollback to it does.
+        if live.is_some() && other.release == live && deployment.state != DeploymentState::Live {
+            continue;
+        }
+        let change = Change { reason: Some(reason.to_owned()), problem: None };
+        advance(write, other.id, other.state, DeploymentState::Retired, &change, None).await?;
     }
     Ok(())
 }

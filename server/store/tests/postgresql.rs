@@ -1,6 +1,6 @@
 //! Every scenario on PostgreSQL, one after the other in one server, each in a database of its own.
 
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
 mod support;
 

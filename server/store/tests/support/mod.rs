@@ -1,6 +1,6 @@
 //! A store to test with, on whichever database, and the few steps that most stories begin with.
 
-#![allow(dead_code, missing_docs, unreachable_pub)]
+#![allow(dead_code, missing_docs, unreachable_pub, unused_imports)]
 
 pub mod postgresql;
 pub mod scenarios;

@@ -109,7 +109,6 @@ fn binaries() -> Option<PathBuf> {
         .find(|d| d.join("initdb").exists())
 }
 
-#[allow(clippy::disallowed_methods)]
 fn command(as_root: bool, program: &Path) -> Command {
     if as_root {
         let mut command = Command::new("setpriv");
