@@ -10,7 +10,7 @@ use berth_store::model::Principal;
 use berth_tools::{Hints, Registry, Tier, Tool};
 use rmcp::model::{Tool as McpTool, ToolAnnotations};
 use serde_json::{Map, Value, json};
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 /// Names of the tools that exist on MCP only.
 pub(crate) const SEARCH: &str = "tool_search";
@@ -87,7 +87,11 @@ pub(crate) fn gateway_to(tool: &Tool) -> &'static str {
 pub(crate) fn list(registry: &Registry, view: &View, principal: &Principal) -> Vec<McpTool> {
     let shown = registry.tools().iter().filter(|t| view.shows(t) && principal.may(t.spec.scope));
     let mut tools: Vec<McpTool> = shown.map(describe).collect();
-    tools.extend(gateways().into_iter().filter(|t| view.shows_gateway(&t.name)));
+    let reached =
+        registry.tools().iter().filter(|t| view.reaches(t) && !view.shows(t) && principal.may(t.spec.scope));
+    let through: HashSet<&str> = reached.map(gateway_to).chain([SEARCH]).collect();
+    tools
+        .extend(gateways().into_iter().filter(|t| view.shows_gateway(&t.name) && through.contains(&*t.name)));
     tools.sort_by(|a, b| a.name.cmp(&b.name));
     tools
 }
@@ -225,6 +229,8 @@ mod tests {
         for hidden in ["app_create", "deployment_create", "variable_reveal", "token_list"] {
             assert!(!reader.iter().any(|n| n == hidden), "{hidden}");
         }
+        let default = names("", &[Scope::Read]);
+        assert!(default.contains(&READ.into()) && !default.contains(&WRITE.into()), "{default:?}");
     }
 
     #[test]

@@ -1,0 +1,111 @@
+//! A whole platform for tests: a real store in a directory that vanishes, the real pipeline and data plane, and
+//! an engine in memory whose containers are servers on loopback.
+
+#![allow(dead_code, missing_docs, unreachable_pub)]
+
+use std::{sync::Arc, time::Duration};
+
+use berth_deploy::{
+    Addresses, EngineOutput, Pipeline, PipelineConfig,
+    docker::{Engine, InstanceId, fake::FakeEngine},
+};
+use berth_observe::{CollectorConfig, LogCollector};
+use berth_proxy::{AccessSink, ListenOn, ProxyConfig, ProxyServer};
+use berth_schemas::{Problem, Scope, Timestamp};
+use berth_store::{
+    MasterKey, Store, StoreConfig,
+    model::{Principal, Visible},
+};
+use berth_tools::{Answer, Call, Context, Registry};
+use serde_json::Value;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub struct World {
+    pub context: Arc<Context>,
+    pub registry: Arc<Registry>,
+    pub engine: FakeEngine,
+    _shutdown: DropGuard,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    pub async fn open() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let data_dir = dir.path().to_path_buf();
+        let shutdown = CancellationToken::new();
+        let config = StoreConfig { data_dir: data_dir.clone(), database_url: None };
+        let store = Store::open(config, MasterKey::load_or_create(&data_dir).unwrap()).await.unwrap();
+        let instance = InstanceId::new(store.instance().parse().unwrap());
+        let engine = FakeEngine::new(instance);
+        let boxed: Arc<dyn Engine> = Arc::new(engine.clone());
+        let listen =
+            ProxyConfig { http: vec![ListenOn::Addr(([127, 0, 0, 1], 0).into())], ..ProxyConfig::default() };
+        let (_server, proxy) = ProxyServer::bind(listen, AccessSink::channel(64).0).unwrap();
+        let output = Arc::new(EngineOutput(Arc::clone(&boxed)));
+        let collector =
+            LogCollector::start(store.clone(), output, CollectorConfig::default(), shutdown.child_token());
+        let addresses = Addresses { base_domain: "localhost".into(), scheme: "http", port: Some(8080) };
+        let config = PipelineConfig {
+            data_dir: data_dir.clone(),
+            addresses: addresses.clone(),
+            concurrent_builds: 2,
+            min_free_bytes: 0,
+            allow_private_sources: true,
+            allow_local_sources: true,
+            git_ssh_key: None,
+            max_source_bytes: 1 << 20,
+        };
+        let pipeline =
+            Pipeline::open(store.clone(), boxed, instance, proxy, collector, config, shutdown.child_token())
+                .await
+                .unwrap();
+        let started_at = Timestamp::now();
+        let context = Arc::new(Context { store, pipeline, addresses, data_dir, started_at, version: "test" });
+        let registry = Arc::new(berth_tools::registry());
+        Self { context, registry, engine, _shutdown: shutdown.drop_guard(), _dir: dir }
+    }
+
+    /// Calls a tool as an admin.
+    pub async fn call(&self, tool: &str, input: Value) -> Result<Answer, Problem> {
+        self.call_as(&admin(), tool, input).await
+    }
+
+    /// Calls a tool as somebody else.
+    pub async fn call_as(&self, who: &Principal, tool: &str, input: Value) -> Result<Answer, Problem> {
+        let call = Call::new(Arc::clone(&self.context), who.clone());
+        self.registry.get(tool).unwrap().call(call, input).await
+    }
+
+    /// The output of a call that must work.
+    pub async fn ok(&self, tool: &str, input: Value) -> Value {
+        self.call(tool, input).await.unwrap_or_else(|p| panic!("{tool}: {p}")).output
+    }
+
+    /// Deploys an image that serves, and waits until it is live.
+    pub async fn deploy(&self, app: &str) -> Value {
+        self.engine.add_image("hello:1", berth_deploy::docker::fake::Behaviour::default());
+        let input = serde_json::json!({ "app": app, "image": "hello:1", "create_app": true, "wait_s": 30 });
+        let output = self.ok("deployment_create", input).await;
+        assert_eq!(output["state"], "live", "{output:#}");
+        output
+    }
+}
+
+pub fn admin() -> Principal {
+    somebody("admin", &[Scope::Admin])
+}
+
+pub fn somebody(name: &str, scopes: &[Scope]) -> Principal {
+    Principal { name: name.into(), scopes: scopes.to_vec(), visible: Visible::All }
+}
+
+/// Waits until `done` says so, at most ten seconds.
+pub async fn eventually<F: AsyncFnMut() -> bool>(mut done: F) {
+    for _ in 0..200 {
+        if done().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("it did not happen within ten seconds");
+}
