@@ -1008,8 +1008,10 @@ start_service() {
   rm -f "$DATA/daemon.json"
   if [ "$SERVICE" = systemd ]; then
     systemctl daemon-reload
-    # A failure shows in wait_service, with the log.
-    systemctl enable --now --quiet berth || true
+    systemctl enable --quiet berth
+    # Not waited for here: wait_service does that, and shows the log of a failure.
+    systemctl reset-failed berth 2>/dev/null || true
+    systemctl start --no-block berth
     return 0
   fi
   mkdir -p "$RUN"
