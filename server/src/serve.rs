@@ -116,7 +116,6 @@ async fn serve(start: Start) -> Result<ExitCode, Failure> {
         data_dir: config.data_dir.clone(),
         started_at,
         version: env!("CARGO_PKG_VERSION"),
-        allow_local_sources: config.allow_local_sources,
     });
     // The recorder ends after the data plane, so that the last requests are recorded too.
     let (served, recording) = (CancellationToken::new(), CancellationToken::new());

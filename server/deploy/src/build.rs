@@ -196,14 +196,14 @@ async fn write_events(journal: Journal, mut events: mpsc::Receiver<BuildEvent>) 
         match event {
             BuildEvent::Step { internal: true, .. } | BuildEvent::Transfer { .. } => {}
             BuildEvent::Step { step, name, state, duration, .. } => {
-                let took = duration.map_or_else(String::new, |d| format!(" ({:.1} s)", d.as_secs_f64()));
-                let kind = match state {
-                    StepState::Started => BuildLineKind::Step,
-                    StepState::Cached => BuildLineKind::Cached,
-                    StepState::Done => BuildLineKind::Done,
-                    StepState::Failed { .. } => BuildLineKind::Failed,
+                let seconds = duration.map_or(0.0, |d| d.as_secs_f64());
+                let (kind, text) = match state {
+                    StepState::Started => (BuildLineKind::Step, name),
+                    StepState::Cached => (BuildLineKind::Cached, format!("{name} (cached)")),
+                    StepState::Done => (BuildLineKind::Done, format!("done in {seconds:.1} s")),
+                    StepState::Failed { .. } => (BuildLineKind::Failed, format!("failed after {seconds:.1} s")),
                 };
-                journal.line(kind, Some(step.0.to_string()), format!("{name}{took}")).await;
+                journal.line(kind, Some(step.0.to_string()), text).await;
             }
             BuildEvent::Log { step, text, .. } => {
                 journal.line(BuildLineKind::Output, Some(step.0.to_string()), text).await;
