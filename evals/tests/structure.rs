@@ -1,5 +1,7 @@
 //! The rules of the tree that a compiler does not check.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may fail this way")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},

@@ -1,5 +1,7 @@
 //! What callers do with tools, against the real store and pipeline and an engine in memory.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may fail this way")]
+
 mod world;
 
 use std::time::Duration;

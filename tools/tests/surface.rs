@@ -1,5 +1,7 @@
 //! The rules that every tool keeps, and the schema files that are made from them.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may fail this way")]
+
 use std::{collections::HashSet, fs, path::Path};
 
 use berth_tools::{Method, Registry, Tier, Tool, registry};

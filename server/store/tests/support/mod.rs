@@ -137,6 +137,7 @@ pub fn new_release(deployment: DeploymentId) -> NewRelease {
             reference: "web:1".into(),
             port: 8080,
             built: true,
+            command: None,
         },
         settings: AppSettings::default(),
         variables: vec![("KEY".parse().unwrap(), "s3cr3t value".into())],
