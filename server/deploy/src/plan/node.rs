@@ -102,8 +102,9 @@ impl Manager {
     /// What makes the program available in the base image, which brings npm and corepack.
     fn setup(self) -> Option<&'static str> {
         match self {
-            Self::Npm => None,
-            Self::Pnpm | Self::YarnClassic | Self::YarnBerry => Some("corepack enable"),
+            // Node's images bring npm and the classic yarn.
+            Self::Npm | Self::YarnClassic => None,
+            Self::Pnpm | Self::YarnBerry => Some("corepack enable"),
             Self::Bun => Some("npm install --global bun"),
         }
     }

@@ -159,7 +159,7 @@ mod tests {
         fn commands_stay_within_their_instruction(command in "\\PC{0,60}|[\n\\r\"\\\\#a<>]{0,20}") {
             let settings = PlanSettings { build_secrets: vec!["A".into()], ..PlanSettings::default() };
             let mut recipe = Recipe::new(&settings);
-            recipe.run(&command, Step { cache: None, secrets: true }).cmd(&[command.clone()]);
+            recipe.run(&command, Step { cache: None, secrets: true }).cmd(std::slice::from_ref(&command));
             let (text, _) = recipe.finish();
             let lines: Vec<&str> = text.lines().collect();
             prop_assert_eq!(lines.len(), 4, "{}", text);
