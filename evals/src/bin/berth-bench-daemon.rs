@@ -1,0 +1,386 @@
+//! Measures the daemon as its users feel it: how fast it is ready, what it weighs, how long a deployment takes
+//! beyond its build, how fast a rollback is, and what the MCP and REST layers cost beside a bare route.
+//!
+//! Everything is printed; nothing is asserted. Loads go to loopback only and end by count.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+/// Measure a berth binary.
+#[derive(Parser)]
+struct Options {
+    /// The binary; a release build for figures that mean something.
+    #[arg(long, default_value = "target/release/berth")]
+    berth: PathBuf,
+    /// Image for the container figures; it must be in the local engine and have `node`.
+    #[arg(long, default_value = "node:22-slim")]
+    image: String,
+    /// Repetitions of each deployment figure.
+    #[arg(long, default_value_t = 7)]
+    rounds: usize,
+    /// Requests of each load figure.
+    #[arg(long, default_value_t = 40_000)]
+    requests: usize,
+    /// Connections of each load figure.
+    #[arg(long, default_value_t = 8)]
+    connections: usize,
+}
+
+/// A daemon of this benchmark's own.
+struct Daemon {
+    child: Child,
+    directory: tempfile::TempDir,
+    control: SocketAddr,
+    http: SocketAddr,
+    token: String,
+    ready: Duration,
+}
+
+impl Daemon {
+    async fn start(berth: &Path, directory: tempfile::TempDir) -> Result<Self> {
+        let data = directory.path().join("data");
+        let token_file = directory.path().join("token");
+        let presence = data.join("daemon.json");
+        let _ = std::fs::remove_file(&presence);
+        let began = Instant::now();
+        let child = berth_evals::program::program(berth)
+            .args(["serve", "--control-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--data-dir"])
+            .arg(&data)
+            .arg("--token-file")
+            .arg(&token_file)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("cannot start {}", berth.display()))?;
+        let found = loop {
+            if let Some(found) = std::fs::read_to_string(&presence).ok().and_then(|t| serde_json::from_str::<Value>(&t).ok())
+            {
+                break found;
+            }
+            if began.elapsed() > Duration::from_secs(20) {
+                bail!("the daemon did not start within 20 s");
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        };
+        let address = |key: &str| -> Result<SocketAddr> {
+            let url = found[key].as_str().context("an address in daemon.json")?;
+            Ok(url.trim_start_matches("http://").parse()?)
+        };
+        let (control, http) = (address("control_url")?, address("http_url")?);
+        let mut daemon = Self { child, directory, control, http, token: String::new(), ready: Duration::ZERO };
+        while !matches!(daemon.raw("GET", "/readyz", None).await, Ok((200, _))) {
+            if began.elapsed() > Duration::from_secs(20) {
+                bail!("the daemon was not ready within 20 s");
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        daemon.ready = began.elapsed();
+        daemon.token = std::fs::read_to_string(&token_file).unwrap_or_default().trim().to_owned();
+        Ok(daemon)
+    }
+
+    /// Kills it as a power cut would, and starts it again on the same data.
+    async fn crash_and_restart(mut self, berth: &Path) -> Result<Self> {
+        self.child.kill()?;
+        self.child.wait()?;
+        let directory = std::mem::replace(&mut self.directory, tempfile::tempdir()?);
+        let token = self.token.clone();
+        let mut again = Self::start(berth, directory).await?;
+        again.token = token;
+        Ok(again)
+    }
+
+    /// Resident memory in bytes.
+    fn resident(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find(|l| l.starts_with("VmRSS:")).context("VmRSS")?;
+        let kib: u64 = line.split_whitespace().nth(1).context("a number")?.parse()?;
+        Ok(kib * 1024)
+    }
+
+    async fn raw(&self, method: &str, path: &str, body: Option<(&str, &[u8])>) -> Result<(u16, Value)> {
+        let url = format!("http://{}{path}", self.control);
+        let client = reqwest::Client::new();
+        let mut request = client.request(method.parse()?, url).bearer_auth(&self.token);
+        if let Some((kind, bytes)) = body {
+            request = request.header("content-type", kind).body(bytes.to_vec());
+        }
+        let answer = request.send().await?;
+        let status = answer.status().as_u16();
+        Ok((status, answer.json().await.unwrap_or(Value::Null)))
+    }
+
+    async fn call(&self, method: &str, path: &str, body: Value) -> Result<Value> {
+        let bytes = serde_json::to_vec(&body)?;
+        let (status, answer) = self.raw(method, path, Some(("application/json", &bytes))).await?;
+        if status >= 300 {
+            bail!("{method} {path} answered {status}: {answer}");
+        }
+        Ok(answer)
+    }
+
+    /// Waits for a deployment; returns it.
+    async fn settled(&self, deployment: &str) -> Result<Value> {
+        let path = format!("/v1/deployments/{}?wait_s=50", deployment.replace('#', "%23"));
+        let (_, detail) = self.raw("GET", &path, None).await?;
+        if detail["state"] != "live" {
+            bail!("{deployment} is {}: {}", detail["state"], detail["problem"]);
+        }
+        Ok(detail)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+fn ms(time: Duration) -> String {
+    format!("{:.0} ms", time.as_secs_f64() * 1e3)
+}
+
+/// Milliseconds that a deployment spent in the states that are Berth's own work.
+fn overhead(detail: &Value) -> (i64, i64) {
+    let steps = detail["steps"].as_array().cloned().unwrap_or_default();
+    let spent = |names: &[&str]| {
+        steps
+            .iter()
+            .filter(|s| names.iter().any(|n| s["state"] == *n))
+            .filter_map(|s| s["ms"].as_i64())
+            .sum::<i64>()
+    };
+    (spent(&["queued", "starting", "switching", "draining"]), spent(&["fetching", "building", "checking"]))
+}
+
+fn archive() -> Result<Vec<u8>> {
+    let mut packed = Vec::new();
+    {
+        let gz = flate2::write::GzEncoder::new(&mut packed, flate2::Compression::fast());
+        let mut tar = tar::Builder::new(gz);
+        let page = b"<!doctype html><title>hi</title><h1>hi</h1>".as_slice();
+        let mut header = tar::Header::new_gnu();
+        header.set_size(page.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, "index.html", page)?;
+        tar.into_inner()?.finish()?;
+    }
+    Ok(packed)
+}
+
+async fn deploy_figures(daemon: &Daemon, options: &Options) -> Result<()> {
+    let packed = archive()?;
+    let mut whole = Vec::new();
+    for _ in 0..options.rounds {
+        let began = Instant::now();
+        let (_, upload) = daemon.raw("POST", "/v1/uploads", Some(("application/gzip", &packed))).await?;
+        let made = daemon
+            .call(
+                "POST",
+                "/v1/apps/page/deployments",
+                json!({ "upload": upload["upload"], "create_app": true, "wait_s": 50 }),
+            )
+            .await?;
+        whole.push(began.elapsed());
+        if made["state"] != "live" {
+            bail!("a static deployment is {}: {}", made["state"], made["problem"]);
+        }
+    }
+    println!("static: upload to live                    {}", ms(median(whole)));
+
+    let start = "node -e \"require('http').createServer((q,r)=>r.end('hi')).listen(process.env.PORT)\"";
+    let create = json!({ "name": "web", "settings": { "start_command": start, "drain_timeout_s": 5 } });
+    daemon.call("POST", "/v1/apps", create).await?;
+    let (mut own, mut rollbacks) = (Vec::new(), Vec::new());
+    for round in 0..options.rounds {
+        let body = json!({ "image": options.image, "wait_s": 50 });
+        let made = match daemon.call("POST", "/v1/apps/web/deployments", body).await {
+            Ok(made) => made,
+            Err(error) if round == 0 => {
+                println!("container figures skipped: {error:#}");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let name = made["deployment"].as_str().context("a deployment")?;
+        let detail = daemon.settled(name).await?;
+        let (ours, rest) = overhead(&detail);
+        own.push(Duration::from_millis(u64::try_from(ours)?));
+        if round == 0 {
+            println!("container: first deployment, states        {ours} ms Berth's own, {rest} ms fetch and health");
+            continue;
+        }
+        let began = Instant::now();
+        let back = daemon.call("POST", "/v1/apps/web/rollback", json!({ "wait_s": 50 })).await?;
+        rollbacks.push(began.elapsed());
+        if back["state"] != "live" {
+            bail!("a rollback is {}: {}", back["state"], back["problem"]);
+        }
+    }
+    println!("container: overhead beyond fetch and health {}   (goal: at most 1 s)", ms(median(own)));
+    println!("rollback, asked to live                     {}   (goal: at most 1 s)", ms(median(rollbacks)));
+    Ok(())
+}
+
+/// Sends `options.requests` copies of a request over keep-alive connections; answers per second, median and 99th
+/// percentile.
+async fn load(addr: SocketAddr, request: Vec<u8>, options: &Options) -> Result<(f64, Duration, Duration)> {
+    let each = options.requests / options.connections.max(1);
+    let began = Instant::now();
+    let workers = (0..options.connections).map(|_| {
+        let request = request.clone();
+        tokio::spawn(async move { one_connection(addr, &request, each).await })
+    });
+    let mut times = Vec::new();
+    for worker in workers.collect::<Vec<_>>() {
+        times.extend(worker.await??);
+    }
+    let rate = times.len() as f64 / began.elapsed().as_secs_f64();
+    times.sort();
+    let at = |q: f64| times.get(((times.len() as f64) * q) as usize).copied().unwrap_or_default();
+    Ok((rate, at(0.5), at(0.99)))
+}
+
+async fn one_connection(addr: SocketAddr, request: &[u8], count: usize) -> Result<Vec<Duration>> {
+    let mut stream = TcpStream::connect(addr).await?;
+    stream.set_nodelay(true)?;
+    let mut times = Vec::with_capacity(count);
+    let mut buffer = vec![0; 64 << 10];
+    for _ in 0..count {
+        let began = Instant::now();
+        stream.write_all(request).await?;
+        let mut have = 0;
+        loop {
+            let n = stream.read(buffer.get_mut(have..).context("an answer beyond 64 KiB")?).await?;
+            if n == 0 {
+                bail!("the connection was closed");
+            }
+            have += n;
+            let seen = &buffer[..have];
+            if let Some(head) = seen.windows(4).position(|w| w == b"\r\n\r\n") {
+                let text = String::from_utf8_lossy(&seen[..head]).to_ascii_lowercase();
+                if !text.starts_with("http/1.1 200") {
+                    bail!("answered {}", text.lines().next().unwrap_or_default());
+                }
+                let length: usize = text
+                    .lines()
+                    .find_map(|l| l.strip_prefix("content-length: "))
+                    .and_then(|l| l.trim().parse().ok())
+                    .context("a content-length")?;
+                if have >= head + 4 + length {
+                    break;
+                }
+            }
+        }
+        times.push(began.elapsed());
+    }
+    Ok(times)
+}
+
+async fn call_figures(daemon: &Daemon, options: &Options) -> Result<()> {
+    let bare = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let bare_addr = bare.local_addr()?;
+    let router = axum::Router::new().route("/", axum::routing::get(|| async { axum::Json(json!({ "projects": [] })) }));
+    use axum::serve::ListenerExt;
+    let bare = bare.tap_io(|s| {
+        let _ = s.set_nodelay(true);
+    });
+    let server = tokio::spawn(async move { axum::serve(bare, router).await });
+    let get = |host: SocketAddr, path: &str, token: &str| {
+        format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {token}\r\n\r\n").into_bytes()
+    };
+    let mcp = |method: &str, params: Value| {
+        let body = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params }).to_string();
+        format!(
+            "POST /mcp HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\naccept: application/json, text/event-stream\r\nmcp-protocol-version: 2025-11-25\r\ncontent-length: {}\r\n\r\n{body}",
+            daemon.control, daemon.token, body.len()
+        )
+        .into_bytes()
+    };
+    let figures = [
+        ("bare axum route", bare_addr, get(bare_addr, "/", &daemon.token)),
+        ("GET /healthz", daemon.control, get(daemon.control, "/healthz", &daemon.token)),
+        ("REST project_list", daemon.control, get(daemon.control, "/v1/projects", &daemon.token)),
+        ("MCP tools/list", daemon.control, mcp("tools/list", json!({}))),
+        (
+            "MCP tools/call app_list",
+            daemon.control,
+            mcp("tools/call", json!({ "name": "app_list", "arguments": {} })),
+        ),
+    ];
+    let mut base = None;
+    println!("\n{:<26} {:>10} {:>9} {:>9} {:>12}", "calls", "per second", "p50", "p99", "of bare");
+    for (name, addr, request) in figures {
+        match load(addr, request, options).await {
+            Ok((rate, p50, p99)) => {
+                let base = *base.get_or_insert(rate);
+                println!(
+                    "{name:<26} {rate:>10.0} {:>6} us {:>6} us {:>11.2}x",
+                    p50.as_micros(),
+                    p99.as_micros(),
+                    rate / base
+                );
+            }
+            Err(error) => println!("{name:<26} failed: {error:#}"),
+        }
+    }
+    server.abort();
+    Ok(())
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let options = Options::parse();
+    // An error means that there is one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let size = std::fs::metadata(&options.berth).with_context(|| format!("no binary at {}", options.berth.display()))?.len();
+    println!("binary size                                 {:.1} MB   (goal: at most 40 MB)", size as f64 / 1e6);
+    let mut daemon = Daemon::start(&options.berth, tempfile::tempdir()?).await?;
+    println!("ready after the very first start            {}", ms(daemon.ready));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    println!("idle resident memory after 5 s              {:.1} MB   (goal: at most 50 MB)", daemon.resident()? as f64 / 1e6);
+    deploy_figures(&daemon, &options).await?;
+    println!("resident memory after these deployments     {:.1} MB", daemon.resident()? as f64 / 1e6);
+    call_figures(&daemon, &options).await?;
+    println!("\nresident memory after these calls           {:.1} MB", daemon.resident()? as f64 / 1e6);
+    daemon = daemon.crash_and_restart(&options.berth).await?;
+    println!("ready after SIGKILL with two apps           {}   (goal: at most 0.5 s)", ms(daemon.ready));
+    let began = Instant::now();
+    let client = reqwest::Client::new();
+    loop {
+        let url = format!("http://{}/", daemon.http);
+        let answer = client.get(&url).header("host", "web.localhost").send().await;
+        if answer.is_ok_and(|a| a.status() == 200) {
+            println!("the container app answers after             {} more", ms(began.elapsed()));
+            break;
+        }
+        if began.elapsed() > Duration::from_secs(10) {
+            println!("the container app did not answer within 10 s");
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for app in ["page", "web"] {
+        let _ = daemon.call("DELETE", &format!("/v1/apps/{app}?confirm={app}"), Value::Null).await;
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    Ok(())
+}
