@@ -310,6 +310,8 @@ pub(crate) enum Transport {
 pub(crate) struct Connection {
     transport: Transport,
     state: Arc<ConnectionState>,
+    /// Nothing has been read yet.
+    fresh: bool,
     frames: Option<Box<FrameTracker>>,
     farewell: Farewell,
 }
@@ -325,7 +327,7 @@ enum Farewell {
 
 impl Connection {
     pub(crate) fn new(transport: Transport, state: Arc<ConnectionState>) -> Self {
-        Self { transport, state, frames: None, farewell: Farewell::Writing(0) }
+        Self { transport, state, fresh: true, frames: None, farewell: Farewell::Writing(0) }
     }
 
     pub(crate) fn state(&self) -> &Arc<ConnectionState> {
@@ -336,7 +338,11 @@ impl Connection {
     /// buffers but those of TLS. `false` when the client is gone.
     pub(crate) async fn readable(&mut self) -> bool {
         match &mut self.transport {
-            Transport::Plain(tcp) => std::future::poll_fn(|cx| tcp.poll_read_ready(cx)).await.is_ok(),
+            // Tokio takes a new socket for readable until a read has shown otherwise.
+            Transport::Plain(tcp) if std::mem::take(&mut self.fresh) => {
+                tcp.peek(&mut [0]).await.is_ok_and(|n| n > 0)
+            }
+            Transport::Plain(tcp) => tcp.readable().await.is_ok(),
             Transport::Tls(tls) => {
                 let filled = std::future::poll_fn(|cx| {
                     Pin::new(&mut **tls).poll_fill_buf(cx).map_ok(|buf| !buf.is_empty())
