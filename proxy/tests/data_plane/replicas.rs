@@ -25,7 +25,8 @@ async fn replicas_share_the_work_and_a_scale_keeps_the_release() {
         proxy.get("/").await;
     }
     assert_eq!((one.hits(), two.hits()), (4, 0));
-    target.set_replicas(replicas(&[one.addr, two.addr]));
+    let removed = target.set_replicas(replicas(&[one.addr, two.addr]));
+    assert!(removed.idle(Duration::ZERO).await, "none was removed");
     for _ in 0..10 {
         proxy.get("/").await;
     }

@@ -13,8 +13,8 @@ async fn events_arrive_when_they_are_sent() {
     let app = App::start("web").await;
     let proxy = Proxy::start();
     proxy.route(&release(1, &[app.addr]));
-    let begun = Instant::now();
     let mut events = proxy.get("/events").await.bytes_stream();
+    let begun = Instant::now();
     for n in 0..3 {
         let event = events.next().await.expect("an event").expect("no error");
         assert_eq!(event, format!("data: {n}\n\n"));
