@@ -10,8 +10,7 @@
 
 use std::{
     collections::HashMap,
-    fmt,
-    io::{self, IoSlice},
+    fmt, io,
     net::SocketAddr,
     os::fd::AsRawFd,
     pin::Pin,
@@ -39,6 +38,9 @@ use crate::websocket::{CLOSE_SERVICE_RESTART, FrameTracker};
 
 /// How long a client may take to answer the close frame.
 const CLOSE_LINGER: Duration = Duration::from_secs(1);
+
+/// Up to so many bytes are held back until a flush; larger writes go out at once.
+const PENDING_MAX: usize = 16 << 10;
 
 /// What a connection is doing; how long it may is the sweep's business.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -310,6 +312,11 @@ pub(crate) enum Transport {
 pub(crate) struct Connection {
     transport: Transport,
     state: Arc<ConnectionState>,
+    /// Written, not flushed: a response's head waits here for the start of its body, so that both leave in one
+    /// call, and through TLS in one record.
+    pending: Vec<u8>,
+    /// Nothing has been read yet.
+    fresh: bool,
     frames: Option<Box<FrameTracker>>,
     farewell: Farewell,
 }
@@ -325,7 +332,14 @@ enum Farewell {
 
 impl Connection {
     pub(crate) fn new(transport: Transport, state: Arc<ConnectionState>) -> Self {
-        Self { transport, state, frames: None, farewell: Farewell::Writing(0) }
+        Self {
+            transport,
+            state,
+            pending: Vec::new(),
+            fresh: true,
+            frames: None,
+            farewell: Farewell::Writing(0),
+        }
     }
 
     pub(crate) fn state(&self) -> &Arc<ConnectionState> {
@@ -335,8 +349,13 @@ impl Connection {
     /// Waits for the first byte of the next request, without taking it: while a connection is idle it owns no
     /// buffers but those of TLS. `false` when the client is gone.
     pub(crate) async fn readable(&mut self) -> bool {
+        self.pending = Vec::new();
         match &mut self.transport {
-            Transport::Plain(tcp) => std::future::poll_fn(|cx| tcp.poll_read_ready(cx)).await.is_ok(),
+            // Tokio takes a new socket for readable until a read has shown otherwise.
+            Transport::Plain(tcp) if std::mem::take(&mut self.fresh) => {
+                tcp.peek(&mut [0]).await.is_ok_and(|n| n > 0)
+            }
+            Transport::Plain(tcp) => tcp.readable().await.is_ok(),
             Transport::Tls(tls) => {
                 let filled = std::future::poll_fn(|cx| {
                     Pin::new(&mut **tls).poll_fill_buf(cx).map_ok(|buf| !buf.is_empty())
@@ -351,6 +370,18 @@ impl Connection {
             Transport::Plain(tcp) => tcp,
             Transport::Tls(tls) => tls.get_ref().0,
         }
+    }
+
+    /// Writes what is pending.
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.pending.is_empty() {
+            let n = ready!(self.transport.poll_write(cx, &self.pending))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.pending.drain(..n);
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -473,35 +504,24 @@ impl AsyncWrite for Connection {
             self.frames = Some(Box::default());
         }
         if self.frames.is_some() {
+            ready!(self.poll_drain(cx))?;
             return self.poll_write_frames(cx, buf);
         }
+        if self.pending.len() + buf.len() <= PENDING_MAX {
+            self.pending.extend_from_slice(buf);
+            return Poll::Ready(Ok(buf.len()));
+        }
+        ready!(self.poll_drain(cx))?;
         self.transport.poll_write(cx, buf)
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        if self.state.websocket.load(Ordering::Acquire) {
-            let first = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| &**buf);
-            return self.poll_write(cx, first);
-        }
-        match &mut self.transport {
-            Transport::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
-            Transport::Tls(tls) => Pin::new(&mut **tls).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_drain(cx))?;
         self.transport.poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_drain(cx))?;
         self.transport.poll_shutdown(cx)
     }
 }
@@ -510,7 +530,7 @@ impl AsyncWrite for Connection {
 impl Shutdown for Connection {
     async fn shutdown(&mut self) {
         // The client may be gone already; there is nobody to tell.
-        let _ = std::future::poll_fn(|cx| self.transport.poll_shutdown(cx)).await;
+        let _ = std::future::poll_fn(|cx| Pin::new(&mut *self).poll_shutdown(cx)).await;
     }
 }
 

@@ -19,6 +19,7 @@ use crate::{
     replica::ReplicaLease,
     request_id::RequestId,
     target::{Backend, InFlight, ReleaseTarget},
+    upstream::Upstream,
 };
 
 pub(crate) struct Exchange {
@@ -98,6 +99,21 @@ impl Exchange {
 
     pub(crate) fn target(&self) -> Option<&Arc<ReleaseTarget>> {
         self.place.as_ref().map(InFlight::target)
+    }
+
+    pub(crate) fn tries(&self) -> usize {
+        self.tries
+    }
+
+    pub(crate) fn count_retry(&self) {
+        count(&self.shared.counts.retries);
+    }
+
+    /// The connection to the replica can be used again.
+    pub(crate) fn keep(&self, upstream: Box<Upstream>) {
+        if let Some(replica) = &self.replica {
+            replica.keep(upstream);
+        }
     }
 
     pub(crate) fn is_retry(&self) -> bool {

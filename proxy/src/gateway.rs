@@ -21,9 +21,10 @@ use crate::{
     access::AccessFault,
     admission,
     connection::{Connection, ConnectionState, Phase},
+    direct::{self, Forwarded},
     exchange::Exchange,
     forwarded::{self, TrustedPeers, X_REQUEST_ID, id_value},
-    handle::{Shared, count},
+    handle::Shared,
     page::Notice,
     router::{Destination, Route},
     target::{Backend, ReleaseTarget},
@@ -181,20 +182,31 @@ impl ProxyHttp for Gateway {
                 return plain_text(session, answer).await;
             }
         }
-        match self.route(exchange, session.req_header()) {
-            Routed::Release(target) => match target.backend() {
-                Backend::Containers(_) => Ok(false),
-                Backend::Static(files) => files.serve(session, exchange.record.request_id).await,
-            },
-            Routed::Notice(notice) => self.answer(session, exchange, &notice).await,
-            Routed::Redirect(to) => redirect(session, exchange, &to).await,
+        loop {
+            return match self.route(exchange, session.req_header()) {
+                Routed::Release(target) => match target.backend() {
+                    Backend::Containers(_) if direct::suits(session) => {
+                        match direct::forward(session, exchange).await? {
+                            Forwarded::Done => Ok(true),
+                            Forwarded::Removed => {
+                                exchange.leave();
+                                continue;
+                            }
+                        }
+                    }
+                    Backend::Containers(_) => Ok(false),
+                    Backend::Static(files) => files.serve(session, exchange.record.request_id).await,
+                },
+                Routed::Notice(notice) => self.answer(session, exchange, &notice).await,
+                Routed::Redirect(to) => redirect(session, exchange, &to).await,
+            };
         }
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
         let exchange = exchange(ctx)?;
         if exchange.is_retry() {
-            count(&self.shared.counts.retries);
+            exchange.count_retry();
             // The release may have been replaced since; what was not sent goes to the newest one.
             if exchange.target().is_none_or(|target| target.is_removed()) {
                 exchange.leave();

@@ -141,6 +141,7 @@ impl ProxyHandle {
                 target.wait_idle(FAREWELL).await;
             }
         }
+        target.close_idle();
         let finished = target.finished().saturating_sub(finished_before).saturating_sub(cut as u64);
         DrainReport { waited: begun.elapsed(), finished, cut }
     }

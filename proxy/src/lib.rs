@@ -15,6 +15,7 @@ mod access;
 mod admission;
 mod challenge;
 mod connection;
+mod direct;
 mod error;
 mod exchange;
 mod forwarded;
@@ -30,6 +31,7 @@ mod server;
 mod static_site;
 mod target;
 mod tls;
+mod upstream;
 mod websocket;
 
 pub use access::{AccessFault, AccessRecord, AccessSink, Protocol};

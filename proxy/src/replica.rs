@@ -19,7 +19,10 @@ use std::{
 use arc_swap::ArcSwap;
 use pingora::upstreams::peer::HttpPeer;
 
-use crate::target::TargetOptions;
+use crate::{
+    target::TargetOptions,
+    upstream::{IdleUpstreams, Upstream},
+};
 
 /// First back-off after a replica could not be reached; it doubles up to [`BACK_OFF_MAX`].
 const BACK_OFF_MIN: Duration = Duration::from_millis(500);
@@ -47,6 +50,9 @@ pub(crate) struct Replica {
     /// What Pingora wants to know for a connection. Its group key keeps pooled connections of another
     /// container that had the same address away.
     peer: HttpPeer,
+    options: TargetOptions,
+    /// Kept for requests that go the direct way.
+    idle: IdleUpstreams,
     in_flight: AtomicUsize,
     failures: AtomicU32,
     /// Milliseconds after [`START`] until which the replica is out; 0 when it is in.
@@ -65,6 +71,8 @@ impl Replica {
             id: at.id.as_str().into(),
             addr: at.addr,
             peer,
+            options: *options,
+            idle: IdleUpstreams::default(),
             in_flight: AtomicUsize::new(0),
             failures: AtomicU32::new(0),
             out_until: AtomicU64::new(0),
@@ -79,8 +87,24 @@ impl Replica {
         &self.id
     }
 
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
     pub(crate) fn peer(&self) -> &HttpPeer {
         &self.peer
+    }
+
+    pub(crate) fn options(&self) -> &TargetOptions {
+        &self.options
+    }
+
+    pub(crate) fn take_idle(&self) -> Option<Box<Upstream>> {
+        self.idle.take(self.options.idle_timeout)
+    }
+
+    pub(crate) fn keep(&self, upstream: Box<Upstream>) {
+        self.idle.keep(upstream);
     }
 
     /// A connection was open: whatever was held against the replica is forgotten.
@@ -190,6 +214,14 @@ impl ReplicaSet {
         let removed = old.iter().filter(|r| !new.iter().any(|n| Arc::ptr_eq(n, r))).cloned().collect();
         self.replicas.store(Arc::new(new));
         RemovedReplicas(removed)
+    }
+
+    /// Closes connections that have been idle for too long, or all idle ones.
+    pub(crate) fn close_idle(&self, all: bool) {
+        let max_age = if all { Duration::ZERO } else { self.options.idle_timeout };
+        for replica in self.replicas.load().iter() {
+            replica.idle.close_older_than(max_age);
+        }
     }
 
     pub(crate) fn describe(&self) -> Vec<(String, SocketAddr, bool)> {

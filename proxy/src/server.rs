@@ -183,7 +183,7 @@ impl ProxyServer {
             };
             loops.spawn(acceptor.run());
         }
-        loops.spawn(sweep(Arc::clone(&connections), self.limits));
+        loops.spawn(sweep(Arc::clone(&self.shared), self.limits));
 
         // An error means that the sender is gone: there is nobody left to serve for.
         let _ = shutdown.wait_for(|stop| *stop).await;
@@ -224,13 +224,14 @@ impl Drop for AbortRest {
     }
 }
 
-async fn sweep(connections: Arc<Connections>, limits: PhaseLimits) {
+async fn sweep(shared: Arc<Shared>, limits: PhaseLimits) {
     let begun = Instant::now();
     let mut tick = tokio::time::interval(SWEEP);
     loop {
         tick.tick().await;
-        connections.clock().set(begun.elapsed().as_secs() as u32);
-        connections.sweep(limits);
+        shared.connections.clock().set(begun.elapsed().as_secs() as u32);
+        shared.connections.sweep(limits);
+        shared.routes.load().targets().for_each(|target| target.close_idle());
     }
 }
 

@@ -168,6 +168,13 @@ impl ReleaseTarget {
         if self.removed.load(Ordering::SeqCst) { None } else { Some(counted) }
     }
 
+    /// Lets go of connections to replicas that have been idle for too long.
+    pub(crate) fn close_idle(&self) {
+        if let Backend::Containers(set) = &self.backend {
+            set.close_idle(self.is_removed());
+        }
+    }
+
     pub(crate) fn mark_removed(&self) {
         self.removed.store(true, Ordering::SeqCst);
     }

@@ -1,0 +1,13 @@
+//! The data plane as the internet and the apps see it: real sockets on loopback, real clients, real upstreams.
+
+#![allow(unreachable_pub, reason = "a test binary exports nothing")]
+
+mod drain;
+mod headers;
+mod replicas;
+mod routing;
+mod shutdown;
+mod static_release;
+mod streaming;
+mod support;
+mod tls;
