@@ -17,6 +17,7 @@ const TITLE: usize = 2;
 /// Words that people use, and those that the tools use.
 const SYNONYMS: &[(&str, &[&str])] = &[
     ("access", &["token", "scope"]),
+    ("add", &["create", "set"]),
     ("activity", &["event", "happened"]),
     ("apikey", &["token"]),
     ("audit", &["event", "happened", "who"]),
@@ -28,7 +29,9 @@ const SYNONYMS: &[(&str, &[&str])] = &[
     ("history", &["event", "deployment"]),
     ("instance", &["replica", "scale"]),
     ("key", &["token"]),
+    ("make", &["create"]),
     ("namespace", &["project"]),
+    ("new", &["create"]),
     ("password", &["secret", "reveal"]),
     ("prune", &["cleanup", "remove"]),
     ("publish", &["deploy"]),

@@ -46,7 +46,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             Spec {
                 name: "token_revoke",
                 title: "Revoke an access token",
-                description: "Make an access token stop working at once, for good. Wants confirm=<the token's name>.",
+                description: "Stop an access token from working at once, for good. Wants confirm=<the token's name>.",
                 hints: Hints::DESTROY,
                 scope: Scope::Admin,
                 tier: Tier::Extended,
