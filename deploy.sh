@@ -561,6 +561,12 @@ try_stop() {
 try_clean() {
   [ -d "$DATA" ] || { say "nothing to remove: $DATA is not there" && return 0; }
   [ -e "$DATA/.berth-try" ] || die "$DATA was not made by --try" "Nothing was removed."
+  # The daemon knows best what it made: containers, networks and images go with their apps.
+  if running_pid "$PID_FILE" >/dev/null && wait_healthy "$DATA/data" "$PID_FILE" 5; then
+    for app in $(try_cli app list --json | sed -n 's/^      "name": "\([a-z0-9-]*\)".*/\1/p'); do
+      if try_cli app delete "$app" --confirm "$app" >/dev/null; then say "deleted the app $app"; fi
+    done
+  fi
   instance=$(json_field "$DATA/data/daemon.json" instance)
   try_stop
   remove_containers "$instance"
@@ -571,8 +577,13 @@ try_clean() {
 # Removes the containers and networks that carry this instance's label, no others. INSTANCE is read while the
 # daemon's file is still there.
 remove_containers() { # INSTANCE
-  case $1 in '' | *[!0-9A-Za-z-]*) return 0 ;; esac
   docker_answers || return 0
+  case $1 in
+    '' | *[!0-9A-Za-z-]*)
+      say "containers of apps may be left in Docker: docker ps -a --filter label=berth.managed=true"
+      return 0
+      ;;
+  esac
   filter="%7B%22label%22%3A%5B%22berth.instance%3D$1%22%5D%7D"
   for id in $(docker_api GET "/containers/json?all=true&filters=$filter" 30 | grep -o '"Id":"[0-9a-f]*"' | cut -d '"' -f 4); do
     docker_api DELETE "/containers/$id?force=true&v=true" 60 >/dev/null || warn "the container $id could not be removed"

@@ -3,6 +3,8 @@
 //! Everything happens below a temporary prefix, without root, Docker or systemd; a stand-in takes the daemon's
 //! place, so that good and bad versions can be published at will. `real.rs` does the trial with the real program.
 
+#![allow(clippy::expect_used, reason = "helpers of tests, too, may fail the test they help")]
+
 mod real;
 mod release;
 mod try_mode;

@@ -55,7 +55,9 @@ fn a_trial_starts_deploys_is_found_again_stops_and_goes() {
     assert!(!world.answers(control.parse().expect("port"), "/healthz"));
     assert!(data.join("token").exists(), "stopping keeps the data");
     assert!(run(&["--stop"]).stdout.contains("nothing runs"));
-    assert!(run(&["--clean"]).ok);
+    assert!(run(&[]).ok);
+    let cleaned = run(&["--clean"]);
+    assert!(cleaned.ok && cleaned.stdout.contains("deleted the app hello"), "{cleaned:#?}");
     assert!(!data.exists());
     assert!(run(&["--clean"]).ok, "twice is no error");
 }
