@@ -218,6 +218,30 @@ impl Setting {
 
 #[cfg(test)]
 mod tests {
+    /// The README's table of settings, between its two markers.
+    fn readme_table() -> String {
+        let mut table = String::from("| setting | default | what it does |\n|---|---|---|\n");
+        for setting in super::SETTINGS {
+            let default = if setting.default.is_empty() { String::new() } else { format!("`{}`", setting.default) };
+            let help = setting.help.replace('<', "&lt;").replace('|', "\\|");
+            table.push_str(&format!("| `{}` | {default} | {help} |\n", setting.key));
+        }
+        table
+    }
+
+    #[test]
+    fn the_readme_lists_every_setting() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+        let readme = std::fs::read_to_string(path).unwrap();
+        let begin = readme.find("<!-- settings:").and_then(|at| Some(at + readme[at..].find('\n')? + 1)).unwrap();
+        let end = readme.find("<!-- /settings -->").unwrap();
+        if std::env::var_os("BERTH_BLESS").is_some() {
+            std::fs::write(path, format!("{}{}{}", &readme[..begin], readme_table(), &readme[end..])).unwrap();
+        } else {
+            assert_eq!(readme[begin..end], readme_table(), "run it once with BERTH_BLESS=1");
+        }
+    }
+
     use super::*;
 
     #[test]
