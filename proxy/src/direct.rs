@@ -63,9 +63,8 @@ pub(crate) enum Forwarded {
 
 /// Sends the request to the app and its answer to the client.
 pub(crate) async fn forward(session: &mut Session, exchange: &mut Exchange) -> Result<Forwarded> {
-    let request = upstream_request(session.req_header(), exchange)?;
     loop {
-        match one_try(session, exchange, &request).await {
+        match one_try(session, exchange).await {
             Tried::Done => return Ok(Forwarded::Done),
             Tried::Again(_) if exchange.tries() < MAX_TRIES => {
                 exchange.count_retry();
@@ -78,7 +77,7 @@ pub(crate) async fn forward(session: &mut Session, exchange: &mut Exchange) -> R
     }
 }
 
-async fn one_try(session: &mut Session, exchange: &mut Exchange, request: &RequestHeader) -> Tried {
+async fn one_try(session: &mut Session, exchange: &mut Exchange) -> Tried {
     // A second try gets a connection of its own: others of the same age may be closed too.
     let reuse = !exchange.is_retry();
     let Some(replica) = exchange.next_replica() else {
@@ -103,6 +102,10 @@ async fn one_try(session: &mut Session, exchange: &mut Exchange, request: &Reque
     let mut app = HttpSession::new(upstream);
     app.read_timeout = Some(timeout);
     app.write_timeout = Some(timeout);
+    let request = match upstream_request(session.req_header(), exchange) {
+        Ok(request) => Box::new(request),
+        Err(error) => return Tried::Failed(error),
+    };
     let first = match ask(session, &mut app, request).await {
         Ok(first) => first,
         Err(error) => {
@@ -111,7 +114,7 @@ async fn one_try(session: &mut Session, exchange: &mut Exchange, request: &Reque
                 ErrorType::ConnectionClosed | ErrorType::WriteError | ErrorType::ReadError
             );
             let from_app = matches!(error.esource(), pingora::ErrorSource::Upstream);
-            return if reused && closed && from_app && request.method.is_idempotent() {
+            return if reused && closed && from_app && session.req_header().method.is_idempotent() {
                 Tried::Again(error)
             } else {
                 Tried::Failed(error)
@@ -133,8 +136,8 @@ async fn one_try(session: &mut Session, exchange: &mut Exchange, request: &Reque
 }
 
 /// Sends the head, and waits for the first of the answer.
-async fn ask(session: &mut Session, app: &mut HttpSession, request: &RequestHeader) -> Result<HttpTask> {
-    app.write_request_header(Box::new(request.clone())).await.map_err(Error::into_up)?;
+async fn ask(session: &mut Session, app: &mut HttpSession, request: Box<RequestHeader>) -> Result<HttpTask> {
+    app.write_request_header(request).await.map_err(Error::into_up)?;
     next(session, app).await
 }
 
@@ -202,7 +205,10 @@ fn finish_head(
     if !head.status.is_informational() {
         exchange.answered();
         let bodyless = ended || request.method == Method::HEAD || matches!(head.status.as_u16(), 204 | 304);
-        if !bodyless
+        if request.version == Version::HTTP_10 {
+            // Knows no chunks: the end of the connection ends the body.
+            head.remove_header(&header::TRANSFER_ENCODING);
+        } else if !bodyless
             && !head.headers.contains_key(header::TRANSFER_ENCODING)
             && !head.headers.contains_key(header::CONTENT_LENGTH)
         {

@@ -58,7 +58,6 @@ pub struct RouteTable {
 
 impl RouteTable {
     /// Starts a table.
-    #[must_use]
     pub fn builder() -> RouteTableBuilder {
         RouteTableBuilder { routes: Vec::new() }
     }

@@ -48,7 +48,6 @@ pub struct CertificateTable {
 
 impl CertificateTable {
     /// Starts a table.
-    #[must_use]
     pub fn builder() -> CertificateTableBuilder {
         CertificateTableBuilder(Self::default())
     }

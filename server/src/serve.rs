@@ -114,6 +114,7 @@ async fn serve(start: Start) -> Result<ExitCode, Failure> {
         pipeline: pipeline.clone(),
         addresses,
         data_dir: config.data_dir.clone(),
+        allow_local_sources: config.allow_local_sources,
         started_at,
         version: env!("CARGO_PKG_VERSION"),
     });

@@ -235,7 +235,7 @@ pub(crate) async fn create_app(
     project: Option<ProjectSlug>,
     settings: AppSettings,
 ) -> Result<AppRow, Problem> {
-    settings::check(&settings)?;
+    settings::check(&settings, call.context.allow_local_sources)?;
     let project = find::project(call, &project.unwrap_or_else(ProjectSlug::default_project)).await?;
     check_routes(call, &name, &settings).await?;
     Ok(call.context.store.apps().create(&call.principal, project.id, name, settings).await?)
@@ -273,7 +273,7 @@ async fn check_routes(call: &Call, app: &AppSlug, settings: &AppSettings) -> Res
 
 async fn update(call: Call, input: AppUpdate) -> Result<AppUpdated, Problem> {
     let app = find::app_to_change(&call, &input.app).await?;
-    settings::check(&input.settings)?;
+    settings::check(&input.settings, call.context.allow_local_sources)?;
     let changed = settings::merge(&app.settings, &input.settings, &input.unset)?;
     if input.unset.is_empty() && input.settings == AppSettings::default() {
         return Err(Problem::invalid("settings", "Neither settings nor unset name anything to change.")

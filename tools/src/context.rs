@@ -16,6 +16,8 @@ pub struct Context {
     pub addresses: Addresses,
     /// The data directory.
     pub data_dir: PathBuf,
+    /// Whether git sources may be directories on this machine or unencrypted, as configured.
+    pub allow_local_sources: bool,
     /// Since when the daemon runs.
     pub started_at: Timestamp,
     /// Version of the daemon.

@@ -93,7 +93,7 @@ pub(crate) fn tools() -> Vec<Tool> {
 
 async fn create(call: Call, input: DeploymentCreate) -> Result<DeploymentDetail, Problem> {
     let wait = follow::wait(input.wait_s, 0)?;
-    check(&input)?;
+    check(&input, call.context.allow_local_sources)?;
     let row = once::deployment(
         &call,
         "deployment_create",
@@ -118,7 +118,7 @@ fn what_is_wanted(input: &DeploymentCreate) -> impl Serialize {
 }
 
 /// Checks what can be checked without asking anybody.
-fn check(input: &DeploymentCreate) -> Result<(), Problem> {
+fn check(input: &DeploymentCreate, allow_local: bool) -> Result<(), Problem> {
     if input.folder.is_some() {
         let detail = "The daemon cannot read a folder of your machine.";
         return Err(Problem::invalid("folder", detail).hint(
@@ -138,7 +138,7 @@ fn check(input: &DeploymentCreate) -> Result<(), Problem> {
     }
     let wrong = |field: &str, why: String| Problem::invalid(field, format!("{field}: {why}."));
     if let Some(url) = &input.git_url {
-        settings::git_url(url).map_err(|why| wrong("git_url", why))?;
+        settings::git_url(url, allow_local).map_err(|why| wrong("git_url", why))?;
     }
     if let Some(git_ref) = &input.git_ref {
         settings::git_ref(git_ref).map_err(|why| wrong("git_ref", why))?;
@@ -521,7 +521,7 @@ mod tests {
     use serde_json::json;
 
     fn checked(input: serde_json::Value) -> Result<(), Problem> {
-        check(&serde_json::from_value(input).unwrap())
+        check(&serde_json::from_value(input).unwrap(), false)
     }
 
     #[test]

@@ -74,7 +74,7 @@ pub(crate) fn size(bytes: i64) -> String {
 impl Brief for JobDetail {
     fn brief(&self) -> Text {
         let app = self.app.as_ref().map(|a| format!(" of {a}")).unwrap_or_default();
-        let mut text = Text::from(format!("{}{app} is {}.", self.kind.as_str(), self.state.as_str()));
+        let mut text = Text::from(format!("{}{app}: {}.", self.kind.as_str(), self.state.as_str()));
         text = text.say_if(self.message.as_ref().map(|m| format!(" {m}")));
         text = text.say_if(self.problem.as_ref().map(|p| format!("\nFailed ({}): {p}", p.code.as_str())));
         if !self.state.is_final() {

@@ -8,10 +8,10 @@ use serde_json::{Map, Value};
 /// Longest list of routes or required variables.
 const MOST_ENTRIES: usize = 100;
 
-/// Checks every setting that is there; the error names the field.
-pub(crate) fn check(settings: &AppSettings) -> Result<(), Problem> {
+/// Checks every setting that is there; the error names the field. With `allow_local`, git sources may be local.
+pub(crate) fn check(settings: &AppSettings, allow_local: bool) -> Result<(), Problem> {
     let s = settings;
-    text("git_url", s.git_url.as_deref(), git_url)?;
+    text("git_url", s.git_url.as_deref(), |url| git_url(url, allow_local))?;
     text("git_ref", s.git_ref.as_deref(), git_ref)?;
     text("image", s.image.as_deref(), image)?;
     text("root_directory", s.root_directory.as_deref(), inner_path)?;
@@ -52,7 +52,7 @@ fn range(field: &str, value: Option<u32>, least: u32, most: u32) -> Result<(), P
     }
 }
 
-fn text(field: &str, value: Option<&str>, rule: fn(&str) -> Result<(), String>) -> Result<(), Problem> {
+fn text(field: &str, value: Option<&str>, rule: impl Fn(&str) -> Result<(), String>) -> Result<(), Problem> {
     value.map_or(Ok(()), rule).map_err(|why| wrong(field, &why))
 }
 
@@ -76,8 +76,8 @@ fn shown(value: &str) -> String {
 }
 
 /// A git URL: https, ssh, or the scp-like form, and without a password.
-pub(crate) fn git_url(url: &str) -> Result<(), String> {
-    match GitUrl::parse(url, false) {
+pub(crate) fn git_url(url: &str, allow_local: bool) -> Result<(), String> {
+    match GitUrl::parse(url, allow_local) {
         Err(why) => Err(why.to_string()),
         Ok((_, None)) => Ok(()),
         // Everybody who may read the app would read it there.
@@ -228,13 +228,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn error(settings: AppSettings) -> String {
-        check(&settings).unwrap_err().field.unwrap()
+        check(&settings, false).unwrap_err().field.unwrap()
     }
 
     #[test]
     fn each_range_is_kept_and_named() {
         let d = AppSettings::default;
-        assert!(check(&d()).is_ok());
+        assert!(check(&d(), false).is_ok());
         assert_eq!(error(AppSettings { port: Some(0), ..d() }), "settings.port");
         assert_eq!(error(AppSettings { health_timeout_s: Some(301), ..d() }), "settings.health_timeout_s");
         assert_eq!(error(AppSettings { cpus: Some(f64::NAN), ..d() }), "settings.cpus");
@@ -286,7 +286,7 @@ mod tests {
     #[test]
     fn git_sources_cannot_be_options_files_or_carry_passwords() {
         for good in ["https://github.com/a/b.git", "ssh://git@host/a", "git@github.com:a/b.git"] {
-            assert!(git_url(good).is_ok(), "{good}");
+            assert!(git_url(good, false).is_ok(), "{good}");
         }
         for bad in [
             "",
@@ -298,7 +298,7 @@ mod tests {
             "/srv/repo",
             "ssh://-oProxyCommand=x/y",
         ] {
-            assert!(git_url(bad).is_err(), "{bad}");
+            assert!(git_url(bad, false).is_err(), "{bad}");
         }
         assert!(git_ref("feature/x-1").is_ok());
         for bad in ["-x", "a..b", "a b", "HEAD@{1}", "a^"] {
@@ -320,7 +320,7 @@ mod tests {
     proptest! {
         #[test]
         fn rules_never_panic(text in "\\PC{0,60}") {
-            let _ = (git_url(&text), git_ref(&text), image(&text), route(&text), inner_path(&text));
+            let _ = (git_url(&text, false), git_ref(&text), image(&text), route(&text), inner_path(&text));
         }
 
         #[test]

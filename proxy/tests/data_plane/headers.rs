@@ -113,3 +113,23 @@ async fn the_apps_own_errors_are_its_own() {
     assert_eq!(answer.text().await.expect("a body"), "the app's own 502");
     assert_eq!(proxy.record().await.fault, None);
 }
+
+#[tokio::test]
+async fn hop_by_hop_headers_stay_on_their_hop() {
+    let app = App::start("web").await;
+    let proxy = Proxy::start();
+    proxy.route(&release(1, &[app.addr]));
+    for connection in ["keep-alive", "close, X-Mine"] {
+        let answer = proxy
+            .raw(&format!(
+                "GET /headers HTTP/1.1\r\nHost: web.test\r\nConnection: {connection}\r\nX-Mine: 1\r\n\
+                 Keep-Alive: timeout=9\r\nTE: trailers\r\nProxy-Authorization: secret\r\nX-Kept: 1\r\n\r\n"
+            ))
+            .await;
+        assert!(answer.contains("x-kept: 1\n"), "{answer}");
+        for gone in ["timeout=9", "te: ", "secret"] {
+            assert!(!answer.contains(gone), "{gone} in {answer}");
+        }
+        assert_eq!(answer.contains("x-mine"), !connection.contains("X-Mine"), "{answer}");
+    }
+}

@@ -1,6 +1,7 @@
 //! The data plane as the internet and the apps see it: real sockets on loopback, real clients, real upstreams.
 
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
+#![allow(clippy::expect_used, reason = "a helper that fails fails its test")]
 
 mod drain;
 mod headers;

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
+use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{App, Proxy, raw_app, release, resident_kib};
+use crate::support::{App, Proxy, raw_app, read_head, release, resident_kib};
 
 #[tokio::test]
 async fn events_arrive_when_they_are_sent() {
@@ -67,6 +68,53 @@ async fn a_client_may_ask_before_it_uploads() {
         .raw("POST /upload HTTP/1.1\r\nHost: web.test\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\nuuuu")
         .await;
     assert!(answer.ends_with("4 bytes, 0 wrong"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_body_without_a_length_is_passed_in_the_clients_own_framing() {
+    let (addr, _) = raw_app(|mut socket| async move {
+        read_head(&mut socket).await;
+        let _ = socket
+            .write_all(b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 200 OK\r\n\r\nuntil")
+            .await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let _ = socket.write_all(b" the end").await;
+    })
+    .await;
+    let proxy = Proxy::start();
+    proxy.route(&release(1, &[addr]));
+    let modern = proxy.raw("GET / HTTP/1.1\r\nHost: web.test\r\n\r\n").await.to_ascii_lowercase();
+    assert!(modern.starts_with("http/1.1 103 ") && modern.contains("transfer-encoding: chunked"), "{modern}");
+    assert!(modern.contains("connection: keep-alive") && modern.ends_with("0\r\n\r\n"), "{modern}");
+    let old = proxy.raw("GET / HTTP/1.0\r\nHost: web.test\r\n\r\n").await.to_ascii_lowercase();
+    assert!(!old.contains("transfer-encoding") && old.ends_with("\r\n\r\nuntil the end"), "{old}");
+}
+
+#[tokio::test]
+async fn a_head_request_gets_no_body_and_its_connection_lives_on() {
+    let app = App::start("web").await;
+    let proxy = Proxy::start();
+    proxy.route(&release(1, &[app.addr]));
+    let pair = "HEAD / HTTP/1.1\r\nHost: web.test\r\n\r\n";
+    let answer = proxy.raw(pair).await;
+    assert!(answer.contains("content-length: 3") || answer.contains("Content-Length: 3"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_is_noticed_at_once() {
+    let app = App::start("web").await;
+    let mut proxy = Proxy::start();
+    let target = release(1, &[app.addr]);
+    proxy.route(&target);
+    let mut socket = tokio::net::TcpStream::connect(proxy.http).await.expect("connects");
+    socket.write_all(b"GET /slow?ms=20000 HTTP/1.1\r\nHost: web.test\r\n\r\n").await.expect("writes");
+    while target.in_flight() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop(socket);
+    assert_eq!(proxy.record().await.fault, Some(berth_proxy::AccessFault::ClientGone));
+    assert_eq!(target.in_flight(), 0);
 }
 
 #[tokio::test]

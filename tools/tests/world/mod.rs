@@ -60,7 +60,15 @@ impl World {
                 .await
                 .unwrap();
         let started_at = Timestamp::now();
-        let context = Arc::new(Context { store, pipeline, addresses, data_dir, started_at, version: "test" });
+        let context = Arc::new(Context {
+            store,
+            pipeline,
+            addresses,
+            data_dir,
+            allow_local_sources: true,
+            started_at,
+            version: "test",
+        });
         let registry = Arc::new(berth_tools::registry());
         Self { context, registry, engine, _shutdown: shutdown.drop_guard(), _dir: dir }
     }

@@ -143,7 +143,7 @@ fn haproxy_config(directory: &Path, http: SocketAddr, https: SocketAddr, upstrea
     format!(
         "global
   nbthread 1
-  maxconn 15000
+  maxconn 9700
 defaults
   mode http
   timeout client 1h
