@@ -43,6 +43,7 @@ struct Inner {
     registry: Arc<Registry>,
     context: Arc<Context>,
     index: search::Index,
+    descriptions: surface::Descriptions,
     /// Where each tool's output holds untrusted text.
     places: HashMap<&'static str, Places>,
 }
@@ -75,7 +76,8 @@ impl Handler {
     pub(crate) fn new(registry: Arc<Registry>, context: Arc<Context>) -> Self {
         let index = search::Index::new(&registry);
         let places = registry.tools().iter().map(|t| (t.spec.name, Places::of(&t.output))).collect();
-        Self(Arc::new(Inner { registry, context, index, places }))
+        let descriptions = surface::Descriptions::of(&registry);
+        Self(Arc::new(Inner { registry, context, index, descriptions, places }))
     }
 
     /// The tool of this name and its input: itself, or what `tool_read` and `tool_write` pass on.
@@ -292,7 +294,7 @@ impl ServerHandler for Handler {
         context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
         let caller = Caller::of(&context)?;
-        let tools = surface::list(&self.0.registry, &caller.view, &caller.principal);
+        let tools = surface::list(&self.0.registry, &self.0.descriptions, &caller.view, &caller.principal);
         Ok(ListToolsResult::with_all_items(tools)
             .with_ttl_ms(LIST_TTL_MS)
             .with_cache_scope(CacheScope::Private))

@@ -10,7 +10,10 @@ use berth_store::model::Principal;
 use berth_tools::{Hints, Registry, Tier, Tool};
 use rmcp::model::{Tool as McpTool, ToolAnnotations};
 use serde_json::{Map, Value, json};
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 /// Names of the tools that exist on MCP only.
 pub(crate) const SEARCH: &str = "tool_search";
@@ -83,15 +86,31 @@ pub(crate) fn gateway_to(tool: &Tool) -> &'static str {
     if is_harmless(tool) { READ } else { WRITE }
 }
 
+/// The tools of a registry as MCP describes them, made once: their schemas are shared by every list.
+pub(crate) struct Descriptions(HashMap<&'static str, McpTool>, Vec<McpTool>);
+
+impl Descriptions {
+    /// Describes all tools.
+    pub(crate) fn of(registry: &Registry) -> Self {
+        Self(registry.tools().iter().map(|t| (t.spec.name, describe(t))).collect(), gateways().into())
+    }
+}
+
 /// The list for this caller and URL, sorted by name.
-pub(crate) fn list(registry: &Registry, view: &View, principal: &Principal) -> Vec<McpTool> {
+pub(crate) fn list(
+    registry: &Registry,
+    descriptions: &Descriptions,
+    view: &View,
+    principal: &Principal,
+) -> Vec<McpTool> {
+    let Descriptions(described, gateways) = descriptions;
     let shown = registry.tools().iter().filter(|t| view.shows(t) && principal.may(t.spec.scope));
-    let mut tools: Vec<McpTool> = shown.map(describe).collect();
+    let mut tools: Vec<McpTool> = shown.filter_map(|t| described.get(t.spec.name).cloned()).collect();
     let reached =
         registry.tools().iter().filter(|t| view.reaches(t) && !view.shows(t) && principal.may(t.spec.scope));
     let through: HashSet<&str> = reached.map(gateway_to).chain([SEARCH]).collect();
-    tools
-        .extend(gateways().into_iter().filter(|t| view.shows_gateway(&t.name) && through.contains(&*t.name)));
+    let ways = gateways.iter().filter(|t| view.shows_gateway(&t.name) && through.contains(&*t.name));
+    tools.extend(ways.cloned());
     tools.sort_by(|a, b| a.name.cmp(&b.name));
     tools
 }
@@ -195,7 +214,7 @@ mod tests {
 
     fn names(query: &str, scopes: &[Scope]) -> Vec<String> {
         let registry = berth_tools::registry();
-        let list = list(&registry, &View::of(Some(query)), &principal(scopes));
+        let list = list(&registry, &Descriptions::of(&registry), &View::of(Some(query)), &principal(scopes));
         list.iter().map(|t| t.name.to_string()).collect()
     }
 
@@ -249,7 +268,8 @@ mod tests {
     /// what two public tokenizers make of this JSON.
     #[test]
     fn the_list_fits_its_budget() {
-        let list = list(&berth_tools::registry(), &View::default(), &principal(&[Scope::Admin]));
+        let registry = berth_tools::registry();
+        let list = list(&registry, &Descriptions::of(&registry), &View::default(), &principal(&[Scope::Admin]));
         let bytes = serde_json::to_string(&list).unwrap().len();
         let tokens = bytes * 10 / 41;
         println!("{} tools, {bytes} bytes, about {tokens} tokens", list.len());
