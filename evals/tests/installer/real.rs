@@ -66,7 +66,7 @@ fn the_real_program_installs_and_answers() {
     let world = World::new();
     let files = [("berth".to_owned(), fs::read(binary).expect("program"))].into();
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    let release = Release { version, arch: std::env::consts::ARCH.into(), epoch: 0, level: 1, files };
+    let release = Release { version, arch: std::env::consts::ARCH.into(), epoch: 0, level: 0, files };
     release.write(&world.releases()).expect("release");
     let installed = world.install(&["--start", "--domain", "localhost"]);
     assert_eq!(installed.status(), "installed", "{installed:#?}");
