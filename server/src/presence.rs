@@ -17,6 +17,8 @@ pub struct Presence {
     pub http_url: String,
     /// Version.
     pub version: String,
+    /// Id of the installation, by which its things are labelled in Docker.
+    pub instance: String,
 }
 
 impl Presence {

@@ -63,7 +63,8 @@ pub fn run(start: Start) -> Result<ExitCode, Failure> {
 }
 
 fn log(config: &Config) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(&config.log_level)
+    // The MCP library tells of every connection at level info; what matters of it is logged by us.
+    let filter = EnvFilter::try_new(format!("rmcp=warn,{}", config.log_level))
         .map_err(|e| Failure::local(format!("log_level {:?} is not valid: {e}", config.log_level)))?;
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -154,6 +155,7 @@ async fn serve(start: Start) -> Result<ExitCode, Failure> {
         control_url: format!("http://{}", reachable(control_addr)),
         http_url: format!("http://{}", reachable(http_addr)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        instance: store.instance().to_owned(),
     };
     presence
         .write(&config.data_dir)
