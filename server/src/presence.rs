@@ -17,6 +17,8 @@ pub struct Presence {
     pub http_url: String,
     /// Version.
     pub version: String,
+    /// UUID of the installation: what it made in Docker carries it in the label `berth.instance`.
+    pub instance: String,
 }
 
 impl Presence {
