@@ -4,7 +4,9 @@
 use std::{collections::HashMap, net::SocketAddr};
 
 use berth_observe::RequestRecorder;
-use berth_proxy::{AccessRecord, AccessSink, CertificateTable, ListenOn, ProxyConfig, ProxyHandle, ProxyServer};
+use berth_proxy::{
+    AccessRecord, AccessSink, CertificateTable, ListenOn, ProxyConfig, ProxyHandle, ProxyServer,
+};
 use berth_schemas::Timestamp;
 use berth_store::{
     NewRequest, Store,
@@ -48,8 +50,9 @@ pub fn bind(config: &Config) -> Result<DataPlane, Failure> {
         ..ProxyConfig::default()
     };
     let (server, handle) = ProxyServer::bind(proxy, sink).map_err(|e| {
-        Failure::local(format!("the data plane cannot listen: {e}"))
-            .hint("Is something else listening there? Choose other addresses with --http-addr and --https-addr.")
+        Failure::local(format!("the data plane cannot listen: {e}")).hint(
+            "Is something else listening there? Choose other addresses with --http-addr and --https-addr.",
+        )
     })?;
     if let Some((_, certificate)) = https {
         handle.set_certificates(default_certificate(certificate)?);
@@ -60,7 +63,8 @@ pub fn bind(config: &Config) -> Result<DataPlane, Failure> {
 
 fn default_certificate(files: &DefaultCertificate) -> Result<CertificateTable, Failure> {
     let read = |path: &std::path::Path| {
-        std::fs::read_to_string(path).map_err(|e| Failure::local(format!("{} cannot be read: {e}", path.display())))
+        std::fs::read_to_string(path)
+            .map_err(|e| Failure::local(format!("{} cannot be read: {e}", path.display())))
     };
     let (chain, key) = (read(&files.chain)?, read(&files.key)?);
     let table = CertificateTable::builder().fallback_pem(&chain, &key).map_err(|e| {

@@ -17,7 +17,7 @@ pub struct Presence {
     pub http_url: String,
     /// Version.
     pub version: String,
-    /// Id of the installation, by which its things are labelled in Docker.
+    /// UUID of the installation: what it made in Docker carries it in the label `berth.instance`.
     pub instance: String,
 }
 

@@ -19,7 +19,9 @@ use berth_deploy::{
     docker::{Docker, DockerConfig, Engine, InstanceId},
 };
 use berth_mcp::McpConfig;
-use berth_observe::{CollectorConfig, LogCollector, RecorderConfig, RequestRecorder, Retention, RetentionConfig};
+use berth_observe::{
+    CollectorConfig, LogCollector, RecorderConfig, RequestRecorder, Retention, RetentionConfig,
+};
 use berth_schemas::Timestamp;
 use berth_store::{MasterKey, Store, StoreConfig};
 use berth_tools::{Addresses, Context};
@@ -63,8 +65,12 @@ pub fn run(start: Start) -> Result<ExitCode, Failure> {
 }
 
 fn log(config: &Config) -> Result<(), Failure> {
-    // The MCP library tells of every connection at level info; what matters of it is logged by us.
-    let filter = EnvFilter::try_new(format!("rmcp=warn,{}", config.log_level))
+    // A bare level means Berth; libraries speak up when something is wrong.
+    let level = match config.log_level.as_str() {
+        level if level.contains(['=', ',']) => level.to_owned(),
+        level => format!("{level},rmcp=warn,pingora=warn,hyper=warn,h2=warn,sqlx=warn,bollard=warn"),
+    };
+    let filter = EnvFilter::try_new(level)
         .map_err(|e| Failure::local(format!("log_level {:?} is not valid: {e}", config.log_level)))?;
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -93,7 +99,8 @@ async fn serve(start: Start) -> Result<ExitCode, Failure> {
     let plane = data_plane::bind(&config)?;
     let http_addr = plane.http;
     let addresses = addresses(&config, http_addr);
-    let instance = store.instance().parse().map_err(|_| Failure::local("the installation's id is damaged"))?;
+    let instance =
+        store.instance().parse().map_err(|_| Failure::local("the installation's id is damaged"))?;
     let instance = InstanceId::new(instance);
     let engine: Arc<dyn Engine> =
         Arc::new(Docker::connect(DockerConfig { host: config.docker_host.clone(), instance }));
@@ -122,7 +129,8 @@ async fn serve(start: Start) -> Result<ExitCode, Failure> {
     // The recorder ends after the data plane, so that the last requests are recorded too.
     let (served, recording) = (CancellationToken::new(), CancellationToken::new());
     let recorder = RequestRecorder::start(store.clone(), RecorderConfig::default(), recording.clone());
-    let records = tokio::spawn(data_plane::record(plane.records, store.clone(), recorder.clone(), served.clone()));
+    let records =
+        tokio::spawn(data_plane::record(plane.records, store.clone(), recorder.clone(), served.clone()));
     supervisor.start_once("data plane", data_plane::run(plane.server, shutdown.child_token()));
     let retention = Retention::start(store.clone(), retention_config(&config), shutdown.child_token());
 
@@ -150,6 +158,8 @@ async fn serve(start: Start) -> Result<ExitCode, Failure> {
         listener::serve(control_listener, router, shutdown.clone(), config.shutdown_timeout),
     );
 
+    // Whoever finds the daemon by its file must find the token, too.
+    first_start(&store, token_file.as_deref(), &control_url).await?;
     let presence = Presence {
         pid: std::process::id(),
         control_url: format!("http://{}", reachable(control_addr)),
@@ -162,7 +172,6 @@ async fn serve(start: Start) -> Result<ExitCode, Failure> {
         .map_err(|e| file_failure("write daemon.json in", &config.data_dir, &e))?;
     tracing::info!(version = presence.version, data = %config.data_dir.display(), store = store.kind(), "berth has started");
     tracing::info!("control plane: {control_url} (page /, API /docs, MCP /mcp)");
-    first_start(&store, token_file.as_deref(), &control_url).await?;
     notify::tell("READY=1");
 
     let clean = until_told(&mut signals, &supervisor).await;

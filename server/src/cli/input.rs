@@ -16,7 +16,7 @@ use crate::schema::{self, Field, Shape};
 pub fn from_matches(tool: &Tool, matches: &ArgMatches) -> Result<Map<String, Value>, Failure> {
     let mut input = Map::new();
     for field in schema::fields(&tool.input) {
-        let Some(texts) = matches.get_many::<String>(&field.name) else { continue };
+        let Some(texts) = matches.get_many::<String>(&tree::id(&field.name)) else { continue };
         let texts: Vec<&str> = texts.map(String::as_str).collect();
         let value = value(tool, &field, &texts).map_err(|e| wrong(&field.name, &e))?;
         input.insert(field.name, value);

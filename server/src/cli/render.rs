@@ -34,16 +34,15 @@ impl Page<'_> {
     /// Scalars first, as `key: value`; then what needs more room.
     fn object(&self, out: &mut String, object: &Map<String, Value>, schema: &Value, depth: usize) {
         let indent = "  ".repeat(depth);
-        let mut fields: Vec<(&String, &Value)> = object.iter().collect();
+        let shown = |(key, value): &(&String, &Value)| !value.is_null() && *key != "next_cursor";
+        let mut fields: Vec<(&String, &Value)> = object.iter().filter(shown).collect();
         fields.sort_by_key(|(key, _)| self.rank(schema, key));
         let (small, large): (Vec<_>, Vec<_>) = fields.into_iter().partition(|(_, v)| self.is_small(v));
-        let lists_only = depth == 0 && large.iter().any(|(_, v)| v.is_array());
+        // One list and some totals: a page.
+        let lists_only = depth == 0 && matches!(large.as_slice(), [(_, Value::Array(_))]);
         let width = small.iter().map(|(k, _)| k.chars().count()).max().unwrap_or_default() + 1;
         let mut scalars = String::new();
         for (key, value) in small {
-            if value.is_null() || key == "next_cursor" {
-                continue;
-            }
             let label = format!("{}:", key.replace('_', " "));
             let text = self.cell(key, value, self.property(schema, key));
             let style = term::style_of(value.as_str().unwrap_or_default());
@@ -73,9 +72,6 @@ impl Page<'_> {
         }
         let inner = if alone { depth } else { depth + 1 };
         match value {
-            Value::Array(items) if items.is_empty() => {
-                let _ = writeln!(out, "{}{m}none{m:#}", "  ".repeat(inner), m = term::MUTED);
-            }
             Value::Array(items) if items.iter().all(Value::is_object) => {
                 let items: Vec<&Map<String, Value>> = items.iter().filter_map(Value::as_object).collect();
                 self.table(out, &items, self.items(schema), inner);
@@ -163,14 +159,24 @@ impl Page<'_> {
             },
             Value::Bool(true) => "yes".into(),
             Value::Bool(false) => "no".into(),
+            Value::Array(items) if items.is_empty() => "none".into(),
             Value::Array(items) => {
                 items.iter().map(|i| self.cell(key, i, self.items(schema))).collect::<Vec<_>>().join(", ")
             }
             Value::Object(object) => {
                 let mut fields: Vec<(&String, &Value)> = object.iter().collect();
-                fields.sort_by_key(|(key, _)| self.rank(schema, key));
-                let parts = fields.into_iter().map(|(k, v)| self.cell(k, v, self.property(schema, k)));
-                parts.collect::<Vec<_>>().join(" ")
+                fields.sort_by_key(|(key, value)| (self.rank(schema, key), !value.is_string()));
+                let parts = fields.into_iter().map(|(k, v)| {
+                    let text = self.cell(k, v, self.property(schema, k));
+                    // A word says what it is, a number does not.
+                    let bare = !(v.is_number() || v.is_boolean());
+                    if bare {
+                        text
+                    } else {
+                        format!("{} {text}", k.trim_end_matches("_bytes").replace('_', " "))
+                    }
+                });
+                if object.is_empty() { "none".into() } else { parts.collect::<Vec<_>>().join(" ") }
             }
         }
     }
@@ -179,9 +185,7 @@ impl Page<'_> {
     fn is_small(&self, value: &Value) -> bool {
         match value {
             Value::Array(items) => {
-                !items.is_empty()
-                    && items.len() <= 8
-                    && items.iter().all(|i| i.as_str().map_or(!i.is_object(), |t| t.len() <= 40))
+                items.len() <= 8 && items.iter().all(|i| i.as_str().map_or(!i.is_object(), |t| t.len() <= 40))
             }
             Value::Object(object) => {
                 object.len() <= 3 && object.values().all(|v| !v.is_object() && !v.is_array())
@@ -216,17 +220,13 @@ fn cut(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use schemars::generate::SchemaSettings;
     use serde_json::json;
 
-    fn shown<T: schemars::JsonSchema>(value: &Value) -> String {
-        let schema: Value = SchemaSettings::draft2020_12()
-            .for_serialize()
-            .into_generator()
-            .into_root_schema_for::<T>()
-            .into();
+    fn shown(tool: &str, value: &Value) -> String {
+        let registry = berth_tools::registry();
+        let schema = &registry.get(tool).unwrap().output;
         let now = "2026-01-01T00:10:00Z".parse::<jiff::Timestamp>().unwrap();
-        anstream::adapter::strip_str(&output(value, &schema, Timestamp(now.as_microsecond()))).to_string()
+        anstream::adapter::strip_str(&output(value, schema, Timestamp(now.as_microsecond()))).to_string()
     }
 
     #[test]
@@ -239,10 +239,10 @@ mod tests {
             ],
             "total": 2, "next_cursor": "abc",
         });
-        insta::assert_snapshot!(shown::<berth_schemas::app::AppPage>(&page), @r"
-        NAME  PROJECT  STATE    URL                   LIVE   LATEST
-        web   default  running  http://web.localhost  web#2  web#2 live 10 min ago
-        api   default  empty    http://api.localhost  –      –
+        insta::assert_snapshot!(shown("app_list", &page), @r"
+        NAME  PROJECT  STATE    URL                   LATEST                 LIVE
+        web   default  running  http://web.localhost  web#2 live 10 min ago  web#2
+        api   default  empty    http://api.localhost  –                      –
         total: 2
         more: --cursor abc
         ");

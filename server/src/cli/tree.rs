@@ -98,7 +98,7 @@ fn tool_command(tool: &Tool, verb: String) -> Command {
     let mut command = Command::new(verb).about(tool.spec.title).long_about(tool.spec.description);
     for field in positional(tool) {
         command = command.arg(
-            Arg::new(field.name.clone())
+            Arg::new(id(&field.name))
                 .required(true)
                 .value_name(field.name.to_uppercase())
                 .help(field.description.clone()),
@@ -157,7 +157,7 @@ fn is_scalar(shape: &Shape) -> bool {
 }
 
 fn flag(field: &Field, root: &Value) -> Arg {
-    let arg = Arg::new(field.name.clone()).long(kebab(&field.name)).required(field.required);
+    let arg = Arg::new(id(&field.name)).long(kebab(&field.name)).required(field.required);
     let help = |extra: &str| format!("{}{extra}", field.description);
     match &field.shape {
         Shape::Boolean => arg
@@ -193,6 +193,12 @@ fn choices(shape: &Shape) -> String {
         Shape::Text(words) if !words.is_empty() => format!(" [{}]", words.join(", ")),
         _ => String::new(),
     }
+}
+
+/// Id of a field's argument; of its own, since a field may be called as a global flag is.
+#[must_use]
+pub fn id(field: &str) -> String {
+    format!("input.{field}")
 }
 
 /// `wait_s` → `wait-s`.

@@ -124,12 +124,7 @@ pub const SETTINGS: &[Setting] = &[
         "false",
         "Let deployments fetch git repositories from this machine's own file system and over plain HTTP.",
     ),
-    setting(
-        "git_ssh_key",
-        Kind::Path,
-        "",
-        "Private key for git over SSH, in OpenSSH's text form.",
-    ),
+    setting("git_ssh_key", Kind::Path, "", "Private key for git over SSH, in OpenSSH's text form."),
     setting(
         "shutdown_timeout_s",
         number(1, 3600),

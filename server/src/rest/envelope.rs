@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use axum::{extract::Request, middleware::Next, response::Response};
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use tracing::Instrument as _;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -13,6 +13,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub async fn wrap(request: Request, next: Next) -> Response {
     let id = uuid::Uuid::now_v7().to_string();
     let span = tracing::info_span!("request", id, method = %request.method(), path = request.uri().path());
+    let leftover = request.version() < Version::HTTP_2 && has_large_body(request.headers());
     async move {
         let begun = Instant::now();
         let mut response = next.run(request).await;
@@ -24,6 +25,10 @@ pub async fn wrap(request: Request, next: Next) -> Response {
             tracing::debug!(status, ms, "answered");
         }
         careful(response.headers_mut());
+        if leftover && !response.status().is_success() {
+            // The rest of the body was not read, so that the connection cannot carry another request.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         if let Ok(id) = HeaderValue::from_str(&id) {
             response.headers_mut().insert(REQUEST_ID, id);
         }
@@ -31,6 +36,13 @@ pub async fn wrap(request: Request, next: Next) -> Response {
     }
     .instrument(span)
     .await
+}
+
+/// Whether more body may come than is read along with the head.
+fn has_large_body(headers: &HeaderMap) -> bool {
+    let length =
+        headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
+    headers.contains_key(header::TRANSFER_ENCODING) || length.is_some_and(|l| l > 4096)
 }
 
 /// Headers for all answers; a page that needs more sets its own policy before.
