@@ -8,13 +8,13 @@
 use std::{sync::Arc, sync::PoisonError, time::Instant};
 
 use berth_schemas::{
-    Problem,
+    DeploymentRef, Problem,
     deployment::{BuildLineKind, DeploymentState},
 };
 use berth_store::model::{AppRow, Artifact, Change, DeploymentRow, DeploymentSource, ReleaseRow};
 use tokio_util::sync::CancellationToken;
 
-use crate::{fault::Halt, journal::Journal, pipeline::Inner};
+use crate::{fault::Halt, journal::Journal, pipeline::Inner, start::Running};
 
 /// What every step of an attempt works with.
 pub(crate) struct Attempt {
@@ -25,15 +25,15 @@ pub(crate) struct Attempt {
 }
 
 impl Inner {
-    /// Works on a deployment until it is live or over.
-    pub(crate) async fn carry_out(self: Arc<Self>, row: DeploymentRow, cancel: CancellationToken) {
+    /// Works on a deployment until it is live or over. Returns whether it has settled.
+    pub(crate) async fn carry_out(self: Arc<Self>, row: DeploymentRow, cancel: CancellationToken) -> bool {
         let journal =
             Journal::open(self.store.clone(), self.watchers.clone(), row.id, row.state, &self.tasks);
         let app = match self.app(row.app_id).await {
             Ok(app) => app,
             Err(problem) => {
                 tracing::error!(%problem, deployment = %row.reference(), "the app of a deployment could not be read");
-                return;
+                return false;
             }
         };
         let mut attempt = Attempt { app, row, journal, cancel };
@@ -55,6 +55,7 @@ impl Inner {
         if let Err(error) = remove_dir(&self.work_dir(attempt.row.id)).await {
             tracing::warn!(%error, "a work directory could not be removed");
         }
+        attempt.row.state.is_settled()
     }
 
     async fn drive(self: &Arc<Self>, attempt: &mut Attempt) -> Result<(), Halt> {
@@ -63,38 +64,55 @@ impl Inner {
             Artifact::Static { .. } => None,
             Artifact::Image { .. } => {
                 self.enter(attempt, DeploymentState::Starting).await?;
-                let containers = self.start_release(attempt, &release).await?;
-                self.enter(attempt, DeploymentState::Checking).await?;
-                if let Err(halt) = self.check_release(attempt, &release, &containers).await {
-                    self.discard(&containers).await;
-                    return Err(halt);
+                match self.bring_up(attempt, &release).await {
+                    Ok(containers) => Some(containers),
+                    Err(halt) => return self.give_up(attempt, &release, halt).await,
                 }
-                Some(containers)
             }
         };
-        if let Err(halt) = attempt.check_cancelled(self) {
-            self.discard(started.as_deref().unwrap_or_default()).await;
-            return Err(halt);
+        match self.switch(attempt, &release, started).await {
+            Ok(()) => Ok(()),
+            Err(halt) => self.give_up(attempt, &release, halt).await,
         }
-        self.switch(attempt, &release, started).await
+    }
+
+    /// Starts a release and waits until it is healthy.
+    async fn bring_up(&self, attempt: &mut Attempt, release: &ReleaseRow) -> Result<Vec<Running>, Halt> {
+        let containers = self.start_release(attempt, release).await?;
+        self.enter(attempt, DeploymentState::Checking).await?;
+        self.check_release(attempt, release, &containers).await?;
+        Ok(containers)
+    }
+
+    /// Takes back a start that came to nothing.
+    async fn give_up(&self, attempt: &Attempt, release: &ReleaseRow, halt: Halt) -> Result<(), Halt> {
+        self.take_back(attempt.row.environment_id, release).await;
+        Err(halt)
     }
 
     /// The release that this deployment brings: an earlier one, or one made now.
     async fn prepare(self: &Arc<Self>, attempt: &mut Attempt) -> Result<ReleaseRow, Halt> {
         match attempt.row.source.clone() {
             DeploymentSource::Rollback { release, to } => {
-                let release = self.kept_release(release).await?;
+                let release = self.kept_release(attempt, release).await?;
                 attempt.journal.note(format!("going back to {to} with the variables it had")).await;
                 self.store.deployments().set_release(attempt.row.id, release.id).await?;
                 Ok(release)
             }
             DeploymentSource::Redeploy { release, of } => {
-                let release = self.kept_release(release).await?;
+                // What is live may have changed while this waited; the older one is not what is wanted then.
+                let live = attempt.app.environment.live.unwrap_or(release);
+                let old = self.kept_release(attempt, live).await?;
+                let of = if old.id == release {
+                    of
+                } else {
+                    DeploymentRef::new(attempt.app.slug.clone(), old.number)
+                };
                 attempt
                     .journal
                     .note(format!("deploying {of} again with today's settings and variables"))
                     .await;
-                self.reissue(attempt, release).await
+                self.reissue(attempt, old).await
             }
             DeploymentSource::Image { image } => {
                 self.enter(attempt, DeploymentState::Fetching).await?;
@@ -115,6 +133,7 @@ impl Inner {
     pub(crate) async fn enter(&self, attempt: &mut Attempt, state: DeploymentState) -> Result<(), Halt> {
         attempt.check_cancelled(self)?;
         attempt.journal.flush().await;
+        attempt.check_cancelled(self)?;
         self.transition(&mut attempt.row, state, Change::default()).await?;
         attempt.journal.enter(state);
         Ok(())
@@ -126,6 +145,11 @@ impl Inner {
         let (state, change) = match halt {
             Halt::Shutdown => {
                 attempt.journal.note("the daemon is going down; the next start takes this up again").await;
+                return;
+            }
+            // It has the traffic already: what is left to do is done by whoever takes it up.
+            _ if failed_in == DeploymentState::Draining => {
+                tracing::error!(?halt, deployment = %attempt.row.reference(), "the last step of a deployment was not kept; it is taken up again");
                 return;
             }
             Halt::Cancelled => {
@@ -149,9 +173,11 @@ impl Inner {
         };
         attempt.journal.flush().await;
         if let Err(problem) = self.transition(&mut attempt.row, state, change).await {
+            // Whatever it is now is found, and put right, at the next look at the queue.
             tracing::error!(%problem, deployment = %attempt.row.reference(), "the end of a deployment was not kept");
+            return;
         }
-        self.drop_unused_release(&attempt.row).await;
+        self.drop_traces(&attempt.row).await;
     }
 
     /// Says why the attempt was told to stop.

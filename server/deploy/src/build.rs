@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 use crate::{
     attempt::{Attempt, io_problem},
     docker::{
-        BuildEvent, BuildLimits, BuildRequest, BuildSecret, ContextStream, EngineError, StepState,
-        context_from_reader, label,
+        BuildEvent, BuildLimits, BuildRequest, BuildSecret, BuiltImage, ContextStream, EngineError,
+        StepState, context_from_reader, label,
     },
     fault::Halt,
     fetch::{Source, start_command},
@@ -134,6 +134,24 @@ impl Inner {
             Err(EngineError::Cancelled { .. }) => return Err(self.why_cancelled(&attempt.row)),
             Err(error) => return Err(error.into()),
         };
+        let recorded = self.record_image(attempt, plan, dockerfile, built, tag.clone()).await;
+        if recorded.is_err() {
+            // No release speaks of it, so nobody else would remove it.
+            if let Err(error) = self.engine.remove_image(&tag).await {
+                tracing::warn!(%error, "an image that no release uses could not be removed");
+            }
+        }
+        recorded
+    }
+
+    async fn record_image(
+        &self,
+        attempt: &mut Attempt,
+        plan: &BuildPlan,
+        dockerfile: &DockerfileSource,
+        built: BuiltImage,
+        tag: String,
+    ) -> Result<ReleaseRow, Halt> {
         let port = self.port_of(attempt, plan.port_hint, &built.exposed_ports).await;
         // A generated Dockerfile has the start command in it; one that came with the source does not.
         let command = match dockerfile {
@@ -201,7 +219,9 @@ async fn write_events(journal: Journal, mut events: mpsc::Receiver<BuildEvent>) 
                     StepState::Started => (BuildLineKind::Step, name),
                     StepState::Cached => (BuildLineKind::Cached, format!("{name} (cached)")),
                     StepState::Done => (BuildLineKind::Done, format!("done in {seconds:.1} s")),
-                    StepState::Failed { .. } => (BuildLineKind::Failed, format!("failed after {seconds:.1} s")),
+                    StepState::Failed { .. } => {
+                        (BuildLineKind::Failed, format!("failed after {seconds:.1} s"))
+                    }
                 };
                 journal.line(kind, Some(step.0.to_string()), text).await;
             }

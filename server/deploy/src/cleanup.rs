@@ -15,6 +15,7 @@ use berth_store::model::{Artifact, Principal, ReleaseRow, UploadRow, Visible};
 
 use crate::{
     attempt::{io_problem, remove_dir},
+    docker::label,
     fault::engine_problem,
     pipeline::Inner,
 };
@@ -68,8 +69,10 @@ impl Inner {
                 action: Action::Release(Box::new(release)),
             }));
         }
-        self.unused_images(&used_images, &mut items).await;
-        let building = self.store.deployments().unsettled().await?.into_iter().map(|d| d.app_id.0).collect();
+        let at_work = self.store.deployments().unsettled().await?;
+        let building = at_work.iter().map(|d| d.app.to_string()).collect();
+        self.unused_images(&used_images, &building, &mut items).await;
+        let building = at_work.iter().map(|d| d.app_id.0).collect();
         self.unused_files(&used_files, &building, &mut items).await?;
         let before = Timestamp(
             Timestamp::now().micros() - i64::try_from(UPLOAD_LIFETIME.as_micros()).unwrap_or(i64::MAX),
@@ -101,12 +104,15 @@ impl Inner {
         Ok(items)
     }
 
-    /// Images that Berth built and no kept release uses. Those being built now have no release yet, but are
-    /// minutes old.
-    async fn unused_images(&self, used: &HashSet<String>, items: &mut Vec<Item>) {
+    /// Images that Berth built and no kept release uses. What is being built has no release yet; it may be an old
+    /// image when nothing changed.
+    async fn unused_images(&self, used: &HashSet<String>, building: &HashSet<String>, items: &mut Vec<Item>) {
         let Ok(images) = self.engine.list_images().await else { return };
         let hour_ago = Timestamp::now().micros() - 3_600_000_000;
         for image in images.into_iter().filter(|i| !used.contains(&i.id) && i.created_at < hour_ago) {
+            if image.labels.get(label::APP).is_some_and(|app| building.contains(app)) {
+                continue;
+            }
             items.push(Item {
                 shown: Removable {
                     kind: "image".into(),

@@ -1,16 +1,31 @@
 //! Jobs other than deployments: stop, start, scale, delete, clean up.
 //!
-//! Each can be begun again from its start after a restart of the daemon, and then does only what is left to do.
+//! Those of one app are done one after the other, in the order in which they were asked for: an app that was told to
+//! stop and then to start runs. Each can be begun again from its start after a restart of the daemon, and then does only what is left to do.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use berth_schemas::{
     Code, Problem,
+    deployment::DeploymentState,
     job::{JobKind, JobState},
 };
-use berth_store::model::{AppId, AppRow, Artifact, JobRow, Principal};
+use berth_store::{
+    StoreError,
+    model::{AppId, AppRow, Artifact, DeploymentId, JobRow, Principal},
+};
 
-use crate::{attempt::remove_dir, fault::engine_problem, pipeline::Inner, start::replica_of};
+use crate::{
+    attempt::remove_dir,
+    docker::label,
+    fault::engine_problem,
+    gate::{Inside, Turn},
+    pipeline::Inner,
+    start::replica_of,
+};
+
+/// Between tries when the store fails.
+const STORE_PAUSE: Duration = Duration::from_secs(2);
 
 impl Inner {
     pub(crate) async fn enqueue_job(
@@ -21,50 +36,88 @@ impl Inner {
         input: serde_json::Value,
     ) -> Result<JobRow, Problem> {
         let job = self.store.jobs().enqueue(kind, app, input, &who.name).await?;
-        self.spawn(Arc::clone(self).run_job(job.clone()));
+        self.work_on(app);
         Ok(job)
     }
 
     /// Takes up the jobs that the last run did not end.
     pub(crate) async fn resume_jobs(self: &Arc<Self>) -> Result<(), Problem> {
-        for mut job in self.store.jobs().unfinished().await? {
+        for job in self.store.jobs().unfinished().await? {
             if job.state == JobState::Running {
-                job = self
-                    .store
+                let reason = Some("the daemon was restarted".into());
+                self.store
                     .jobs()
-                    .transition(
-                        &job.id,
-                        JobState::Running,
-                        JobState::Queued,
-                        Some("the daemon was restarted".into()),
-                        None,
-                    )
+                    .transition(&job.id, JobState::Running, JobState::Queued, reason, None)
                     .await?;
             }
-            self.spawn(Arc::clone(self).run_job(job));
+            self.work_on(job.app_id);
         }
         Ok(())
     }
 
-    async fn run_job(self: Arc<Self>, job: JobRow) {
-        let outcome = async {
-            self.store.jobs().transition(&job.id, JobState::Queued, JobState::Running, None, None).await?;
-            tokio::select! {
-                outcome = self.do_job(&job) => outcome.map(Some),
-                () = self.shutdown.cancelled() => Ok(None),
+    /// Has the jobs of an app done, in the order in which they were asked for.
+    fn work_on(self: &Arc<Self>, app: Option<AppId>) {
+        if let Some(turn) = self.working.take(app) {
+            self.spawn(Arc::clone(self).do_jobs(app, turn));
+        }
+    }
+
+    async fn do_jobs(self: Arc<Self>, app: Option<AppId>, mut turn: Turn<Option<AppId>>) {
+        while !self.shutdown.is_cancelled() {
+            let next = match self.next_job(app).await {
+                Ok(Some(job)) => self.run_job(job).await,
+                Ok(None) if turn.end() => return,
+                Ok(None) => Ok(()),
+                Err(problem) => Err(problem),
+            };
+            if let Err(problem) = next {
+                tracing::error!(%problem, "a job could not be begun; trying again");
+                self.pause().await;
             }
+        }
+    }
+
+    async fn next_job(&self, app: Option<AppId>) -> Result<Option<JobRow>, Problem> {
+        let jobs = self.store.jobs().unfinished().await?;
+        Ok(jobs.into_iter().find(|j| j.app_id == app && j.state == JobState::Queued))
+    }
+
+    /// Runs a job to its end, or until the daemon goes down: then it stays "running" and the next start takes it up.
+    async fn run_job(self: &Arc<Self>, job: JobRow) -> Result<(), Problem> {
+        self.store.jobs().transition(&job.id, JobState::Queued, JobState::Running, None, None).await?;
+        let outcome = tokio::select! {
+            biased;
+            () = self.shutdown.cancelled() => return Ok(()),
+            outcome = self.do_job(&job) => outcome,
         };
-        let (state, message, problem) = match outcome.await {
-            Ok(Some(message)) => (JobState::Succeeded, Some(message), None),
-            // Going down: it stays "running" and the next start takes it up.
-            Ok(None) => return,
+        let (state, message, problem) = match outcome {
+            Ok(message) => (JobState::Succeeded, Some(message), None),
             Err(problem) => (JobState::Failed, None, Some(problem)),
         };
-        let ended = self.store.jobs().transition(&job.id, JobState::Running, state, message, problem).await;
-        if let Err(error) = ended {
-            tracing::error!(job = %job.id, %error, "the end of a job was not kept");
+        while !self.shutdown.is_cancelled() {
+            let (message, problem) = (message.clone(), problem.clone());
+            match self.store.jobs().transition(&job.id, JobState::Running, state, message, problem).await {
+                Ok(_) => break,
+                Err(error @ (StoreError::Stale { .. } | StoreError::NotFound { .. })) => {
+                    tracing::error!(job = %job.id, %error, "a job ended otherwise");
+                    break;
+                }
+                Err(error) => {
+                    tracing::error!(job = %job.id, %error, "the end of a job was not kept; trying again");
+                    self.pause().await;
+                }
+            }
         }
         let _ = self.settled.send(());
+        Ok(())
+    }
+
+    /// Time for a store that fails to come back.
+    async fn pause(&self) {
+        tokio::select! {
+            () = self.shutdown.cancelled() => {}
+            () = tokio::time::sleep(STORE_PAUSE) => {}
+        }
     }
 
     /// Does it; returns what was done, in a sentence.
@@ -88,27 +141,38 @@ impl Inner {
         }
     }
 
+    /// Enters the gate of an app's traffic, and reads the app as it is once inside.
+    async fn hold(&self, app: &AppRow) -> Result<(Inside, AppRow), Problem> {
+        let inside = self.traffic.enter(app.environment.id).await;
+        Ok((inside, self.app(app.id).await?))
+    }
+
     async fn stop_app(self: &Arc<Self>, app: &AppRow, job: &JobRow) -> Result<String, Problem> {
-        let lock = self.traffic_lock(app.environment.id);
-        let _held = lock.lock().await;
+        let (_inside, app) = self.hold(app).await?;
         self.store.apps().set_stopped(app.environment.id, true, "berth").await?;
         self.store.jobs().set_message(&job.id, "finishing open requests").await?;
-        if let Some(old) = self.routes.stopped(app) {
-            self.routes.drain(&old, crate::switch::drain_limit(app)).await;
+        if let Some(old) = self.routes.stopped(&app) {
+            self.routes.drain(&old, crate::switch::drain_limit(&app)).await;
         }
         if let Some(live) = app.environment.live {
+            let _inside = self.containers.enter(live).await;
             self.stop_release(live).await;
         }
         Ok(format!("{} is stopped.", app.slug))
     }
 
     async fn start_app(self: &Arc<Self>, app: &AppRow, job: &JobRow) -> Result<String, Problem> {
-        let lock = self.traffic_lock(app.environment.id);
-        let _held = lock.lock().await;
+        let (_inside, app) = self.hold(app).await?;
+        let app = &app;
         let Some(live) = app.environment.live else {
             return Err(Problem::new(Code::Conflict, "It was never deployed.")
                 .hint("Deploy it with deployment_create."));
         };
+        if !app.environment.stopped {
+            // Nothing that serves is touched; what does not is healed.
+            let _ = self.look.try_send(app.environment.id);
+            return Ok(format!("{} was not stopped.", app.slug));
+        }
         let release = self
             .store
             .releases()
@@ -122,7 +186,7 @@ impl Inner {
                 self.routes.starting(app, release.id);
                 let up = async {
                     let up = self.run_replicas(app, &release, 1..=app.environment.replicas.max(1)).await?;
-                    self.wait_open(app, &release, &up).await?;
+                    self.wait_open(app, &release, &up, None).await?;
                     Ok::<_, Problem>(up)
                 };
                 match up.await {
@@ -145,8 +209,8 @@ impl Inner {
     }
 
     async fn scale_app(self: &Arc<Self>, app: &AppRow, replicas: i64) -> Result<String, Problem> {
-        let lock = self.traffic_lock(app.environment.id);
-        let _held = lock.lock().await;
+        let (_inside, app) = self.hold(app).await?;
+        let app = &app;
         let before = app.environment.replicas;
         let release = match app.environment.live {
             Some(live) => self.store.releases().get(live).await?,
@@ -161,10 +225,7 @@ impl Inner {
         let before_growing = self.containers_of(release.id).await.map_err(|e| engine_problem(&e))?;
         let up = self.run_replicas(app, &release, 1..=replicas).await;
         let up = match up {
-            Ok(up) => match self.wait_open(app, &release, &up).await {
-                Ok(()) => Ok(up),
-                Err(problem) => Err(problem),
-            },
+            Ok(up) => self.wait_open(app, &release, &up, None).await.map(|()| up),
             Err(problem) => Err(problem),
         };
         let up = match up {
@@ -173,7 +234,7 @@ impl Inner {
                 // Those that were added did not work: only what was there stays.
                 for container in self.containers_of(release.id).await.map_err(|e| engine_problem(&e))? {
                     if !before_growing.iter().any(|c| c.id == container.id) {
-                        let _ = self.engine.remove_container(&container.id).await;
+                        let _ = self.remove_container(&container.id).await;
                     }
                 }
                 return Err(problem);
@@ -191,8 +252,7 @@ impl Inner {
             if replica_of(&container).is_none_or(|n| n > replicas) {
                 let stopped = self.engine.stop_container(&container.id, crate::start::STOP_GRACE).await;
                 stopped.map_err(|e| engine_problem(&e))?;
-                self.collector.unwatch(container.id.as_str());
-                self.engine.remove_container(&container.id).await.map_err(|e| engine_problem(&e))?;
+                self.remove_container(&container.id).await.map_err(|e| engine_problem(&e))?;
             }
         }
         Ok(format!("{} has {replicas} replicas; it had {before}.", app.slug))
@@ -200,37 +260,31 @@ impl Inner {
 
     async fn delete_app(self: &Arc<Self>, app: &AppRow) -> Result<String, Problem> {
         for row in self.store.deployments().unsettled().await?.into_iter().filter(|d| d.app_id == app.id) {
-            self.store.deployments().request_cancel(row.id, "berth").await?;
-            if !self.cancel_active(row.id, None) && row.state.is_cancellable() {
-                self.end_waiting(
-                    row.id,
-                    berth_schemas::deployment::DeploymentState::Cancelled,
-                    "the app is deleted".into(),
-                )
-                .await?;
-            }
-            self.settle(row.id).await?;
+            self.end_for_deletion(row.id).await?;
         }
-        let lock = self.traffic_lock(app.environment.id);
-        let _held = lock.lock().await;
+        let _inside = self.traffic.enter(app.environment.id).await;
         if let Some(old) = self.routes.remove(app.environment.id) {
             self.routes.drain(&old, crate::switch::drain_limit(app)).await;
         }
-        let releases = self.store.releases().list(app.environment.id, false).await?;
-        for release in &releases {
-            for container in self.containers_of(release.id).await.map_err(|e| engine_problem(&e))? {
-                self.engine.remove_container(&container.id).await.map_err(|e| engine_problem(&e))?;
-            }
+        let containers = self.engine.list_containers().await.map_err(|e| engine_problem(&e))?;
+        let own =
+            containers.iter().filter(|c| c.labels.get(label::APP).is_some_and(|a| *a == app.slug.as_str()));
+        for container in own {
+            self.remove_container(&container.id).await.map_err(|e| engine_problem(&e))?;
         }
+        let releases = self.store.releases().list(app.environment.id, false).await?;
         let files = self.config.data_dir.join("releases").join(app.id.0.to_string());
         remove_dir(&files).await.map_err(|e| crate::attempt::io_problem("removing the app's files", &e))?;
         self.store.apps().delete(app.id, "berth").await?;
+        // The app is gone: what cannot be removed now is found by the cleanup.
         for release in &releases {
-            self.remove_artifact(release).await?;
+            if let Err(problem) = self.remove_artifact(release).await {
+                tracing::warn!(%problem, release = release.number, "what a release was made of could not be removed");
+            }
         }
         let network = self.instance.network_name(app.project.as_str());
-        let others = self.store.projects().by_slug(&berth_store::model::Visible::All, &app.project).await?;
-        if others.is_none_or(|p| p.apps == 0) {
+        let others = self.store.projects().by_slug(&berth_store::model::Visible::All, &app.project).await;
+        if others.is_ok_and(|p| p.is_none_or(|p| p.apps == 0)) {
             if let Err(error) = self.engine.remove_network(&network).await {
                 tracing::debug!(%error, "the project's network stays");
             }
@@ -238,8 +292,21 @@ impl Inner {
         Ok(format!("{} is deleted.", app.slug))
     }
 
+    /// Cancels a deployment, or lets it end when it has the traffic already.
+    async fn end_for_deletion(&self, id: DeploymentId) -> Result<(), Problem> {
+        match self.store.deployments().request_cancel(id, "berth").await {
+            Ok(_) if self.cancel_active(id, None) => {}
+            Ok(_) => {
+                self.end_waiting(id, DeploymentState::Cancelled, "the app is deleted".into()).await?;
+            }
+            Err(StoreError::IllegalTransition { .. } | StoreError::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.settle(id).await
+    }
+
     /// Waits until a deployment that was told to stop has done so.
-    async fn settle(&self, id: berth_store::model::DeploymentId) -> Result<(), Problem> {
+    async fn settle(&self, id: DeploymentId) -> Result<(), Problem> {
         let mut settled = self.settled.subscribe();
         while let Some(row) = self.store.deployments().get(id).await? {
             if row.state.is_settled() {

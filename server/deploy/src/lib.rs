@@ -2,8 +2,8 @@
 //!
 //! A source becomes a release, is started beside what runs, checked, given the traffic, and what it replaced is
 //! drained and kept. The modules are the steps: `queue` picks, `attempt` carries through, `fetch`, `plan`,
-//! `build`, `start`, `check`, `switch` do one step each; `reconcile` puts the world right, `jobs` and `cleanup`
-//! do what is not a deployment. `docker` is the engine behind one trait, `source` and `command` are what touches
+//! `build`, `start`, `check`, `switch` do one step each; `reconcile` looks at the world, `heal` and `sweep` put it right,
+//! `jobs` and `cleanup` do what is not a deployment; `gate` keeps them out of each other's way. `docker` is the engine behind one trait, `source` and `command` are what touches
 //! files, git and programs.
 
 mod attempt;
@@ -15,6 +15,8 @@ mod config;
 pub mod docker;
 mod fault;
 mod fetch;
+mod gate;
+mod heal;
 mod jobs;
 mod journal;
 mod output;
@@ -27,6 +29,7 @@ mod release;
 mod routes;
 pub mod source;
 mod start;
+mod sweep;
 mod switch;
 
 pub use cleanup::{upload_expiry, upload_path};

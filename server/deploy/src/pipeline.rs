@@ -4,7 +4,7 @@
 //! carried through in `attempt`, what traffic sees in `routes`, how the world is put right in `reconcile`.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -25,7 +25,7 @@ use berth_store::{
     Store,
     model::{
         AppId, AppRow, DeploymentId, DeploymentRow, DeploymentSource, EnvironmentId, JobRow, NewDeployment,
-        Principal, UploadRow, Visible,
+        Principal, ReleaseId, UploadRow, Visible,
     },
 };
 use tokio::sync::{Notify, Semaphore, broadcast};
@@ -33,7 +33,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::PipelineConfig,
-    docker::{Engine, InstanceId},
+    docker::{ContainerId, Engine, InstanceId},
+    gate::{Gates, Turns},
     journal::{DeploymentUpdate, Watchers},
     routes::Routes,
 };
@@ -62,7 +63,17 @@ pub(crate) struct Inner {
     /// Deployments being worked on.
     pub(crate) active: Mutex<HashMap<DeploymentId, Active>>,
     /// One at a time changes what serves in an environment.
-    traffic: Mutex<HashMap<EnvironmentId, Arc<tokio::sync::Mutex<()>>>>,
+    pub(crate) traffic: Gates<EnvironmentId>,
+    /// One at a time starts, stops or removes the containers of a release.
+    pub(crate) containers: Gates<ReleaseId>,
+    /// One at a time looks at an environment.
+    pub(crate) looking: Turns<EnvironmentId>,
+    /// One at a time works on the jobs of an app, in their order; none for those of no app.
+    pub(crate) working: Turns<Option<AppId>>,
+    /// Containers that the engine was told to restart by itself.
+    pub(crate) restartable: Mutex<HashSet<ContainerId>>,
+    /// The engine answers again after it was away.
+    pub(crate) engine_back: Notify,
     pub(crate) builds: Semaphore,
     /// There may be something to pick.
     pub(crate) wake: Notify,
@@ -77,11 +88,16 @@ pub(crate) struct Inner {
 /// A deployment being worked on.
 pub(crate) struct Active {
     pub(crate) environment: EnvironmentId,
+    pub(crate) number: i64,
     /// Stops the work.
     pub(crate) cancel: CancellationToken,
     /// Set when it is cancelled because a newer one takes its place.
     pub(crate) superseded_by: Option<String>,
     pub(crate) state: DeploymentState,
+    /// The release that it starts, or takes something of: not to be stopped or removed by others.
+    pub(crate) release: Option<ReleaseId>,
+    /// The release that it took the traffic from, while open requests may finish there.
+    pub(crate) draining: Option<ReleaseId>,
 }
 
 impl Pipeline {
@@ -116,7 +132,12 @@ impl Pipeline {
             collector,
             watchers: Watchers::default(),
             active: Mutex::default(),
-            traffic: Mutex::default(),
+            traffic: Gates::default(),
+            containers: Gates::default(),
+            looking: Turns::default(),
+            working: Turns::default(),
+            restartable: Mutex::default(),
+            engine_back: Notify::new(),
             wake: Notify::new(),
             settled: broadcast::channel(256).0,
             look,
@@ -138,7 +159,8 @@ impl Pipeline {
     }
 
     /// Puts a deployment in the queue. Older ones that still wait in the same environment are superseded; a
-    /// rollback or redeploy also supersedes one that is being worked on and has no traffic yet.
+    /// rollback also supersedes one that is being worked on and has no traffic yet. A redeploy brings nothing new,
+    /// so it only supersedes earlier redeploys and takes its turn after what brings something.
     ///
     /// # Errors
     /// `Conflict` when the app is being deleted, `MissingVariable` when a required variable is not set,
@@ -155,17 +177,15 @@ impl Pipeline {
             return Err(Problem::new(Code::Conflict, format!("The app {} is being deleted.", app.slug)));
         }
         inner.check_required_variables(app).await?;
-        let urgent = match &source {
-            DeploymentSource::Rollback { release, .. } | DeploymentSource::Redeploy { release, .. } => {
-                let row = inner.store.releases().get(*release).await?;
-                if row.is_none_or(|r| r.removed) {
-                    return Err(Problem::new(Code::ReleaseGone, "That release is no longer kept.")
-                        .hint("See release_list for those that are."));
-                }
-                true
+        if let DeploymentSource::Rollback { release, .. } | DeploymentSource::Redeploy { release, .. } =
+            &source
+        {
+            let row = inner.store.releases().get(*release).await?;
+            if row.is_none_or(|r| r.removed) {
+                return Err(Problem::new(Code::ReleaseGone, "That release is no longer kept.")
+                    .hint("See release_list for those that are."));
             }
-            _ => false,
-        };
+        }
         let row = inner
             .store
             .deployments()
@@ -178,7 +198,10 @@ impl Pipeline {
                 no_cache: options.no_cache,
             })
             .await?;
-        inner.supersede_older(&row, urgent).await?;
+        // It is accepted: what it supersedes is also found when the queue is looked at.
+        if let Err(problem) = inner.supersede_older(&row).await {
+            tracing::warn!(%problem, deployment = %row.reference(), "older deployments were not superseded yet");
+        }
         inner.wake.notify_one();
         Ok(row)
     }
@@ -407,12 +430,6 @@ impl Inner {
         self.tasks.spawn(task);
     }
 
-    /// The lock of an environment's traffic: whoever changes what serves there holds it.
-    pub(crate) fn traffic_lock(&self, environment: EnvironmentId) -> Arc<tokio::sync::Mutex<()>> {
-        let mut map = self.traffic.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(map.entry(environment).or_default())
-    }
-
     pub(crate) async fn deployment(&self, id: DeploymentId) -> Result<DeploymentRow, Problem> {
         self.store
             .deployments()
@@ -453,11 +470,25 @@ impl Inner {
     pub(crate) fn cancel_active(&self, id: DeploymentId, superseded_by: Option<String>) -> bool {
         let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(entry) = active.get_mut(&id) else { return false };
-        if entry.superseded_by.is_none() {
+        // The first reason counts.
+        if !entry.cancel.is_cancelled() {
             entry.superseded_by = superseded_by;
+            entry.cancel.cancel();
         }
-        entry.cancel.cancel();
         true
+    }
+
+    /// Notes what a deployment that is worked on needs, so that nobody stops or removes it.
+    pub(crate) fn note_use(&self, id: DeploymentId, note: impl FnOnce(&mut Active)) {
+        if let Some(active) = self.active.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&id) {
+            note(active);
+        }
+    }
+
+    /// Whether a deployment that is worked on needs this release.
+    pub(crate) fn is_used(&self, release: ReleaseId) -> bool {
+        let active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
+        active.values().any(|a| a.release == Some(release) || a.draining == Some(release))
     }
 
     /// Where a deployment's source is unpacked while it is worked on.

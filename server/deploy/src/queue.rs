@@ -1,16 +1,17 @@
 //! Which deployment is worked on next.
 //!
 //! Per environment one at a time, the newest that waits; older ones that wait are superseded. The store is the
-//! queue: this task holds nothing that a restart could lose.
+//! queue: this task holds nothing that a restart could lose. Each look also takes up what is neither waiting nor
+//! worked on, so that a failure of the store in the wrong moment leaves nothing behind for ever.
 
 use std::{
-    collections::HashSet,
+    collections::BTreeMap,
     sync::{Arc, PoisonError},
     time::Duration,
 };
 
 use berth_schemas::{Problem, deployment::DeploymentState};
-use berth_store::model::{Change, DeploymentId, DeploymentRow, EnvironmentId};
+use berth_store::model::{Change, DeploymentId, DeploymentRow, DeploymentSource, EnvironmentId};
 use tokio_util::sync::CancellationToken;
 
 use crate::pipeline::{Active, Inner};
@@ -38,35 +39,55 @@ impl Inner {
         if self.shutdown.is_cancelled() {
             return Ok(());
         }
-        let mut seen: HashSet<EnvironmentId> = HashSet::new();
-        let mut waiting: Vec<DeploymentRow> = self
-            .store
-            .deployments()
-            .unsettled()
-            .await?
-            .into_iter()
-            .filter(|d| d.state == DeploymentState::Queued)
-            .collect();
-        waiting.sort_by_key(|d| std::cmp::Reverse(d.number));
-        for row in waiting {
-            if !seen.insert(row.environment_id) {
+        let mut waiting: BTreeMap<i64, Vec<DeploymentRow>> = BTreeMap::new();
+        for row in self.store.deployments().unsettled().await? {
+            if self.is_active(row.id) {
                 continue;
             }
-            if row.cancel_requested {
-                self.end_waiting(row.id, DeploymentState::Cancelled, "cancelled while it waited".into())
-                    .await?;
-                continue;
+            let name = row.reference();
+            let ended = match row.state {
+                DeploymentState::Queued if row.cancel_requested => {
+                    let reason = "cancelled while it waited".into();
+                    self.end_waiting(row.id, DeploymentState::Cancelled, reason).await
+                }
+                DeploymentState::Queued => {
+                    waiting.entry(row.environment_id.0).or_default().push(row);
+                    Ok(())
+                }
+                _ => self.adopt(row.id).await,
+            };
+            if let Err(problem) = ended {
+                // The others do not wait for it.
+                tracing::error!(deployment = %name, %problem, "a deployment could not be ended; trying again");
             }
-            let Some(cancel) = self.claim(&row) else { continue };
-            let inner = Arc::clone(&self);
-            self.spawn(async move {
-                let id = row.id;
-                Arc::clone(&inner).carry_out(row, cancel).await;
-                inner.active.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-                inner.wake.notify_one();
-            });
+        }
+        for (environment, rows) in waiting {
+            let live = self.store.deployments().live(EnvironmentId(environment)).await?;
+            let choice = choose(rows, live.as_ref());
+            for (row, by) in choice.superseded {
+                self.end_waiting(row.id, DeploymentState::Superseded, format!("superseded by {by}")).await?;
+            }
+            if let Some(row) = choice.next {
+                self.begin(row);
+            }
         }
         Ok(())
+    }
+
+    /// Works on a deployment if its environment is free.
+    fn begin(self: &Arc<Self>, row: DeploymentRow) {
+        let Some(cancel) = self.claim(&row) else { return };
+        let inner = Arc::clone(self);
+        self.spawn(async move {
+            // Frees the place whatever happens, even a panic.
+            let place = Place { inner: Arc::clone(&inner), id: row.id };
+            let settled = Arc::clone(&inner).carry_out(row, cancel).await;
+            drop(place);
+            if settled {
+                inner.wake.notify_one();
+            }
+            // Otherwise the store fails: the next regular look is early enough.
+        });
     }
 
     /// Takes the environment's one place for this deployment, if it is free.
@@ -80,31 +101,49 @@ impl Inner {
             row.id,
             Active {
                 environment: row.environment_id,
+                number: row.number,
                 cancel: cancel.clone(),
                 superseded_by: None,
                 state: row.state,
+                release: None,
+                draining: None,
             },
         );
         Some(cancel)
     }
 
-    /// Ends what a new deployment makes pointless: older ones that wait, and with `urgent` also the one that is
+    /// Takes up a deployment that is in the middle of its work and that nobody works on.
+    async fn adopt(self: &Arc<Self>, id: DeploymentId) -> Result<(), Problem> {
+        // What was read before may be older than the end of the work on it.
+        let Some(row) = self.store.deployments().get(id).await? else { return Ok(()) };
+        if row.state.is_active() && !self.is_active(id) {
+            tracing::warn!(deployment = %row.reference(), state = row.state.as_str(), "nobody works on a deployment that was begun; taking it up");
+            self.take_up(row).await?;
+            self.wake.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Ends what a new deployment makes pointless: older ones that wait, and with a rollback also the one that is
     /// worked on, as long as it has no traffic.
-    pub(crate) async fn supersede_older(&self, newer: &DeploymentRow, urgent: bool) -> Result<(), Problem> {
+    pub(crate) async fn supersede_older(&self, newer: &DeploymentRow) -> Result<(), Problem> {
         let name = newer.reference().to_string();
         for older in self.store.deployments().queued(newer.environment_id).await? {
-            if older.number < newer.number && !self.is_active(older.id) {
+            let pointless = older.number < newer.number && (brings(newer) || !brings(&older));
+            if pointless && !self.is_active(older.id) {
                 self.end_waiting(older.id, DeploymentState::Superseded, format!("superseded by {name}"))
                     .await?;
             }
         }
-        if urgent {
+        if let DeploymentSource::Rollback { .. } = newer.source {
             let running: Vec<DeploymentId> = {
                 let active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
                 active
                     .iter()
-                    .filter(|(id, a)| {
-                        a.environment == newer.environment_id && **id != newer.id && a.state.is_cancellable()
+                    .filter(|(_, a)| {
+                        a.environment == newer.environment_id
+                            && a.number < newer.number
+                            && a.state.is_cancellable()
                     })
                     .map(|(id, _)| *id)
                     .collect()
@@ -129,16 +168,136 @@ impl Inner {
                 self.moved(id, to, Some(reason));
                 Ok(())
             }
-            // Picked up in this very moment: whoever works on it sees the request to cancel.
+            // Picked up in this very moment: whoever works on it is told.
             Err(berth_store::StoreError::Stale { .. }) => {
-                self.cancel_active(id, (to == DeploymentState::Superseded).then_some(reason));
+                let by = reason.strip_prefix("superseded by ").map(str::to_owned);
+                self.cancel_active(id, by);
                 Ok(())
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    fn is_active(&self, id: DeploymentId) -> bool {
+    pub(crate) fn is_active(&self, id: DeploymentId) -> bool {
         self.active.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&id)
+    }
+}
+
+/// A deployment's place among those that are worked on.
+struct Place {
+    inner: Arc<Inner>,
+    id: DeploymentId,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.inner.active.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}
+
+/// What becomes of those that wait in one environment.
+#[derive(Debug)]
+struct Choice {
+    next: Option<DeploymentRow>,
+    /// Each with the name of what takes its place.
+    superseded: Vec<(DeploymentRow, String)>,
+}
+
+/// Chooses: the newest that brings something goes first, then the newest redeploy; what is older than the first, or
+/// than what is live, is pointless.
+fn choose(mut waiting: Vec<DeploymentRow>, live: Option<&DeploymentRow>) -> Choice {
+    waiting.sort_by_key(|d| std::cmp::Reverse(d.number));
+    let mut choice = Choice { next: None, superseded: Vec::new() };
+    let mut redeploy: Option<DeploymentRow> = None;
+    for row in waiting {
+        let newer = match (&choice.next, &redeploy, live) {
+            (Some(next), _, _) => Some(next.reference()),
+            (None, Some(redeploy), _) if !brings(&row) => Some(redeploy.reference()),
+            // After a restart: it was begun before, and a newer one has overtaken it.
+            (None, _, Some(live)) if live.number > row.number => Some(live.reference()),
+            _ => None,
+        };
+        match newer {
+            Some(newer) => choice.superseded.push((row, newer.to_string())),
+            None if brings(&row) => choice.next = Some(row),
+            None => redeploy = Some(row),
+        }
+    }
+    choice.next = choice.next.or(redeploy);
+    choice
+}
+
+/// Whether a deployment brings something other than what is live.
+fn brings(row: &DeploymentRow) -> bool {
+    !matches!(row.source, DeploymentSource::Redeploy { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use berth_schemas::{DeploymentRef, Timestamp};
+    use berth_store::model::{AppId, ReleaseId};
+
+    use super::*;
+
+    fn row(number: i64, redeploys: bool) -> DeploymentRow {
+        let source = if redeploys {
+            let of = DeploymentRef::new("web".parse().unwrap(), 1);
+            DeploymentSource::Redeploy { release: ReleaseId(1), of }
+        } else {
+            DeploymentSource::Image { image: "web:1".into() }
+        };
+        DeploymentRow {
+            id: DeploymentId(number),
+            app_id: AppId(1),
+            app: "web".parse().unwrap(),
+            environment_id: EnvironmentId(1),
+            environment: "production".parse().unwrap(),
+            number,
+            state: DeploymentState::Queued,
+            source,
+            release: None,
+            commit: None,
+            message: None,
+            by: "test".into(),
+            no_cache: false,
+            plan: None,
+            problem: None,
+            warnings: Vec::new(),
+            cancel_requested: false,
+            attempt: 0,
+            created_at: Timestamp(0),
+            finished_at: None,
+        }
+    }
+
+    fn chosen(waiting: &[(i64, bool)], live: Option<i64>) -> (Option<i64>, Vec<(i64, String)>) {
+        let rows = waiting.iter().map(|(n, redeploys)| row(*n, *redeploys)).collect();
+        let choice = choose(rows, live.map(|n| row(n, false)).as_ref());
+        let superseded = choice.superseded.into_iter().map(|(r, by)| (r.number, by)).collect();
+        (choice.next.map(|r| r.number), superseded)
+    }
+
+    #[test]
+    fn the_newest_goes_and_older_ones_are_superseded() {
+        let (next, superseded) = chosen(&[(3, false), (5, false), (4, false)], Some(2));
+        assert_eq!(next, Some(5));
+        assert_eq!(superseded, [(4, "web#5".to_owned()), (3, "web#5".to_owned())]);
+    }
+
+    #[test]
+    fn a_redeploy_waits_for_what_brings_something_and_does_not_replace_it() {
+        assert_eq!(chosen(&[(3, false), (4, true)], Some(2)), (Some(3), vec![]));
+        assert_eq!(chosen(&[(4, true)], Some(3)), (Some(4), vec![]));
+        let (next, superseded) = chosen(&[(3, true), (4, true), (5, false), (6, true), (7, true)], Some(2));
+        assert_eq!(next, Some(5));
+        let superseded: Vec<i64> = superseded.iter().map(|(n, _)| *n).collect();
+        assert_eq!(superseded, [6, 4, 3], "the newest redeploy stays, those before it do not");
+    }
+
+    #[test]
+    fn what_a_newer_one_has_overtaken_does_not_come_back() {
+        let (next, superseded) = chosen(&[(3, false)], Some(4));
+        assert_eq!(next, None);
+        assert_eq!(superseded, [(3, "web#4".to_owned())]);
     }
 }

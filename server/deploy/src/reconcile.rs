@@ -1,13 +1,13 @@
-//! Making the world agree with the store: at start, when the engine reports something, and every half minute.
+//! Noticing where the world does not agree with the store: at start, when the engine reports something, and every half
+//! minute. How it is put right is in `heal` and `sweep`.
 //!
-//! What is true is read from the engine and the files, never guessed. Only things that carry this instance's
-//! labels are touched.
+//! What is true is read from the engine and the files, never guessed.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use berth_schemas::{Code, Problem, Timestamp, app::Replica, deployment::DeploymentState};
 use berth_store::model::{
-    AppId, AppRow, Artifact, Change, DeploymentRow, EnvironmentId, NewEvent, ReleaseId, ReleaseRow, Visible,
+    AppId, AppRow, Artifact, Change, DeploymentRow, EnvironmentId, NewEvent, ReleaseId, Visible,
 };
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
@@ -15,11 +15,8 @@ use tokio::sync::mpsc;
 use crate::{
     attempt::{io_problem, remove_dir},
     docker::{ContainerPhase, ContainerSummary, EngineEvent, EngineEventKind, Workload},
-    fault::engine_problem,
     pipeline::Inner,
-    probe::HealthPolicy,
-    routes::replica_addrs,
-    start::{Running, replica_of},
+    start::replica_of,
 };
 
 /// Everything is looked at this often, whatever the engine reports.
@@ -28,8 +25,10 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(30);
 const BOOT_PATIENCE: Duration = Duration::from_millis(700);
 /// A deployment that was begun this often and never ended is given up.
 const MAX_ATTEMPTS: i64 = 3;
-/// Time that a container, started again, has to open its port before it is routed.
-const REOPEN_LIMIT: Duration = Duration::from_secs(60);
+/// Time for removing what an unfinished deployment began; what takes longer is swept later.
+const TRACES_LIMIT: Duration = Duration::from_secs(5);
+/// An engine that is away is asked this often whether it is back.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Inner {
     /// Brings what the last run left to a true state and sets the first routes.
@@ -37,9 +36,6 @@ impl Inner {
         let work = self.config.data_dir.join("work");
         remove_dir(&work).await.map_err(|e| io_problem("clearing the work directory", &e))?;
         tokio::fs::create_dir_all(&work).await.map_err(|e| io_problem("making the work directory", &e))?;
-        for row in self.store.deployments().unsettled().await? {
-            self.take_up(row).await?;
-        }
         let containers = match tokio::time::timeout(BOOT_PATIENCE, self.engine.list_containers()).await {
             Ok(Ok(containers)) => Some(containers),
             Ok(Err(error)) => {
@@ -51,45 +47,55 @@ impl Inner {
                 None
             }
         };
+        // First the visitors: what has the traffic is said by the pointer alone.
         for app in self.store.apps().all(&Visible::All).await? {
             if let Err(problem) = self.first_route(&app, containers.as_deref()).await {
                 tracing::error!(app = %app.slug, %problem, "an app could not be routed at start");
+            }
+        }
+        for row in self.store.deployments().unsettled().await? {
+            let name = row.reference();
+            if let Err(problem) = self.take_up(row).await {
+                // Not a reason to serve nobody: the queue takes it up again.
+                tracing::error!(deployment = %name, %problem, "a deployment could not be taken up");
             }
         }
         self.resume_jobs().await?;
         Ok(())
     }
 
-    /// A deployment that the last run did not end.
-    async fn take_up(self: &Arc<Self>, row: DeploymentRow) -> Result<(), Problem> {
-        let restarted = || Change { reason: Some("the daemon was restarted".into()), problem: None };
+    /// A deployment that was begun and that nobody works on: brings it to a state that is true.
+    pub(crate) async fn take_up(self: &Arc<Self>, row: DeploymentRow) -> Result<(), Problem> {
+        let deployments = self.store.deployments();
         match row.state {
-            DeploymentState::Queued => {}
-            // The pointer moved with the state, so it has the traffic; what it replaced is stopped below.
+            DeploymentState::Queued => return Ok(()),
+            // The pointer moved with the state, so it has the traffic; what it replaced is stopped by the sweep.
             DeploymentState::Draining => {
-                self.store.deployments().finish_live(row.id).await?;
+                deployments.finish_live(row.id).await?;
+                self.moved(row.id, DeploymentState::Live, None);
+                return Ok(());
             }
-            _ => {
-                self.drop_unused_release(&row).await;
-                let (to, change) = if row.cancel_requested {
-                    (DeploymentState::Cancelled, Change { reason: Some("cancelled".into()), problem: None })
-                } else if row.attempt >= MAX_ATTEMPTS {
-                    let problem = Problem::new(
-                        Code::Interrupted,
-                        format!("The daemon was restarted {} times during this deployment, which was then given up.", row.attempt),
-                    )
-                    .hint("Deploy again.")
-                    .step(row.state.as_str());
-                    (
-                        DeploymentState::Failed,
-                        Change { reason: Some(problem.detail.clone()), problem: Some(problem) },
-                    )
-                } else {
-                    (DeploymentState::Queued, restarted())
-                };
-                self.store.deployments().transition(row.id, row.state, to, change).await?;
-            }
+            _ => {}
         }
+        let traces = self.drop_traces(&row);
+        if tokio::time::timeout(TRACES_LIMIT, traces).await.is_err() {
+            tracing::warn!(deployment = %row.reference(), "what a deployment began was not removed in time; it is swept later");
+        }
+        // From `switching` there is no way to `cancelled`: back in the queue, the wish to cancel is seen there.
+        let (to, change) = if row.cancel_requested && row.state.is_cancellable() {
+            (DeploymentState::Cancelled, Change { reason: Some("cancelled".into()), problem: None })
+        } else if row.attempt >= MAX_ATTEMPTS && !row.cancel_requested {
+            let problem = given_up(&row);
+            (DeploymentState::Failed, Change { reason: Some(problem.detail.clone()), problem: Some(problem) })
+        } else {
+            (
+                DeploymentState::Queued,
+                Change { reason: Some("the daemon was restarted".into()), problem: None },
+            )
+        };
+        let reason = change.reason.clone();
+        deployments.transition(row.id, row.state, to, change).await?;
+        self.moved(row.id, to, reason);
         Ok(())
     }
 
@@ -120,9 +126,8 @@ impl Inner {
             let ours = Workload::from_labels(&container.labels)
                 .is_some_and(|w| w.release == release.id.0.to_string());
             if ours && container.phase == ContainerPhase::Running {
-                if let Some(up) = self.running(&release, container).await {
-                    running.push(up);
-                }
+                // An engine that stopped answering meanwhile: the rest is healed.
+                running.extend(self.running(&release, container).await.ok().flatten());
             }
         }
         if running.is_empty() {
@@ -136,24 +141,20 @@ impl Inner {
 
     /// Looks at environments that were reported, and at all of them from time to time.
     pub(crate) async fn reconcile(self: Arc<Self>, mut looks: mpsc::Receiver<EnvironmentId>) {
-        self.remove_orphans().await;
-        self.look_at_all().await;
         let mut interval = tokio::time::interval(LOOK_INTERVAL);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        interval.tick().await;
+        // The sweep stops things and so may take its time; looking at what serves does not wait for it.
+        let mut sweep: Option<tokio::task::JoinHandle<()>> = None;
         loop {
             tokio::select! {
                 () = self.shutdown.cancelled() => return,
-                _ = interval.tick() => self.look_at_all().await,
-                Some(environment) = looks.recv() => {
-                    let mut due = HashSet::from([environment]);
-                    while let Ok(more) = looks.try_recv() {
-                        due.insert(more);
-                    }
-                    for environment in due {
-                        self.look_at(environment);
+                _ = interval.tick() => {
+                    self.look_at_all().await;
+                    if sweep.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
+                        sweep = Some(self.tasks.spawn(Arc::clone(&self).sweep()));
                     }
                 }
+                Some(environment) = looks.recv() => self.look_at(environment),
             }
         }
     }
@@ -169,132 +170,10 @@ impl Inner {
         }
     }
 
-    fn look_at(self: &Arc<Self>, environment: EnvironmentId) {
-        let inner = Arc::clone(self);
-        self.spawn(async move {
-            let lock = inner.traffic_lock(environment);
-            // Somebody is changing it; the next look sees what came of it.
-            let Ok(_held) = lock.try_lock() else { return };
-            if let Err(problem) = inner.heal(environment).await {
-                tracing::warn!(environment = environment.0, %problem, "an environment could not be put right; trying again");
-            }
-        });
-    }
-
-    /// Makes the containers of an environment's live release what they should be. The caller holds the traffic
-    /// lock.
-    pub(crate) async fn heal(self: &Arc<Self>, environment: EnvironmentId) -> Result<(), Problem> {
-        let Some(app) = self.store.apps().by_environment(environment).await? else { return Ok(()) };
-        let (Some(live), false) = (app.environment.live, app.deleting) else { return Ok(()) };
-        if app.environment.stopped {
-            self.routes.stopped(&app);
-            self.stop_release(live).await;
-            return Ok(());
-        }
-        let Some(release) = self.store.releases().get(live).await? else { return Ok(()) };
-        let Artifact::Image { .. } = release.artifact else {
-            if self.routes.serves(environment) != Some(release.id) {
-                self.routes.serve(&app, &release, self.target(&app, &release, None)?);
-            }
-            return Ok(());
-        };
-        let wanted = app.environment.replicas.max(1);
-        let containers = self.containers_of(release.id).await.map_err(|e| engine_problem(&e))?;
-        let mut up = Vec::new();
-        let mut dead_exit = None;
-        for container in containers.iter().filter(|c| replica_of(c).is_some_and(|n| n <= wanted)) {
-            match container.phase {
-                ContainerPhase::Running => up.extend(self.running(&release, container).await),
-                ContainerPhase::Exited => {
-                    let state = self.engine.inspect_container(&container.id).await.ok();
-                    dead_exit = state.and_then(|s| s.exit_code);
-                }
-                _ => {}
-            }
-        }
-        if up.is_empty() && self.roll_back_dead(&app, &release, dead_exit).await? {
-            return Ok(());
-        }
-        // Those that run are routed before the slow part.
-        self.route_running(&app, &release, &up)?;
-        let missing: Vec<i64> = (1..=wanted).filter(|n| !up.iter().any(|u| u.replica == *n)).collect();
-        let restarting = |n: i64| {
-            containers.iter().any(|c| replica_of(c) == Some(n) && c.phase == ContainerPhase::Restarting)
-        };
-        for replica in missing.into_iter().filter(|n| !restarting(*n)) {
-            let started = self.run_replicas(&app, &release, replica..=replica).await?;
-            self.wait_open(&app, &release, &started).await?;
-            tracing::info!(app = %app.slug, replica, "a container that should run was started");
-            up.extend(started);
-            self.route_running(&app, &release, &up)?;
-        }
-        let window_over = release.live_at.is_some_and(|at| {
-            Timestamp::now().millis_since(at)
-                > i64::try_from(crate::switch::watch_window(&app).as_millis()).unwrap_or(i64::MAX)
-        });
-        if window_over {
-            self.let_engine_restart(release.id).await;
-        }
-        Ok(())
-    }
-
-    /// Points the route at the containers that run, without a new generation where the release stays the same.
-    fn route_running(
-        self: &Arc<Self>,
-        app: &AppRow,
-        release: &ReleaseRow,
-        up: &[Running],
-    ) -> Result<(), Problem> {
-        if up.is_empty() {
-            // The data plane says that no replica answers.
-            if let Some(target) = self.routes.serving_target(app.environment.id) {
-                drop(target.set_replicas(Vec::new()));
-            }
-            return Ok(());
-        }
-        match self.routes.serving_target(app.environment.id) {
-            Some(target) if self.routes.serves(app.environment.id) == Some(release.id) => {
-                drop(target.set_replicas(replica_addrs(up)));
-            }
-            _ => {
-                self.routes.serve(app, release, self.target(app, release, Some(up))?);
-            }
-        }
-        self.collect_logs(app, release, up);
-        Ok(())
-    }
-
-    /// A running container with its address; none if it has none (any more).
-    pub(crate) async fn running(
-        &self,
-        release: &ReleaseRow,
-        container: &ContainerSummary,
-    ) -> Option<Running> {
-        let Artifact::Image { port, .. } = release.artifact else { return None };
-        let addr = self.engine.address(&container.id, port).await.ok()?;
-        Some(Running { id: container.id.clone(), replica: replica_of(container)?, addr })
-    }
-
-    /// Waits until containers that were started again answer as their health check wants.
-    pub(crate) async fn wait_open(
-        &self,
-        app: &AppRow,
-        release: &ReleaseRow,
-        started: &[Running],
-    ) -> Result<(), Problem> {
-        let policy = HealthPolicy { total: REOPEN_LIMIT, ..self.health_policy(release) };
-        let host = self.config.addresses.host(&app.slug);
-        for container in started {
-            self.wait_replica(&policy, &host, container, &self.shutdown).await.map_err(|failure| {
-                crate::fault::health_problem(&failure, policy.path.as_deref(), Vec::new())
-            })?;
-        }
-        Ok(())
-    }
-
     /// Follows the engine's events and has what they concern looked at.
     pub(crate) async fn follow_engine(self: Arc<Self>) {
-        let mut since = None;
+        // What happened since the first routes were set counts too.
+        let mut since = Some((Timestamp::now().micros() - 1_000_000) * 1000);
         loop {
             let mut events = self.engine.events(since);
             loop {
@@ -316,20 +195,39 @@ impl Inner {
             }
             tokio::select! {
                 () = self.shutdown.cancelled() => return,
-                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                () = self.engine_answers() => {}
             }
             // Containers may have come and gone while nobody listened.
+            self.engine_back.notify_waiters();
             self.look_at_all().await;
         }
     }
 
+    /// Resolves when the engine answers again, a second from now or later.
+    async fn engine_answers(&self) {
+        loop {
+            tokio::time::sleep(PING_INTERVAL).await;
+            if self.engine.ping().await.is_ok() {
+                return;
+            }
+        }
+    }
+
     async fn notice(&self, event: EngineEvent) {
+        if event.kind == EngineEventKind::Destroy {
+            self.forget_container(&event.container);
+        }
         let Some(workload) = Workload::from_labels(&event.labels) else { return };
         let Ok(slug) = workload.app.parse() else { return };
         let Ok(Some(app)) = self.store.apps().by_slug(&Visible::All, &slug).await else { return };
         let live = app.environment.live == workload.release.parse().ok().map(ReleaseId);
         match event.kind {
-            EngineEventKind::Die { exit_code } if live && !app.environment.stopped && !app.deleting => {
+            EngineEventKind::Die { exit_code }
+                if live
+                    && !app.environment.stopped
+                    && !app.deleting
+                    && i64::from(workload.replica) <= app.environment.replicas =>
+            {
                 let event = NewEvent {
                     kind: "container.died",
                     by: "berth".into(),
@@ -353,40 +251,6 @@ impl Inner {
         if live {
             // A full channel means that a look at everything is due anyway.
             let _ = self.look.try_send(app.environment.id);
-        }
-    }
-
-    /// Removes containers that no kept release explains.
-    async fn remove_orphans(self: &Arc<Self>) {
-        let Ok(containers) = self.engine.list_containers().await else { return };
-        for container in containers {
-            let release =
-                Workload::from_labels(&container.labels).and_then(|w| w.release.parse().ok()).map(ReleaseId);
-            let known = match release {
-                Some(id) => match self.store.releases().get(id).await {
-                    Ok(found) => found.is_some_and(|r| !r.removed),
-                    Err(_) => true,
-                },
-                None => false,
-            };
-            let young = Timestamp::now().micros() - container.created_at < 60_000_000;
-            if !known && !young {
-                tracing::info!(container = container.name, "removing a container that belongs to no release");
-                if let Err(error) = self.engine.remove_container(&container.id).await {
-                    tracing::warn!(container = container.name, %error, "it could not be removed");
-                }
-            }
-        }
-        self.stop_strays().await;
-    }
-
-    /// Stops containers of releases that are kept but do not serve.
-    async fn stop_strays(self: &Arc<Self>) {
-        let Ok(apps) = self.store.apps().all(&Visible::All).await else { return };
-        for app in apps {
-            if let Some(live) = app.environment.live {
-                self.retire_others(app.environment.id, live).await;
-            }
         }
     }
 
@@ -415,4 +279,17 @@ impl Inner {
         self.routes.moved(&app);
         Ok(())
     }
+}
+
+/// Why a deployment that was begun too often is given up.
+fn given_up(row: &DeploymentRow) -> Problem {
+    Problem::new(
+        Code::Interrupted,
+        format!(
+            "The daemon was restarted {} times during this deployment, which was then given up.",
+            row.attempt
+        ),
+    )
+    .hint("Deploy again.")
+    .step(row.state.as_str())
 }

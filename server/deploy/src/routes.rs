@@ -106,6 +106,11 @@ impl Routes {
         }
     }
 
+    /// Whether an environment's visitors are told that it is stopped.
+    pub(crate) fn is_stopped(&self, environment: EnvironmentId) -> bool {
+        matches!(self.lock().get(&environment), Some(Entry { serving: Serving::Stopped, .. }))
+    }
+
     /// What an environment's visitors are sent to.
     pub(crate) fn serving_target(&self, environment: EnvironmentId) -> Option<Arc<ReleaseTarget>> {
         self.lock().get(&environment)?.target()

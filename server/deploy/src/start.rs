@@ -1,9 +1,14 @@
 //! Starting the containers of a release, beside whatever runs already.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::SocketAddr,
+    sync::{MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use berth_schemas::{EnvironmentName, Problem, VariableName, app::AppSettings};
-use berth_store::model::{AppRow, Artifact, ReleaseId, ReleaseRow};
+use berth_store::model::{AppRow, Artifact, EnvironmentId, ReleaseId, ReleaseRow};
 use futures_util::future::try_join_all;
 
 use crate::{
@@ -32,29 +37,94 @@ pub(crate) struct Running {
 }
 
 impl Inner {
-    /// Starts as many containers of the release as the app should have, taking stopped ones that were kept. All
-    /// of them run, or none that this call started is left.
+    /// Starts as many containers of the release as the app should have, taking stopped ones that were kept. When
+    /// this fails, [`Inner::take_back`] is to be called.
     pub(crate) async fn start_release(
         &self,
         attempt: &Attempt,
         release: &ReleaseRow,
     ) -> Result<Vec<Running>, Halt> {
+        self.note_use(attempt.row.id, |active| active.release = Some(release.id));
         let wanted = attempt.app.environment.replicas.max(1);
         let running = attempt
-            .unless_cancelled(self, async { Ok(self.run_replicas(&attempt.app, release, 1..=wanted).await?) })
-            .await;
-        match running {
-            Ok(running) => {
-                let word = if running.len() == 1 { "container" } else { "containers" };
-                attempt.journal.note(format!("{} {word} started", running.len())).await;
-                Ok(running)
-            }
-            Err(halt) => {
-                // A start that was cut off in the middle may have made some.
-                self.discard_release_unless_live(attempt, release.id).await;
-                Err(halt)
+            .unless_cancelled(self, async {
+                // Somebody may be stopping what the release before this one left running.
+                let _inside = self.containers.enter(release.id).await;
+                self.prepare_containers(release).await?;
+                Ok(self.run_replicas(&attempt.app, release, 1..=wanted).await?)
+            })
+            .await?;
+        let word = if running.len() == 1 { "container" } else { "containers" };
+        attempt.journal.note(format!("{} {word} started", running.len())).await;
+        Ok(running)
+    }
+
+    /// Makes what there is of a release's containers fit to be started and watched.
+    async fn prepare_containers(&self, release: &ReleaseRow) -> Result<(), Problem> {
+        if self.is_live(release).await? {
+            return Ok(());
+        }
+        for container in self.containers_of(release.id).await.map_err(|e| engine_problem(&e))? {
+            if release.live_at.is_none() {
+                // Left by an earlier beginning of the same deployment, with another image perhaps.
+                self.remove_container(&container.id).await.map_err(|e| engine_problem(&e))?;
+            } else {
+                // An engine that restarts a dying app would hide its death from the check and the watch.
+                self.restartable().remove(&container.id);
+                let set = self.engine.set_restart_policy(&container.id, RestartPolicy::No).await;
+                set.map_err(|e| engine_problem(&e))?;
             }
         }
+        Ok(())
+    }
+
+    /// Undoes the start of a release that came to nothing: containers of a new one are removed, those of a kept one
+    /// stopped. The live one is left alone.
+    pub(crate) async fn take_back(&self, environment: EnvironmentId, release: &ReleaseRow) {
+        if let Artifact::Static { .. } = release.artifact {
+            return;
+        }
+        let _inside = self.containers.enter(release.id).await;
+        let release = match self.store.releases().get(release.id).await {
+            Ok(Some(release)) => release,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(%error, "a release could not be read; its containers are swept later");
+                return;
+            }
+        };
+        match self.is_live(&release).await {
+            Ok(false) if self.routes.serves(environment) != Some(release.id) => {}
+            Ok(_) => {
+                self.let_engine_restart(release.id).await;
+                return;
+            }
+            Err(problem) => {
+                tracing::warn!(%problem, "what is live could not be read; containers are swept later");
+                return;
+            }
+        }
+        if release.live_at.is_some() {
+            self.stop_release(release.id).await;
+            return;
+        }
+        match self.containers_of(release.id).await {
+            Ok(containers) => {
+                for container in containers {
+                    if let Err(error) = self.remove_container(&container.id).await {
+                        tracing::warn!(container = container.id.short(), %error, "a container could not be removed");
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "containers that were started for nothing could not be listed")
+            }
+        }
+    }
+
+    async fn is_live(&self, release: &ReleaseRow) -> Result<bool, Problem> {
+        let app = self.store.apps().by_environment(release.environment_id).await?;
+        Ok(app.is_some_and(|app| app.environment.live == Some(release.id)))
     }
 
     /// Makes these replicas of a release run.
@@ -77,8 +147,12 @@ impl Inner {
             async move {
                 let own: Vec<&ContainerSummary> =
                     kept.iter().filter(|c| replica_of(c) == Some(replica)).collect();
-                let id = match own.first() {
-                    Some(container) => container.id.clone(),
+                let kept = match own.first() {
+                    Some(container) => self.start_kept(container).await?,
+                    None => None,
+                };
+                let id = match kept {
+                    Some(id) => id,
                     None => {
                         let spec = self.container_spec(
                             app,
@@ -90,15 +164,30 @@ impl Inner {
                             network,
                             variables,
                         );
-                        self.engine.create_container(spec).await?
+                        let id = self.engine.create_container(spec).await?;
+                        self.engine.start_container(&id).await?;
+                        id
                     }
                 };
-                self.engine.start_container(&id).await?;
                 let addr = self.engine.address(&id, *port).await?;
                 Ok::<_, EngineError>(Running { id, replica, addr })
             }
         });
         try_join_all(started).await.map_err(|e| engine_problem(&e))
+    }
+
+    /// Starts a container that is there already. None when it cannot be started any more, as when its network or
+    /// its image was removed by hand: it is removed then, and a new one takes its place.
+    async fn start_kept(&self, container: &ContainerSummary) -> Result<Option<ContainerId>, EngineError> {
+        match self.engine.start_container(&container.id).await {
+            Ok(()) => Ok(Some(container.id.clone())),
+            Err(error) if error.is_transient() => Err(error),
+            Err(error) => {
+                tracing::warn!(container = container.name, %error, "a kept container does not start and is replaced");
+                self.remove_container(&container.id).await?;
+                Ok(None)
+            }
+        }
     }
 
     #[expect(clippy::too_many_arguments, reason = "one private call site; a struct would only rename them")]
@@ -169,31 +258,22 @@ impl Inner {
         Ok(all)
     }
 
-    /// Removes containers that were started for nothing.
-    pub(crate) async fn discard(&self, containers: &[Running]) {
-        for container in containers {
-            if let Err(error) = self.engine.remove_container(&container.id).await {
-                tracing::warn!(container = container.id.short(), %error, "a container could not be removed");
-            }
-        }
+    /// Removes a container and forgets it.
+    pub(crate) async fn remove_container(&self, id: &ContainerId) -> Result<(), EngineError> {
+        self.engine.remove_container(id).await?;
+        self.forget_container(id);
+        Ok(())
     }
 
-    async fn discard_release_unless_live(&self, attempt: &Attempt, release: ReleaseId) {
-        if attempt.app.environment.live == Some(release) {
-            return;
-        }
-        match self.containers_of(release).await {
-            Ok(containers) => {
-                for container in containers {
-                    if let Err(error) = self.engine.remove_container(&container.id).await {
-                        tracing::warn!(container = container.id.short(), %error, "a container could not be removed");
-                    }
-                }
-            }
-            Err(error) => {
-                tracing::warn!(%error, "containers that were started for nothing could not be listed")
-            }
-        }
+    /// Forgets what is known of a container that is gone.
+    pub(crate) fn forget_container(&self, id: &ContainerId) {
+        self.collector.unwatch(id.as_str());
+        self.restartable().remove(id);
+    }
+
+    /// Containers that the engine restarts by itself.
+    pub(crate) fn restartable(&self) -> MutexGuard<'_, HashSet<ContainerId>> {
+        self.restartable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

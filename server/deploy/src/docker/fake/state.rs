@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::net::TcpSocket;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::server;
@@ -23,6 +25,8 @@ pub struct FakeEngine {
     pub(super) instance: InstanceId,
     /// Moves whenever anything changed.
     pub(super) changed: watch::Sender<u64>,
+    /// Where containers run: the runtime that the engine was made in, so that they outlive a caller's.
+    pub(super) runtime: Option<Handle>,
 }
 
 #[derive(Default)]
@@ -69,7 +73,8 @@ pub(super) struct Container {
 impl FakeEngine {
     /// An engine with nothing in it.
     pub fn new(instance: InstanceId) -> Self {
-        Self { state: Arc::default(), instance, changed: watch::Sender::new(0) }
+        let runtime = Handle::try_current().ok();
+        Self { state: Arc::default(), instance, changed: watch::Sender::new(0), runtime }
     }
 
     /// The instance whose engine this is.
@@ -127,6 +132,13 @@ impl FakeEngine {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        match &self.runtime {
+            Some(runtime) => runtime.spawn(task),
+            None => tokio::spawn(task),
+        }
     }
 
     pub(super) fn touch(&self) {
@@ -191,7 +203,7 @@ impl FakeEngine {
         let name = image.tags.first().cloned().unwrap_or_else(|| container.image_id.clone());
         let task = {
             let id = id.clone();
-            tokio::spawn(async move {
+            self.spawn(async move {
                 let sockets: Vec<_> = ports.into_iter().map(|port| port.socket).collect();
                 let exit = behaviour.exit;
                 let serving = async {
@@ -236,7 +248,7 @@ impl FakeEngine {
         self.touch();
         if again {
             let (engine, id) = (self.clone(), id.clone());
-            tokio::spawn(async move {
+            let _ = self.spawn(async move {
                 tokio::time::sleep(RESTART_AFTER).await;
                 let still = engine.lock().containers.get_mut(&id).is_some_and(|container| {
                     let waits = container.phase == ContainerPhase::Restarting && container.run == run;
