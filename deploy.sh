@@ -564,7 +564,9 @@ try_clean() {
   # The daemon knows best what it made: containers, networks and images go with their apps.
   if running_pid "$PID_FILE" >/dev/null && wait_healthy "$DATA/data" "$PID_FILE" 5; then
     for app in $(try_cli app list --json | sed -n 's/^      "name": "\([a-z0-9-]*\)".*/\1/p'); do
-      if try_cli app delete "$app" --confirm "$app" >/dev/null; then say "deleted the app $app"; fi
+      job=$(try_cli app delete "$app" --confirm "$app" --json | sed -n 's/^ *"job": "\([0-9a-f-]\{36\}\)".*/\1/p')
+      # Deleting is a job of some seconds: stopping now would leave it for a start that does not come.
+      if [ -n "$job" ] && try_cli job get "$job" --wait-s 50 >/dev/null; then say "deleted the app $app"; fi
     done
   fi
   instance=$(json_field "$DATA/data/daemon.json" instance)
