@@ -269,7 +269,8 @@ mod tests {
     #[test]
     fn the_list_fits_its_budget() {
         let registry = berth_tools::registry();
-        let list = list(&registry, &Descriptions::of(&registry), &View::default(), &principal(&[Scope::Admin]));
+        let list =
+            list(&registry, &Descriptions::of(&registry), &View::default(), &principal(&[Scope::Admin]));
         let bytes = serde_json::to_string(&list).unwrap().len();
         let tokens = bytes * 10 / 41;
         println!("{} tools, {bytes} bytes, about {tokens} tokens", list.len());

@@ -65,7 +65,8 @@ impl Daemon {
             .spawn()
             .with_context(|| format!("cannot start {}", berth.display()))?;
         let found = loop {
-            if let Some(found) = std::fs::read_to_string(&presence).ok().and_then(|t| serde_json::from_str::<Value>(&t).ok())
+            if let Some(found) =
+                std::fs::read_to_string(&presence).ok().and_then(|t| serde_json::from_str::<Value>(&t).ok())
             {
                 break found;
             }
@@ -79,7 +80,8 @@ impl Daemon {
             Ok(url.trim_start_matches("http://").parse()?)
         };
         let (control, http) = (address("control_url")?, address("http_url")?);
-        let mut daemon = Self { child, directory, control, http, token: String::new(), ready: Duration::ZERO };
+        let mut daemon =
+            Self { child, directory, control, http, token: String::new(), ready: Duration::ZERO };
         while !matches!(daemon.raw("GET", "/readyz", None).await, Ok((200, _))) {
             if began.elapsed() > Duration::from_secs(20) {
                 bail!("the daemon was not ready within 20 s");
@@ -225,7 +227,9 @@ async fn deploy_figures(daemon: &Daemon, options: &Options) -> Result<()> {
         let (ours, rest) = overhead(&detail);
         own.push(Duration::from_millis(u64::try_from(ours)?));
         if round == 0 {
-            println!("container: first deployment, states        {ours} ms Berth's own, {rest} ms fetch and health");
+            println!(
+                "container: first deployment, states        {ours} ms Berth's own, {rest} ms fetch and health"
+            );
             continue;
         }
         let began = Instant::now();
@@ -298,7 +302,8 @@ async fn one_connection(addr: SocketAddr, request: &[u8], count: usize) -> Resul
 async fn call_figures(daemon: &Daemon, options: &Options) -> Result<()> {
     let bare = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let bare_addr = bare.local_addr()?;
-    let router = axum::Router::new().route("/", axum::routing::get(|| async { axum::Json(json!({ "projects": [] })) }));
+    let router = axum::Router::new()
+        .route("/", axum::routing::get(|| async { axum::Json(json!({ "projects": [] })) }));
     use axum::serve::ListenerExt;
     let bare = bare.tap_io(|s| {
         let _ = s.set_nodelay(true);
@@ -351,12 +356,20 @@ async fn main() -> Result<()> {
     let options = Options::parse();
     // An error means that there is one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let size = std::fs::metadata(&options.berth).with_context(|| format!("no binary at {}", options.berth.display()))?.len();
-    println!("binary size                                 {:.1} MB   (goal: at most 40 MB)", size as f64 / 1e6);
+    let size = std::fs::metadata(&options.berth)
+        .with_context(|| format!("no binary at {}", options.berth.display()))?
+        .len();
+    println!(
+        "binary size                                 {:.1} MB   (goal: at most 40 MB)",
+        size as f64 / 1e6
+    );
     let mut daemon = Daemon::start(&options.berth, tempfile::tempdir()?).await?;
     println!("ready after the very first start            {}", ms(daemon.ready));
     tokio::time::sleep(Duration::from_secs(5)).await;
-    println!("idle resident memory after 5 s              {:.1} MB   (goal: at most 50 MB)", daemon.resident()? as f64 / 1e6);
+    println!(
+        "idle resident memory after 5 s              {:.1} MB   (goal: at most 50 MB)",
+        daemon.resident()? as f64 / 1e6
+    );
     deploy_figures(&daemon, &options).await?;
     println!("resident memory after these deployments     {:.1} MB", daemon.resident()? as f64 / 1e6);
     call_figures(&daemon, &options).await?;

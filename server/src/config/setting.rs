@@ -217,7 +217,8 @@ mod tests {
     fn readme_table() -> String {
         let mut table = String::from("| setting | default | what it does |\n|---|---|---|\n");
         for setting in super::SETTINGS {
-            let default = if setting.default.is_empty() { String::new() } else { format!("`{}`", setting.default) };
+            let default =
+                if setting.default.is_empty() { String::new() } else { format!("`{}`", setting.default) };
             let help = setting.help.replace('<', "&lt;").replace('|', "\\|");
             table.push_str(&format!("| `{}` | {default} | {help} |\n", setting.key));
         }
@@ -228,10 +229,12 @@ mod tests {
     fn the_readme_lists_every_setting() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
         let readme = std::fs::read_to_string(path).unwrap();
-        let begin = readme.find("<!-- settings:").and_then(|at| Some(at + readme[at..].find('\n')? + 1)).unwrap();
+        let begin =
+            readme.find("<!-- settings:").and_then(|at| Some(at + readme[at..].find('\n')? + 1)).unwrap();
         let end = readme.find("<!-- /settings -->").unwrap();
         if std::env::var_os("BERTH_BLESS").is_some() {
-            std::fs::write(path, format!("{}{}{}", &readme[..begin], readme_table(), &readme[end..])).unwrap();
+            std::fs::write(path, format!("{}{}{}", &readme[..begin], readme_table(), &readme[end..]))
+                .unwrap();
         } else {
             assert_eq!(readme[begin..end], readme_table(), "run it once with BERTH_BLESS=1");
         }
