@@ -46,6 +46,10 @@ pub fn bind(config: &Config) -> Result<DataPlane, Failure> {
         http: vec![ListenOn::Addr(config.http_addr)],
         https: https.map(|(addr, _)| ListenOn::Addr(*addr)).into_iter().collect(),
         public_https_port: https.map(|(addr, _)| addr.port()).filter(|port| *port != 443),
+        connection_limit: config.visitors.max_connections,
+        idle_timeout: config.visitors.idle_timeout,
+        body_timeout: config.visitors.body_timeout,
+        trusted_peers: config.visitors.trusted_proxies.clone(),
         shutdown_timeout: config.shutdown_timeout,
         ..ProxyConfig::default()
     };

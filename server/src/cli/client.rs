@@ -152,7 +152,7 @@ impl Client {
     }
 
     /// A request to any path of the daemon, with the token.
-    #[must_use]
+    #[must_use = "a request does nothing until it is sent"]
     pub fn request(&self, method: reqwest::Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.target.url))
     }

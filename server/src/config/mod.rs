@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use berth_proxy::TrustedPeers;
 pub use layers::{ConfigError, Origin, Resolved};
 use layers::{Sources, resolve};
 
@@ -33,6 +34,19 @@ pub struct DefaultCertificate {
     pub chain: PathBuf,
     /// PEM file with the private key.
     pub key: PathBuf,
+}
+
+/// Limits of visitors' connections to the data plane.
+#[derive(Debug, Clone)]
+pub struct Visitors {
+    /// Connections open at the same time.
+    pub max_connections: usize,
+    /// How long a connection is kept between requests.
+    pub idle_timeout: Duration,
+    /// Longest pause within a body.
+    pub body_timeout: Duration,
+    /// Proxies before Berth that are believed.
+    pub trusted_proxies: TrustedPeers,
 }
 
 /// The daemon's configuration.
@@ -76,6 +90,8 @@ pub struct Config {
     pub git_ssh_key: Option<PathBuf>,
     /// How long requests under way may take to finish at the end.
     pub shutdown_timeout: Duration,
+    /// Limits of visitors' connections.
+    pub visitors: Visitors,
     /// Form of the daemon's own log.
     pub log_format: LogFormat,
     /// Filter of the daemon's own log.
@@ -138,6 +154,7 @@ impl Config {
             allow_local_sources: read.text("allow_local_sources") == "true",
             git_ssh_key: read.optional("git_ssh_key").map(PathBuf::from),
             shutdown_timeout: Duration::from_secs(read.number("shutdown_timeout_s")),
+            visitors: visitors(&read)?,
             log_format: if read.text("log_format") == "json" { LogFormat::Json } else { LogFormat::Text },
             log_level: read.text("log_level").to_owned(),
             resolved,
@@ -179,6 +196,10 @@ fn https(read: &Reader<'_>) -> Result<Option<(SocketAddr, DefaultCertificate)>, 
     let wrong = |text: &str| Err(ConfigError::Contradiction(text.to_owned()));
     match (read.optional("https_addr"), read.optional("tls_cert"), read.optional("tls_key")) {
         (None, None, None) => Ok(None),
+        // Port 0 would be known only once it is bound, and the URLs of apps name it before.
+        (Some(addr), Some(_), Some(_)) if addr.ends_with(":0") => {
+            wrong("https_addr needs a port other than 0")
+        }
         (Some(_), Some(chain), Some(key)) => Ok(Some((
             read.address("https_addr")?,
             DefaultCertificate { chain: chain.into(), key: key.into() },
@@ -186,6 +207,17 @@ fn https(read: &Reader<'_>) -> Result<Option<(SocketAddr, DefaultCertificate)>, 
         (Some(_), _, _) => wrong("https_addr is set, so tls_cert and tls_key must be set too"),
         (None, _, _) => wrong("tls_cert and tls_key are set, but https_addr is not: nothing would use them"),
     }
+}
+
+fn visitors(read: &Reader<'_>) -> Result<Visitors, ConfigError> {
+    let proxies = read.list("trusted_proxies");
+    Ok(Visitors {
+        max_connections: usize::try_from(read.number("max_connections")).unwrap_or(usize::MAX),
+        idle_timeout: Duration::from_secs(read.number("idle_timeout_s")),
+        body_timeout: Duration::from_secs(read.number("body_timeout_s")),
+        trusted_proxies: TrustedPeers::parse(proxies.iter().map(String::as_str))
+            .map_err(|e| ConfigError::Contradiction(format!("trusted_proxies: {e}")))?,
+    })
 }
 
 fn base_domain(text: &str) -> Result<String, ConfigError> {
@@ -251,14 +283,21 @@ mod tests {
 
     #[test]
     fn https_wants_all_three() {
-        assert!(config(&[("https_addr", "127.0.0.1:0")]).is_err());
+        assert!(config(&[("https_addr", "127.0.0.1:8443")]).is_err());
         assert!(config(&[("tls_cert", "/a"), ("tls_key", "/b")]).is_err());
         assert!(
-            config(&[("https_addr", "127.0.0.1:0"), ("tls_cert", "/a"), ("tls_key", "/b")])
+            config(&[("https_addr", "127.0.0.1:8443"), ("tls_cert", "/a"), ("tls_key", "/b")])
                 .unwrap()
                 .https
                 .is_some()
         );
+    }
+
+    #[test]
+    fn trusted_proxies_are_networks() {
+        assert!(config(&[("trusted_proxies", "10.0.0.0/8, ::1")]).is_ok());
+        let error = config(&[("trusted_proxies", "10.0.0.0/8,cdn.example")]).unwrap_err();
+        assert!(error.to_string().contains("cdn.example"), "{error}");
     }
 
     #[test]

@@ -126,6 +126,30 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting("git_ssh_key", Kind::Path, "", "Private key for git over SSH, in OpenSSH's text form."),
     setting(
+        "max_connections",
+        number(16, 1_000_000),
+        "10000",
+        "Visitors' connections open at the same time; at the limit, the longest idle ones make room.",
+    ),
+    setting(
+        "idle_timeout_s",
+        number(1, 3600),
+        "60",
+        "Seconds that a visitor's connection is kept between requests.",
+    ),
+    setting(
+        "body_timeout_s",
+        number(1, 3600),
+        "60",
+        "Seconds that a visitor may pause within a request's body, or leave a response unread.",
+    ),
+    setting(
+        "trusted_proxies",
+        Kind::List,
+        "",
+        "Addresses or networks (10.0.0.0/8) of proxies before Berth whose X-Forwarded-For is believed.",
+    ),
+    setting(
         "shutdown_timeout_s",
         number(1, 3600),
         "30",

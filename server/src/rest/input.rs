@@ -61,7 +61,7 @@ impl Reader {
         body: Body,
     ) -> Result<Value, Problem> {
         let mut input = if self.query {
-            self.from_query(query.unwrap_or_default())?
+            self.read_query(query.unwrap_or_default())?
         } else {
             if query.is_some_and(|q| !q.is_empty()) {
                 return Err(Problem::new(Code::InvalidInput, "This route takes no query parameters.")
@@ -95,7 +95,7 @@ impl Reader {
         Ok(Value::Object(input))
     }
 
-    fn from_query(&self, query: &str) -> Result<Map<String, Value>, Problem> {
+    fn read_query(&self, query: &str) -> Result<Map<String, Value>, Problem> {
         let mut input = Map::new();
         for pair in query.split('&').filter(|p| !p.is_empty()) {
             let (name, text) = pair.split_once('=').unwrap_or((pair, ""));

@@ -125,6 +125,38 @@ async fn a_second_signal_ends_at_once() {
 }
 
 #[tokio::test]
+async fn https_answers_with_the_default_certificate() {
+    let home = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(vec!["*.localhost".to_owned()]).unwrap();
+    let (chain, key) = (home.path().join("cert.pem"), home.path().join("key.pem"));
+    std::fs::write(&chain, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.key_pair.serialize_pem()).unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let berth = Berth::start_with(&[
+        "--docker-host",
+        "unix:///nonexistent/docker.sock",
+        "--https-addr",
+        &free.to_string(),
+        "--tls-cert",
+        &chain.display().to_string(),
+        "--tls-key",
+        &key.display().to_string(),
+    ])
+    .await;
+    let body = json!({ "files": { "index.html": "sealed" }, "create_app": true, "wait_s": 30 });
+    let made = berth.rest().post("/v1/apps/site/deployments", body).await.ok();
+    let url = format!("https://site.localhost:{}", free.port());
+    assert_eq!(made["url"], url.as_str());
+    let visitor = reqwest::Client::builder()
+        .tls_danger_accept_invalid_certs(true)
+        .resolve("site.localhost", free)
+        .no_proxy()
+        .build()
+        .unwrap();
+    assert_eq!(visitor.get(&url).send().await.unwrap().text().await.unwrap(), "sealed");
+}
+
+#[tokio::test]
 async fn the_service_manager_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("notify");

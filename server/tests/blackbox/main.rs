@@ -1,5 +1,7 @@
 //! The daemon and its command line from outside: the built binary, its sockets, its files.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
 #[path = "../harness/mod.rs"]
 mod harness;
 
