@@ -21,8 +21,8 @@ struct Example {
 
 const STATIC: Example = Example { name: "static", page: "Your app has a berth.", builder: "static" };
 const EXPRESS: Example = Example { name: "express", page: "Hello from Express", builder: "node" };
-const FLASK: Example = Example { name: "flask", page: "Hello from Flask", builder: "python" };
-const FASTAPI: Example = Example { name: "fastapi", page: "Hello from FastAPI", builder: "python" };
+const FLASK: Example = Example { name: "flask", page: "Hello from Flask", builder: "flask" };
+const FASTAPI: Example = Example { name: "fastapi", page: "Hello from FastAPI", builder: "fastapi" };
 const DOCKERFILE: Example =
     Example { name: "dockerfile", page: "Hello from a Dockerfile", builder: "dockerfile" };
 

@@ -9,15 +9,15 @@
 #[macro_use]
 mod support;
 
-// mod bad_apps;
-// mod bad_builds;
-// mod bad_sources;
-// mod crashes;
-// mod engine_trouble;
+mod bad_apps;
+mod bad_builds;
+mod bad_sources;
+mod crashes;
+mod engine_trouble;
 mod examples;
-// mod git;
-// mod load;
-// mod logs;
-// mod queueing;
-// mod releases;
-// mod variables;
+mod git;
+mod load;
+mod logs;
+mod queueing;
+mod releases;
+mod variables;

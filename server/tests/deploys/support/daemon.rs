@@ -110,7 +110,7 @@ impl Berth {
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
-        for (flag, value) in &self.options.flags {
+        for (flag, value) in self.options.flags.iter().filter(|(flag, _)| flag != "data-dir") {
             command.arg(format!("--{flag}")).arg(value);
         }
         let begun = Instant::now();
@@ -144,7 +144,8 @@ impl Berth {
 
     /// Its data directory.
     pub(crate) fn data(&self) -> PathBuf {
-        self.dir.path().join("data")
+        let set = self.options.flags.iter().find(|(flag, _)| flag == "data-dir");
+        set.map_or_else(|| self.dir.path().join("data"), |(_, path)| path.into())
     }
 
     /// The directory of this test, for whatever else it needs.

@@ -3,6 +3,7 @@
 pub(crate) mod api;
 pub(crate) mod apps;
 pub(crate) mod archive;
+pub(crate) mod before;
 pub(crate) mod cli;
 pub(crate) mod daemon;
 pub(crate) mod docker;
