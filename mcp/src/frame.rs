@@ -108,10 +108,10 @@ impl Places {
             }
             return;
         }
-        if let Some(reference) = schema["$ref"].as_str().and_then(|r| r.strip_prefix('#')) {
-            if let Some(target) = root.pointer(reference) {
-                self.collect(root, target, path, depth + 1);
-            }
+        if let Some(reference) = schema["$ref"].as_str().and_then(|r| r.strip_prefix('#'))
+            && let Some(target) = root.pointer(reference)
+        {
+            self.collect(root, target, path, depth + 1);
         }
         for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
             path.push(Step::Field(name.clone()));

@@ -88,18 +88,18 @@ impl Inner {
                 action: Action::Upload(upload.id),
             });
         }
-        if let Ok(usage) = self.engine.disk_usage().await {
-            if usage.build_cache_bytes > KEEP_BUILD_CACHE {
-                items.push(Item {
-                    shown: Removable {
-                        kind: "build_cache".into(),
-                        name: "build cache".into(),
-                        bytes: i64::try_from(usage.build_cache_bytes - KEEP_BUILD_CACHE).unwrap_or(i64::MAX),
-                        why: format!("beyond the {} GiB that are kept", KEEP_BUILD_CACHE >> 30),
-                    },
-                    action: Action::BuildCache,
-                });
-            }
+        if let Ok(usage) = self.engine.disk_usage().await
+            && usage.build_cache_bytes > KEEP_BUILD_CACHE
+        {
+            items.push(Item {
+                shown: Removable {
+                    kind: "build_cache".into(),
+                    name: "build cache".into(),
+                    bytes: i64::try_from(usage.build_cache_bytes - KEEP_BUILD_CACHE).unwrap_or(i64::MAX),
+                    why: format!("beyond the {} GiB that are kept", KEEP_BUILD_CACHE >> 30),
+                },
+                action: Action::BuildCache,
+            });
         }
         Ok(items)
     }

@@ -96,13 +96,14 @@ impl Inner {
         for container in own.iter().filter(|c| c.phase == ContainerPhase::Running) {
             up.extend(self.running(release, container).await.map_err(|e| engine_problem(&e))?);
         }
-        if up.is_empty() && !own.iter().any(|c| may_run(c.phase)) {
-            if let Some(dead) = own.iter().find(|c| c.phase == ContainerPhase::Exited) {
-                let state = self.engine.inspect_container(&dead.id).await.ok();
-                let exit = state.and_then(|s| s.exit_code);
-                if self.roll_back_dead(app, release, exit, gate).await? {
-                    return Ok(());
-                }
+        if up.is_empty()
+            && !own.iter().any(|c| may_run(c.phase))
+            && let Some(dead) = own.iter().find(|c| c.phase == ContainerPhase::Exited)
+        {
+            let state = self.engine.inspect_container(&dead.id).await.ok();
+            let exit = state.and_then(|s| s.exit_code);
+            if self.roll_back_dead(app, release, exit, gate).await? {
+                return Ok(());
             }
         }
         // Those that run are routed before the slow part.

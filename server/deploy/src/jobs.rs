@@ -284,10 +284,10 @@ impl Inner {
         }
         let network = self.instance.network_name(app.project.as_str());
         let others = self.store.projects().by_slug(&berth_store::model::Visible::All, &app.project).await;
-        if others.is_ok_and(|p| p.is_none_or(|p| p.apps == 0)) {
-            if let Err(error) = self.engine.remove_network(&network).await {
-                tracing::debug!(%error, "the project's network stays");
-            }
+        if others.is_ok_and(|p| p.is_none_or(|p| p.apps == 0))
+            && let Err(error) = self.engine.remove_network(&network).await
+        {
+            tracing::debug!(%error, "the project's network stays");
         }
         Ok(format!("{} is deleted.", app.slug))
     }

@@ -55,7 +55,14 @@ async fn a_command_that_does_not_exist_is_named() {
 async fn an_app_on_another_port_is_told_which() {
     needs_docker!();
     let detail = ["port 8080"];
-    assert_unfit(serving("0.0.0.0", 9123), json!({}), "port_not_open", &detail, &["9123", "$PORT", "settings.port"]).await;
+    assert_unfit(
+        serving("0.0.0.0", 9123),
+        json!({}),
+        "port_not_open",
+        &detail,
+        &["9123", "$PORT", "settings.port"],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -122,5 +129,8 @@ async fn an_app_runs_without_powers_that_it_does_not_need() {
     assert!(texts(&host["SecurityOpt"]).iter().any(|o| o.starts_with("no-new-privileges")), "{host:#}");
     assert!(host["Memory"].as_i64() > Some(0) && host["PidsLimit"].as_i64() > Some(0), "{host:#}");
     assert!(host["PortBindings"].as_object().is_none_or(serde_json::Map::is_empty), "{host:#}");
-    assert!(host["Binds"].is_null() || host["Binds"] == json!([]), "no socket, no folder of the host: {host:#}");
+    assert!(
+        host["Binds"].is_null() || host["Binds"] == json!([]),
+        "no socket, no folder of the host: {host:#}"
+    );
 }

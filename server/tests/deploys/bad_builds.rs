@@ -67,7 +67,10 @@ async fn a_base_image_that_is_nowhere_is_named() {
     let problem =
         berth.deploy_failing("web", apps::dockerfile("FROM registry.invalid/no/such:image\n")).await;
     assert_eq!(problem["step"], "building");
-    assert!(["build_failed", "image_unavailable"].contains(&problem["code"].as_str().unwrap()), "{problem:#}");
+    assert!(
+        ["build_failed", "image_unavailable"].contains(&problem["code"].as_str().unwrap()),
+        "{problem:#}"
+    );
     assert!(problem["detail"].as_str().unwrap().contains("registry.invalid/no/such:image"), "{problem:#}");
     assert!(problem["hint"].is_string(), "{problem:#}");
     assert_untouched(&berth, &before).await;
@@ -90,8 +93,9 @@ async fn a_build_that_never_ends_is_ended() {
     berth.send(Method::PATCH, "/v1/apps/web", json!({ "settings": { "build_timeout_s": 10 } })).await;
     let nap = format!("600.{}", uuid::Uuid::new_v4().as_u128() % 1_000_000_000);
     let begun = Instant::now();
-    let problem =
-        berth.deploy_failing("web", apps::dockerfile(&format!("FROM python:3.12-slim\nRUN sleep {nap}\n"))).await;
+    let problem = berth
+        .deploy_failing("web", apps::dockerfile(&format!("FROM python:3.12-slim\nRUN sleep {nap}\n")))
+        .await;
     assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
     assert_problem(&problem, "timed_out", Some("building"), &["10 s"], &["limit"]);
     no_process_with(&nap).await;

@@ -41,10 +41,8 @@ async fn an_unknown_app_offers_those_with_similar_names() {
     assert_problem(&refused.problem, "not_found", None, &["siet"], &["Did you mean site?"]);
     assert_eq!(texts(&refused.problem["candidates"]), ["site"]);
     // A deployment without create_app does not make one by a slip of the fingers.
-    let refused = berth
-        .try_send(Method::POST, "/v1/apps/siet/deployments", apps::site("x"))
-        .await
-        .unwrap_err();
+    let refused =
+        berth.try_send(Method::POST, "/v1/apps/siet/deployments", apps::site("x")).await.unwrap_err();
     assert_problem(&refused.problem, "not_found", None, &["siet"], &["site", "create_app=true"]);
     assert_untouched(&berth, &before).await;
     let ran = berth.cli(&["app", "get", "siet"]).await;
@@ -68,7 +66,13 @@ async fn a_source_that_nothing_recognises_says_what_was_looked_for() {
     let (berth, before) = with_live_site().await;
     let source = json!({ "files": { "notes.txt": "hello", "src/main.zig": "pub fn main() void {}" } });
     let problem = berth.deploy_failing("site", source).await;
-    assert_problem(&problem, "nothing_recognised", Some("building"), &["notes.txt", "Dockerfile"], &["index.html"]);
+    assert_problem(
+        &problem,
+        "nothing_recognised",
+        Some("building"),
+        &["notes.txt", "Dockerfile"],
+        &["index.html"],
+    );
     assert_untouched(&berth, &before).await;
 }
 
@@ -156,7 +160,11 @@ async fn inline_files_that_climb_out_are_refused() {
     for path in ["../index.html", "/etc/berth-escape", "a//b", "a/./b", "nul\0"] {
         let source = json!({ "files": { path: "x", "index.html": "y" } });
         let refused = berth.try_send(Method::POST, "/v1/apps/site/deployments", source).await.unwrap_err();
-        assert_eq!((refused.code(), &refused.problem["field"]), ("invalid_input", &json!("files")), "{path:?}: {refused:#?}");
+        assert_eq!(
+            (refused.code(), &refused.problem["field"]),
+            ("invalid_input", &json!("files")),
+            "{path:?}: {refused:#?}"
+        );
     }
     assert_untouched(&berth, &before).await;
 }

@@ -97,7 +97,10 @@ async fn a_build_that_was_cut_off_is_begun_again() {
     berth.deploy_live("web", apps::probe("1")).await;
     let nap = format!("6.{}", uuid::Uuid::new_v4().as_u128() % 1_000_000_000);
     let mut source = apps::probe("2");
-    let text = source["files"]["Dockerfile"].as_str().unwrap().replace("EXPOSE", &format!("RUN sleep {nap}\nEXPOSE"));
+    let text = source["files"]["Dockerfile"]
+        .as_str()
+        .unwrap()
+        .replace("EXPOSE", &format!("RUN sleep {nap}\nEXPOSE"));
     source["files"]["Dockerfile"] = json!(text);
     let deployment = berth.begin("web", source).await;
     a_process_with(&nap).await;
@@ -236,8 +239,10 @@ async fn an_upload_that_was_cut_off_leaves_nothing() {
     })
     .await;
     upload.abort();
-    eventually("its removal", Duration::from_secs(5), async || berth.entries("uploads").is_empty().then_some(()))
-        .await;
+    eventually("its removal", Duration::from_secs(5), async || {
+        berth.entries("uploads").is_empty().then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,10 +17,9 @@ async fn without_docker_static_sites_are_served_and_the_rest_is_explained() {
     let berth = Berth::start_with(nowhere).await;
     berth.deploy_live("site", apps::site("no containers here")).await;
     assert!(berth.visit("site", "/").await.body.contains("no containers here"));
-    for (source, step) in [
-        (json!({ "image": "python:3.12-slim" }), "fetching"),
-        (apps::probe("1"), "building"),
-    ] {
+    for (source, step) in
+        [(json!({ "image": "python:3.12-slim" }), "fetching"), (apps::probe("1"), "building")]
+    {
         let problem = berth.deploy_failing("web", source).await;
         let said = ["Docker", "socket"];
         assert_problem(&problem, "docker_unavailable", Some(step), &said, &["/nonexistent/docker.sock"]);
@@ -91,10 +90,8 @@ async fn what_would_not_fit_is_refused_with_numbers() {
     berth.kill();
     berth.set("min-free-disk-mb", "16000000");
     berth.run().await;
-    let refused = berth
-        .try_upload(archive::tar_gz(&[("index.html", "x")]), "application/gzip")
-        .await
-        .unwrap_err();
+    let refused =
+        berth.try_upload(archive::tar_gz(&[("index.html", "x")]), "application/gzip").await.unwrap_err();
     assert_eq!(refused.status, 507);
     assert_problem(&refused.problem, "out_of_disk", None, &["16000000 MiB"], &["platform_cleanup"]);
     let numbers = |text: &str| text.split(|c: char| !c.is_ascii_digit()).filter(|n| !n.is_empty()).count();
@@ -119,7 +116,9 @@ async fn a_full_disk_fails_a_deployment_cleanly() {
         return;
     };
     let berth = Berth::start_with(
-        Options::default().with("data-dir", disk.path().join("data").to_str().unwrap()).with("min-free-disk-mb", "0"),
+        Options::default()
+            .with("data-dir", disk.path().join("data").to_str().unwrap())
+            .with("min-free-disk-mb", "0"),
     )
     .await;
     berth.deploy_live("site", apps::site("small")).await;
@@ -134,7 +133,9 @@ async fn a_full_disk_fails_a_deployment_cleanly() {
     let mut problem = Value::Null;
     for n in 0..10 {
         let page = noise(n);
-        let uploaded = berth.try_upload(archive::tar_gz(&[("index.html", "x"), ("big.txt", &page)]), "application/gzip").await;
+        let uploaded = berth
+            .try_upload(archive::tar_gz(&[("index.html", "x"), ("big.txt", &page)]), "application/gzip")
+            .await;
         let detail = match uploaded {
             Ok(upload) => berth.deploy("site", json!({ "upload": upload["upload"] })).await,
             Err(refused) => json!({ "state": "failed", "problem": refused.problem }),
@@ -144,7 +145,13 @@ async fn a_full_disk_fails_a_deployment_cleanly() {
             break;
         }
     }
-    assert_problem(&problem, "out_of_disk", problem["step"].as_str(), &["disk is full"], &["platform_cleanup"]);
+    assert_problem(
+        &problem,
+        "out_of_disk",
+        problem["step"].as_str(),
+        &["disk is full"],
+        &["platform_cleanup"],
+    );
     assert_eq!(berth.visit("site", "/").await.status, 200, "what is live serves on");
     assert_eq!(berth.entries("work"), [""; 0]);
     let deleted = berth.try_send(Method::DELETE, "/v1/apps/site?confirm=site", json!({})).await;

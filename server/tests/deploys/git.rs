@@ -127,7 +127,11 @@ async fn a_source_that_could_reach_inwards_is_refused() {
     ] {
         let wanted = json!({ "git_url": url });
         let refused = berth.try_send(Method::POST, "/v1/apps/site/deployments", wanted).await.unwrap_err();
-        assert_eq!((refused.code(), &refused.problem["field"]), ("invalid_input", &json!("git_url")), "{url}: {refused:#?}");
+        assert_eq!(
+            (refused.code(), &refused.problem["field"]),
+            ("invalid_input", &json!("git_url")),
+            "{url}: {refused:#?}"
+        );
         assert!(!refused.problem.to_string().contains("user:password"), "{refused:#?}");
     }
     let all = berth.get("/v1/apps/site/deployments").await;
@@ -163,7 +167,8 @@ impl SmartHttp {
         use std::io::{BufRead as _, BufReader};
         let root = berth.scratch("www");
         let backend = Command::new("git").arg("--exec-path").output().unwrap();
-        let backend = PathBuf::from(String::from_utf8(backend.stdout).unwrap().trim()).join("git-http-backend");
+        let backend =
+            PathBuf::from(String::from_utf8(backend.stdout).unwrap().trim()).join("git-http-backend");
         std::fs::create_dir(root.join("cgi")).unwrap();
         std::os::unix::fs::symlink(backend, root.join("cgi/git")).unwrap();
         let mut process = Command::new("python3")

@@ -15,17 +15,28 @@ async fn ten_deployments_under_load_lose_no_request() {
     for n in 1..=10 {
         let detail = berth.deploy_live("web", apps::probe(&n.to_string())).await;
         let so_far = visitors.so_far();
-        println!("measured: {} took {}, {} requests meanwhile", detail["deployment"], overhead(&detail), so_far - requests_before);
+        println!(
+            "measured: {} took {}, {} requests meanwhile",
+            detail["deployment"],
+            overhead(&detail),
+            so_far - requests_before
+        );
         requests_before = so_far;
     }
     let report = visitors.stop().await;
-    println!("measured: {} requests during 10 deployments in {:.1} s, {} failed", report.requests, begun.elapsed().as_secs_f64(), report.failed);
+    println!(
+        "measured: {} requests during 10 deployments in {:.1} s, {} failed",
+        report.requests,
+        begun.elapsed().as_secs_f64(),
+        report.failed
+    );
     report.assert_flawless(500);
     let expected = (0..=10).map(|n| n.to_string()).collect();
     assert_eq!(report.versions, expected, "every version had visitors");
     let instance = &berth.instance;
     eventually("the removal of old releases", Duration::from_secs(60), async || {
-        (docker::running(instance, "web").len() == 1 && docker::all_of(instance, "web").len() == 4).then_some(())
+        (docker::running(instance, "web").len() == 1 && docker::all_of(instance, "web").len() == 4)
+            .then_some(())
     })
     .await;
 }
@@ -79,6 +90,9 @@ async fn a_request_that_was_begun_ends_on_the_release_that_it_began_on() {
 /// Time of a deployment by its steps.
 fn overhead(detail: &Value) -> String {
     let steps = detail["steps"].as_array().unwrap();
-    let parts = steps.iter().filter(|s| s["state"] != "live").map(|s| format!("{} {} ms", s["state"].as_str().unwrap(), s["ms"]));
+    let parts = steps
+        .iter()
+        .filter(|s| s["state"] != "live")
+        .map(|s| format!("{} {} ms", s["state"].as_str().unwrap(), s["ms"]));
     parts.collect::<Vec<_>>().join(", ")
 }

@@ -24,7 +24,12 @@ async fn what_an_app_prints_is_found_by_text_level_and_release() {
         let berth = &berth;
         async move {
             let page = berth.get(&format!("/v1/apps/web/logs?{query}")).await;
-            page["lines"].as_array().unwrap().iter().map(|l| l["text"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+            page["lines"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|l| l["text"].as_str().unwrap().to_owned())
+                .collect::<Vec<_>>()
         }
     };
     eventually("the lines", PATIENCE, async || {
@@ -112,7 +117,10 @@ async fn each_request_is_recorded_with_its_status_and_time() {
         all.iter().find(|r| r["path"] == path).unwrap_or_else(|| panic!("{path}: {all:#?}")).clone()
     };
     let slow = find("/slow");
-    assert_eq!((&slow["request_id"], &slow["status"], &slow["release"]), (&json!(id), &json!(200), &json!(1)));
+    assert_eq!(
+        (&slow["request_id"], &slow["status"], &slow["release"]),
+        (&json!(id), &json!(200), &json!(1))
+    );
     assert!(slow["ms"].as_f64() >= Some(300.0) && slow["app_ms"].as_f64() >= Some(300.0), "{slow:#}");
     assert!(!all.to_string().contains("never-recorded"), "queries may hold secrets and are not recorded");
     let post = find("/echo");
@@ -145,7 +153,10 @@ async fn a_deployment_is_followed_line_by_line_while_it_builds() {
         last = Some(event);
     }
     assert_eq!(ticks.len(), 3);
-    assert!(ticks[2] - ticks[0] > Duration::from_millis(1200), "they come as they are printed, not at the end");
+    assert!(
+        ticks[2] - ticks[0] > Duration::from_millis(1200),
+        "they come as they are printed, not at the end"
+    );
     let last = last.unwrap();
     assert_eq!((last.name.as_str(), &last.data["state"]), ("result", &json!("live")));
     // What was followed can be read later, filtered.

@@ -38,7 +38,8 @@ async fn cancelling_stops_the_build_for_real() {
     assert_eq!(berth.visit("web", "/").await.json()["version"], "1");
     // Cancelling again changes nothing; what is over otherwise cannot be cancelled.
     assert_eq!(berth.post(&cancel, json!({})).await["state"], "cancelled");
-    let refused = berth.try_send(Method::POST, "/v1/deployments/web%231/cancel", json!({})).await.unwrap_err();
+    let refused =
+        berth.try_send(Method::POST, "/v1/deployments/web%231/cancel", json!({})).await.unwrap_err();
     assert_problem(&refused.problem, "conflict", None, &["web#1", "live"], &["release_rollback"]);
 }
 
@@ -71,7 +72,10 @@ async fn of_those_that_wait_only_the_newest_is_built() {
     assert_eq!(second["state"], "superseded");
     let steps = second["steps"].as_array().unwrap();
     assert!(steps.last().unwrap()["reason"].as_str().unwrap().contains("web#3"), "{second:#}");
-    assert_eq!(berth.settled(&first).await["state"].as_str().map(|s| s == "live" || s == "retired"), Some(true));
+    assert_eq!(
+        berth.settled(&first).await["state"].as_str().map(|s| s == "live" || s == "retired"),
+        Some(true)
+    );
     assert_eq!(berth.settled(&third).await["state"], "live");
     assert_eq!(berth.visit("web", "/").await.json()["version"], "3");
 }
@@ -155,7 +159,10 @@ async fn a_build_is_repeated_from_the_cache_unless_told_otherwise() {
     let kinds = |page: &Value| {
         let lines = page["lines"].as_array().unwrap().clone();
         let of = |kind: &str| {
-            lines.iter().filter(|l| l["kind"] == kind && l["text"].as_str().unwrap().contains("RUN sleep")).count()
+            lines
+                .iter()
+                .filter(|l| l["kind"] == kind && l["text"].as_str().unwrap().contains("RUN sleep"))
+                .count()
         };
         (of("cached"), of("done"))
     };

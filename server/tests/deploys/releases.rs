@@ -60,12 +60,14 @@ async fn a_rollback_that_cannot_be_names_those_that_can() {
     for text in ["one", "two", "three"] {
         berth.deploy_live("site", apps::site(text)).await;
     }
-    let refused = berth.try_send(Method::POST, "/v1/apps/site/rollback", json!({ "to": 9 })).await.unwrap_err();
+    let refused =
+        berth.try_send(Method::POST, "/v1/apps/site/rollback", json!({ "to": 9 })).await.unwrap_err();
     assert_eq!(refused.code(), "not_found");
     assert_eq!(texts(&refused.problem["candidates"]), ["2", "1"], "{refused:#?}");
     berth.post("/v1/apps/site/rollback", json!({ "to": 1 })).await;
     assert!(berth.visit("site", "/").await.body.contains("<p>one</p>"));
-    let refused = berth.try_send(Method::POST, "/v1/apps/site/rollback", json!({ "to": 1 })).await.unwrap_err();
+    let refused =
+        berth.try_send(Method::POST, "/v1/apps/site/rollback", json!({ "to": 1 })).await.unwrap_err();
     assert_eq!(refused.code(), "conflict", "it serves already");
 }
 
@@ -86,7 +88,8 @@ async fn only_as_many_releases_are_kept_as_is_set() {
     let names: Vec<&str> =
         kept["releases"].as_array().unwrap().iter().map(|r| r["release"].as_str().unwrap()).collect();
     assert_eq!(names, ["web#3", "web#2"]);
-    let refused = berth.try_send(Method::POST, "/v1/apps/web/rollback", json!({ "to": 1 })).await.unwrap_err();
+    let refused =
+        berth.try_send(Method::POST, "/v1/apps/web/rollback", json!({ "to": 1 })).await.unwrap_err();
     assert_eq!((refused.code(), refused.status), ("release_gone", 410), "{refused:#?}");
     assert_eq!(texts(&refused.problem["candidates"]), ["2"]);
 }

@@ -104,7 +104,8 @@ async fn a_secret_is_revealed_to_who_may_see_secrets() {
 
     let deployer = json!({ "name": "ci", "scopes": ["read", "deploy", "write"] });
     let token = berth.post("/v1/tokens", deployer).await["secret"].as_str().unwrap().to_owned();
-    let response = berth.client.get(format!("{}{path}", berth.control)).bearer_auth(token).send().await.unwrap();
+    let response =
+        berth.client.get(format!("{}{path}", berth.control)).bearer_auth(token).send().await.unwrap();
     assert_eq!(response.status(), 403);
     let problem: Value = serde_json::from_str(&response.text().await.unwrap()).unwrap();
     assert_eq!(problem["code"], "forbidden");
@@ -169,7 +170,11 @@ async fn a_variable_that_cannot_be_is_refused_without_repeating_its_value() {
         (json!({ "secrets": { "A": format!("{SESAME}\0") } }), "secrets.A"),
     ] {
         let refused = berth.try_send(Method::PUT, "/v1/apps/web/variables", set).await.unwrap_err();
-        assert_eq!((refused.code(), &refused.problem["field"]), ("invalid_input", &json!(field)), "{refused:#?}");
+        assert_eq!(
+            (refused.code(), &refused.problem["field"]),
+            ("invalid_input", &json!(field)),
+            "{refused:#?}"
+        );
         assert!(!refused.problem.to_string().contains(SESAME), "{refused:#?}");
     }
 }

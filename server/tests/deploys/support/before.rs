@@ -22,7 +22,9 @@ impl Before {
         let mut containers = docker::containers(&berth.instance);
         containers.sort();
         let releases = berth.entries("releases");
-        let releases = releases.iter().flat_map(|app| berth.entries(&format!("releases/{app}")).into_iter().map(move |n| format!("{app}/{n}")));
+        let releases = releases.iter().flat_map(|app| {
+            berth.entries(&format!("releases/{app}")).into_iter().map(move |n| format!("{app}/{n}"))
+        });
         Self {
             containers,
             images: docker::images(&berth.instance),
@@ -40,14 +42,23 @@ impl Before {
             if now == *self {
                 return;
             }
-            assert!(begun.elapsed() < Duration::from_secs(15), "something was left:\n{now:#?}\nbefore:\n{self:#?}");
+            assert!(
+                begun.elapsed() < Duration::from_secs(15),
+                "something was left:\n{now:#?}\nbefore:\n{self:#?}"
+            );
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
 }
 
 /// Wants a problem to have this code and step, and its texts to say these things; none of them may be empty.
-pub(crate) fn assert_problem(problem: &Value, code: &str, step: Option<&str>, detail: &[&str], hint: &[&str]) {
+pub(crate) fn assert_problem(
+    problem: &Value,
+    code: &str,
+    step: Option<&str>,
+    detail: &[&str],
+    hint: &[&str],
+) {
     assert_eq!((problem["code"].as_str(), problem["step"].as_str()), (Some(code), step), "{problem:#}");
     for (field, wanted) in [("detail", detail), ("hint", hint)] {
         let said = problem[field].as_str().unwrap_or_default();

@@ -248,13 +248,13 @@ impl FakeEngine {
         self.touch();
         if again {
             let (engine, id) = (self.clone(), id.clone());
-            let _ = self.spawn(async move {
+            drop(self.spawn(async move {
                 tokio::time::sleep(RESTART_AFTER).await;
                 let still = engine.lock().containers.get_mut(&id).is_some_and(|container| {
                     let waits = container.phase == ContainerPhase::Restarting && container.run == run;
                     container.restart_count += u32::from(waits);
                     waits
-                });
+                }));
                 if still {
                     let _ = engine.launch(&id);
                 }
