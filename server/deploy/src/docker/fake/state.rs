@@ -254,11 +254,11 @@ impl FakeEngine {
                     let waits = container.phase == ContainerPhase::Restarting && container.run == run;
                     container.restart_count += u32::from(waits);
                     waits
-                }));
+                });
                 if still {
                     let _ = engine.launch(&id);
                 }
-            });
+            }));
         }
     }
 }
