@@ -1,5 +1,7 @@
 //! The endpoint as clients meet it: HTTP in, HTTP out, on the real store and pipeline with an engine in memory.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may fail this way")]
+
 #[path = "../../tools/tests/world/mod.rs"]
 mod world;
 

@@ -17,7 +17,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub(crate) use api::Refused;
 pub(crate) use daemon::{Berth, Options};
 pub(crate) use serde_json::{Value, json};
 
