@@ -201,7 +201,9 @@ async fn write_events(journal: Journal, mut events: mpsc::Receiver<BuildEvent>) 
                     StepState::Started => (BuildLineKind::Step, name),
                     StepState::Cached => (BuildLineKind::Cached, format!("{name} (cached)")),
                     StepState::Done => (BuildLineKind::Done, format!("done in {seconds:.1} s")),
-                    StepState::Failed { .. } => (BuildLineKind::Failed, format!("failed after {seconds:.1} s")),
+                    StepState::Failed { .. } => {
+                        (BuildLineKind::Failed, format!("failed after {seconds:.1} s"))
+                    }
                 };
                 journal.line(kind, Some(step.0.to_string()), text).await;
             }
