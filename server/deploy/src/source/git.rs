@@ -196,7 +196,11 @@ impl<'a> Session<'a> {
             Transport::Local => Vec::new(),
             _ => resolve_guarded(url.host(), url.port(), &request.policy).await?,
         };
-        if url.transport() == Transport::Https {
+        // A literal address is not resolved, and curl's list of pins has no form for an IPv6 one.
+        if url.transport() == Transport::Https
+            && url.host().parse::<std::net::Ipv4Addr>().is_err()
+            && !url.host().starts_with('[')
+        {
             let list: Vec<String> = addresses.iter().map(|address| bracketed(address.ip())).collect();
             config.push((
                 "http.curloptResolve".to_owned(),

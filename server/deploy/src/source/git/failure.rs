@@ -223,7 +223,15 @@ pub(super) fn classify(stderr: &str, url: &str, wanted: &Wanted, with_credential
         };
     }
     if let Wanted::Commit(commit) = wanted
-        && says(&["not our ref", "unadvertised object", "no such remote ref", "bad object"])
+        && says(&[
+            "not our ref",
+            "unadvertised object",
+            "no such remote ref",
+            "bad object",
+            "not a tree",
+            "invalid reference",
+            "unable to read tree",
+        ])
     {
         return GitError::CommitNotFound { url, commit: commit.to_string() };
     }
