@@ -77,14 +77,17 @@ impl Inner {
         }
     }
 
+    /// The oldest job of an app that has not ended. One that "runs" is one whose beginning was kept although the
+    /// store said otherwise, for nobody else works on this app's jobs.
     async fn next_job(&self, app: Option<AppId>) -> Result<Option<JobRow>, Problem> {
-        let jobs = self.store.jobs().unfinished().await?;
-        Ok(jobs.into_iter().find(|j| j.app_id == app && j.state == JobState::Queued))
+        Ok(self.store.jobs().unfinished().await?.into_iter().find(|j| j.app_id == app))
     }
 
     /// Runs a job to its end, or until the daemon goes down: then it stays "running" and the next start takes it up.
     async fn run_job(self: &Arc<Self>, job: JobRow) -> Result<(), Problem> {
-        self.store.jobs().transition(&job.id, JobState::Queued, JobState::Running, None, None).await?;
+        if job.state == JobState::Queued {
+            self.store.jobs().transition(&job.id, JobState::Queued, JobState::Running, None, None).await?;
+        }
         let outcome = tokio::select! {
             biased;
             () = self.shutdown.cancelled() => return Ok(()),

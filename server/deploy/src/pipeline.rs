@@ -74,6 +74,8 @@ pub(crate) struct Inner {
     pub(crate) restartable: Mutex<HashSet<ContainerId>>,
     /// The engine answers again after it was away.
     pub(crate) engine_back: Notify,
+    /// What is left over should be looked for now.
+    pub(crate) sweep_now: Notify,
     pub(crate) builds: Semaphore,
     /// There may be something to pick.
     pub(crate) wake: Notify,
@@ -138,6 +140,7 @@ impl Pipeline {
             working: Turns::default(),
             restartable: Mutex::default(),
             engine_back: Notify::new(),
+            sweep_now: Notify::new(),
             wake: Notify::new(),
             settled: broadcast::channel(256).0,
             look,

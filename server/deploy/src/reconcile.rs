@@ -148,13 +148,16 @@ impl Inner {
         loop {
             tokio::select! {
                 () = self.shutdown.cancelled() => return,
-                _ = interval.tick() => {
-                    self.look_at_all().await;
-                    if sweep.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
-                        sweep = Some(self.tasks.spawn(Arc::clone(&self).sweep()));
-                    }
+                Some(environment) = looks.recv() => {
+                    self.look_at(environment);
+                    continue;
                 }
-                Some(environment) = looks.recv() => self.look_at(environment),
+                _ = interval.tick() => {}
+                () = self.sweep_now.notified() => {}
+            }
+            self.look_at_all().await;
+            if sweep.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
+                sweep = Some(self.tasks.spawn(Arc::clone(&self).sweep()));
             }
         }
     }
@@ -197,9 +200,9 @@ impl Inner {
                 () = self.shutdown.cancelled() => return,
                 () = self.engine_answers() => {}
             }
-            // Containers may have come and gone while nobody listened.
+            // Containers may have come and gone while nobody listened, and what was to be removed is still there.
             self.engine_back.notify_waiters();
-            self.look_at_all().await;
+            self.sweep_now.notify_one();
         }
     }
 

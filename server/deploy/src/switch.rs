@@ -260,7 +260,9 @@ impl Inner {
         let target = self.target(app, &back, containers.as_deref())?;
         let problem = died(app, release, &back, exit);
         let change = Change { reason: Some(problem.detail.clone()), problem: Some(problem.clone()) };
-        self.store.deployments().roll_back(deployment.id, deployment.state, Some(back.id), change).await?;
+        // It may have got from draining to live meanwhile.
+        let state = self.deployment(deployment.id).await?.state;
+        self.store.deployments().roll_back(deployment.id, state, Some(back.id), change).await?;
         self.routes.serve(app, &back, target);
         if let Some(containers) = &containers {
             self.collect_logs(app, &back, containers);
