@@ -216,6 +216,9 @@ impl Pipeline {
         deployment: &DeploymentRow,
     ) -> Result<DeploymentRow, Problem> {
         let inner = &self.0;
+        if deployment.state == DeploymentState::Cancelled {
+            return Ok(deployment.clone());
+        }
         if !deployment.state.is_cancellable() {
             let why = if deployment.state.is_settled() { "has ended" } else { "already gets the traffic" };
             return Err(Problem::new(
