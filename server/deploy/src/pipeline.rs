@@ -371,6 +371,12 @@ impl Pipeline {
         })
     }
 
+    /// Bytes that must be free for a build to begin.
+    #[must_use]
+    pub fn min_free_bytes(&self) -> u64 {
+        self.0.config.min_free_bytes
+    }
+
     /// Docker as it answers now.
     pub async fn docker_status(&self) -> DockerStatus {
         match self.0.engine.info().await {
