@@ -139,7 +139,8 @@ fn request(record: AccessRecord, app_id: AppId, release: i64) -> NewRequest {
         request_id: record.request_id.to_string(),
         method: record.method.to_string(),
         host: record.host,
-        path: record.path,
+        // What follows the question mark may be a password or a token.
+        path: record.path.split_once('?').map_or(record.path.as_str(), |(path, _)| path).to_owned(),
         status: i64::from(record.status),
         bytes_in: signed(record.bytes_in),
         bytes_out: signed(record.bytes_out),

@@ -62,7 +62,8 @@ async fn status(call: Call, _: PlatformStatusGet) -> Result<PlatformStatus, Prob
     let (apps, ids) = apps(&call).await?;
     let unsettled = context.store.deployments().unsettled().await?;
     let in_progress = unsettled.iter().filter(|d| ids.contains(&d.app_id)).count();
-    let attention = attention(docker.available, docker.problem.as_deref(), &disk, &apps);
+    let needed = i64::try_from(context.pipeline.min_free_bytes()).unwrap_or(i64::MAX);
+    let attention = attention(docker.available, docker.problem.as_deref(), &disk, needed, &apps);
     Ok(PlatformStatus {
         healthy: attention.is_empty(),
         attention,
@@ -78,14 +79,26 @@ async fn status(call: Call, _: PlatformStatusGet) -> Result<PlatformStatus, Prob
     })
 }
 
-/// What needs attention, with what to do.
-fn attention(docker: bool, docker_problem: Option<&str>, disk: &DiskStatus, apps: &AppCounts) -> Vec<String> {
+/// What needs attention, with what to do. `needed` bytes must be free for a build to begin.
+fn attention(
+    docker: bool,
+    docker_problem: Option<&str>,
+    disk: &DiskStatus,
+    needed: i64,
+    apps: &AppCounts,
+) -> Vec<String> {
     let mut list = Vec::new();
     if !docker {
         let why = docker_problem.unwrap_or("Start Docker Engine and make its socket readable for Berth.");
         list.push(format!("Docker does not answer, so nothing can be built or started. {why}"));
     }
-    if disk.free_bytes < LOW_DISK_BYTES
+    if disk.free_bytes < needed {
+        list.push(format!(
+            "Only {} disk space are free; builds and uploads are refused below {} (min_free_disk_mb). platform_cleanup lists what can go.",
+            jobs::size(disk.free_bytes),
+            jobs::size(needed)
+        ));
+    } else if disk.free_bytes < LOW_DISK_BYTES
         || disk.free_bytes.saturating_mul(100) < disk.total_bytes * LOW_DISK_PERCENT
     {
         list.push(format!(
@@ -236,10 +249,12 @@ mod tests {
     #[test]
     fn attention_says_what_to_do() {
         let well = DiskStatus { free_bytes: 50_000_000_000, total_bytes: 100_000_000_000, data_bytes: 0 };
-        assert!(attention(true, None, &well, &AppCounts::default()).is_empty());
+        assert!(attention(true, None, &well, 1 << 30, &AppCounts::default()).is_empty());
+        let refused = attention(true, None, &well, 60_000_000_000, &AppCounts::default());
+        assert!(refused[0].contains("min_free_disk_mb"), "{refused:?}");
         let full = DiskStatus { free_bytes: 5_000_000_000, ..well };
         let apps = AppCounts { unhealthy: vec!["web".into()], ..AppCounts::default() };
-        let list = attention(false, None, &full, &apps);
+        let list = attention(false, None, &full, 1 << 30, &apps);
         assert_eq!(list.len(), 3);
         assert!(list[1].contains("platform_cleanup") && list[2].contains("app_get(app=\"web\")"));
     }

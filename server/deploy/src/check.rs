@@ -93,7 +93,7 @@ impl Inner {
     }
 
     /// The last lines that a container printed.
-    async fn output_tail(&self, id: &ContainerId) -> Vec<String> {
+    pub(crate) async fn output_tail(&self, id: &ContainerId) -> Vec<String> {
         let options = LogOptions { tail: Some(TAIL), ..LogOptions::default() };
         let lines =
             self.engine.logs(id, options).filter_map(async |line| line.ok().map(|l| l.text)).collect();

@@ -219,6 +219,9 @@ impl Pipeline {
         deployment: &DeploymentRow,
     ) -> Result<DeploymentRow, Problem> {
         let inner = &self.0;
+        if deployment.state == DeploymentState::Cancelled {
+            return Ok(deployment.clone());
+        }
         if !deployment.state.is_cancellable() {
             let why = if deployment.state.is_settled() { "has ended" } else { "already gets the traffic" };
             return Err(Problem::new(
@@ -369,6 +372,12 @@ impl Pipeline {
             }
             None => "its turn; it starts in a moment".to_owned(),
         })
+    }
+
+    /// Bytes that must be free for a build to begin.
+    #[must_use]
+    pub fn min_free_bytes(&self) -> u64 {
+        self.0.config.min_free_bytes
     }
 
     /// Docker as it answers now.

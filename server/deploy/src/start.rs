@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use berth_schemas::{EnvironmentName, Problem, VariableName, app::AppSettings};
+use berth_schemas::{Code, EnvironmentName, Problem, VariableName, app::AppSettings};
 use berth_store::model::{AppRow, Artifact, EnvironmentId, ReleaseId, ReleaseRow};
 use futures_util::future::try_join_all;
 
@@ -17,8 +17,9 @@ use crate::{
         ContainerId, ContainerPhase, ContainerSpec, ContainerSummary, EngineError, ResourceLimits,
         RestartPolicy, Workload, label,
     },
-    fault::{Halt, engine_problem},
+    fault::{Halt, engine_problem, sentence},
     pipeline::Inner,
+    probe::HealthFailureKind,
 };
 
 /// Memory limit of a replica where none was set, in MiB.
@@ -148,7 +149,7 @@ impl Inner {
                 let own: Vec<&ContainerSummary> =
                     kept.iter().filter(|c| replica_of(c) == Some(replica)).collect();
                 let kept = match own.first() {
-                    Some(container) => self.start_kept(container).await?,
+                    Some(container) => self.start_kept(container).await.map_err(|e| engine_problem(&e))?,
                     None => None,
                 };
                 let id = match kept {
@@ -164,16 +165,37 @@ impl Inner {
                             network,
                             variables,
                         );
-                        let id = self.engine.create_container(spec).await?;
-                        self.engine.start_container(&id).await?;
+                        let id =
+                            self.engine.create_container(spec).await.map_err(|e| engine_problem(&e))?;
+                        self.engine.start_container(&id).await.map_err(|e| engine_problem(&e))?;
                         id
                     }
                 };
-                let addr = self.engine.address(&id, *port).await?;
-                Ok::<_, EngineError>(Running { id, replica, addr })
+                match self.engine.address(&id, *port).await {
+                    Ok(addr) => Ok(Running { id, replica, addr }),
+                    Err(error) => Err(self.no_address(&id, &error).await),
+                }
             }
         });
-        try_join_all(started).await.map_err(|e| engine_problem(&e))
+        try_join_all(started).await
+    }
+
+    /// Why a container that was started has no address. Mostly it has ended already: then that is what matters.
+    async fn no_address(&self, id: &ContainerId, error: &EngineError) -> Problem {
+        match self.engine.inspect_container(id).await {
+            Ok(state) if !state.running && state.exit_code.is_some() => {
+                let kind = HealthFailureKind::Exited {
+                    code: state.exit_code.unwrap_or(-1),
+                    oom: state.oom_killed,
+                    error: state.error.filter(|e| !e.is_empty()),
+                };
+                let hint = kind.hint().unwrap_or_default();
+                Problem::new(Code::ContainerExited, sentence(&kind.to_string()))
+                    .hint(sentence(&hint))
+                    .log_tail(self.output_tail(id).await)
+            }
+            _ => engine_problem(error),
+        }
     }
 
     /// Starts a container that is there already. None when it cannot be started any more, as when its network or

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{Any, AnyPool, AssertSqlSafe, Row, any::AnyPoolOptions, pool::PoolConnection};
+use sqlx::{Any, AnyPool, AssertSqlSafe, Connection as _, Row, any::AnyPoolOptions, pool::PoolConnection};
 
 use crate::{
     error::{Result, StoreError},
@@ -148,6 +148,17 @@ async fn sqlite_pool(size: u32, url: &str, read_only: bool) -> Result<AnyPool> {
         .idle_timeout(None)
         .max_lifetime(None)
         .test_before_acquire(false)
+        // A full disk makes SQLite roll back by itself; the driver's own rollback then fails, and the
+        // connection would refuse every later transaction. Such a one is closed, and a new one opened.
+        .after_release(|conn, _| {
+            Box::pin(async move {
+                if conn.is_in_transaction() {
+                    // A rollback may be under way: what is asked after it is answered after it.
+                    conn.ping().await?;
+                }
+                Ok(!conn.is_in_transaction())
+            })
+        })
         .after_connect(move |conn, _| {
             Box::pin(async move {
                 if read_only {

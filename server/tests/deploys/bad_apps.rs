@@ -46,7 +46,8 @@ async fn a_command_that_does_not_exist_is_named() {
     let (berth, before) = with_live_app().await;
     let problem = berth.deploy_failing("web", source).await;
     assert_eq!(problem["code"], "container_exited", "{problem:#}");
-    assert!(problem["detail"].as_str().unwrap().contains("/no/such/program"), "{problem:#}");
+    assert!(problem["detail"].as_str().unwrap().contains("code 127"), "{problem:#}");
+    assert!(texts(&problem["log_tail"]).iter().any(|l| l.contains("/no/such/program")), "{problem:#}");
     assert!(problem["hint"].is_string() && problem["step"].is_string(), "{problem:#}");
     assert_untouched(&berth, &before).await;
 }
@@ -86,7 +87,7 @@ async fn an_app_that_opens_no_port_is_told_so() {
     needs_docker!();
     let source = apps::python("import time\nprint('thinking')\ntime.sleep(600)\n");
     let problem =
-        assert_unfit(source, json!({}), "port_not_open", &["port 8080"], &["nothing listens"]).await;
+        assert_unfit(source, json!({}), "port_not_open", &["port 8080"], &["Nothing listens"]).await;
     assert_eq!(texts(&problem["log_tail"]), ["thinking"], "{problem:#}");
 }
 

@@ -157,7 +157,7 @@ async fn an_upload_of_another_kind_or_size_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn inline_files_that_climb_out_are_refused() {
     let (berth, before) = with_live_site().await;
-    for path in ["../index.html", "/etc/berth-escape", "a//b", "a/./b", "nul\0"] {
+    for path in ["../index.html", "a/../../b", "/etc/berth-escape", "nul\0"] {
         let source = json!({ "files": { path: "x", "index.html": "y" } });
         let refused = berth.try_send(Method::POST, "/v1/apps/site/deployments", source).await.unwrap_err();
         assert_eq!(

@@ -155,7 +155,7 @@ impl GitError {
             Self::EmptyRepository { .. } => "Push a first commit.",
             Self::HostUnreachable { .. } => "Check the host name and this server's network, then try again.",
             Self::Guard(GuardError::Forbidden { .. }) => {
-                "An administrator can allow this host for outgoing requests."
+                "An administrator can let deployments fetch from private addresses with the setting allow_private_sources."
             }
             Self::Guard(GuardError::Unresolved { .. }) => "Check the host name and this server's DNS.",
             Self::HostKeyChanged { .. } => {
