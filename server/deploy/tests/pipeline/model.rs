@@ -13,7 +13,7 @@ use proptest::{
 use crate::world::{World, answering, failing, quick};
 
 /// Stories are told for so long, unless `BERTH_MODEL_CASES` says how many.
-const TIME: Duration = Duration::from_secs(25);
+const TIME: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Clone, Copy)]
 enum Image {

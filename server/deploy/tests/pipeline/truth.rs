@@ -76,10 +76,9 @@ impl World {
         if live.len() > 1 {
             return Some(format!("{} deployments are live", live.len()));
         }
-        if let (Some(live), Some(pointer)) = (live.first(), self.app().await.environment.live) {
-            if live.release != Some(pointer) {
-                return Some(format!("{} is live and the pointer says {pointer:?}", live.reference()));
-            }
+        let pointer = self.app().await.environment.live;
+        if let Some(live) = live.first().filter(|live| live.release != pointer) {
+            return Some(format!("{} is live and the pointer says {pointer:?}", live.reference()));
         }
         // Each took the traffic after those before it, and only steps that there are.
         let mut switched: Option<(i64, Timestamp)> = None;
