@@ -165,8 +165,7 @@ impl Inner {
                             network,
                             variables,
                         );
-                        let id =
-                            self.engine.create_container(spec).await.map_err(|e| engine_problem(&e))?;
+                        let id = self.engine.create_container(spec).await.map_err(|e| engine_problem(&e))?;
                         self.engine.start_container(&id).await.map_err(|e| engine_problem(&e))?;
                         id
                     }
