@@ -13,8 +13,13 @@ async fn a_dockerfile_becomes_a_live_app_and_goes_without_a_trace() {
     let live = berth.deploy("dockerfile").await;
     assert_eq!(live.deployment, "dockerfile#1");
     assert_eq!(berth.visit("dockerfile", "/").await.status, 200);
-    let logs = berth.cli(["logs", "dockerfile"]).await.ok();
-    assert!(!logs.stdout.is_empty());
+    // Lines are kept in batches, a moment after they were printed.
+    let printed = async {
+        while berth.cli(["logs", "dockerfile"]).await.ok().stdout.is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(15), printed).await.expect("what the app printed");
 
     berth.cli(["app", "delete", "dockerfile", "--confirm", "dockerfile"]).await.ok();
     let gone = async {
