@@ -22,6 +22,8 @@ use crate::{
 
 /// Time that a container, started again, has to open its port before it is routed.
 const REOPEN_LIMIT: Duration = Duration::from_secs(60);
+/// Looks at containers that end while they are looked at.
+const LOOKS: u32 = 3;
 /// Pause after a look that failed; doubled up to the last.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -89,13 +91,9 @@ impl Inner {
         release: &ReleaseRow,
         gate: &Gate,
     ) -> Result<(), Problem> {
-        let containers = self.containers_of(release.id).await.map_err(|e| engine_problem(&e))?;
         let wanted = app.environment.replicas.max(1);
-        let (own, surplus) = sort_out(containers, wanted);
-        let mut up = Vec::new();
-        for container in own.iter().filter(|c| c.phase == ContainerPhase::Running) {
-            up.extend(self.running(release, container).await.map_err(|e| engine_problem(&e))?);
-        }
+        let Found { own, surplus, mut up } =
+            self.find_containers(release, wanted).await.map_err(|e| engine_problem(&e))?;
         if up.is_empty()
             && !own.iter().any(|c| may_run(c.phase))
             && let Some(dead) = own.iter().find(|c| c.phase == ContainerPhase::Exited)
@@ -126,6 +124,24 @@ impl Inner {
             self.remove_container(&container.id).await.map_err(|e| engine_problem(&e))?;
         }
         Ok(())
+    }
+
+    /// What there is of a release. A container that ends between the list and the look at it is listed again as
+    /// ended: taken for missing, it would be started instead of counting as a death.
+    async fn find_containers(&self, release: &ReleaseRow, wanted: i64) -> Result<Found, EngineError> {
+        let mut tries = 0;
+        loop {
+            let (own, surplus) = sort_out(self.containers_of(release.id).await?, wanted);
+            let listed = own.iter().filter(|c| c.phase == ContainerPhase::Running);
+            let mut up = Vec::new();
+            for container in listed.clone() {
+                up.extend(self.running(release, container).await?);
+            }
+            tries += 1;
+            if up.len() == listed.count() || tries == LOOKS {
+                return Ok(Found { own, surplus, up });
+            }
+        }
     }
 
     fn watch_is_over(&self, app: &AppRow, release: &ReleaseRow) -> bool {
@@ -204,6 +220,16 @@ impl Inner {
             () = hurried => Err(Problem::new(Code::Cancelled, "Something else wants to change the app first.")),
         }
     }
+}
+
+/// The containers of a release.
+struct Found {
+    /// One for each wanted replica, as far as there are.
+    own: Vec<ContainerSummary>,
+    /// Those that nobody wants.
+    surplus: Vec<ContainerSummary>,
+    /// Those of `own` that run.
+    up: Vec<Running>,
 }
 
 /// The one container of each wanted replica, a running one if there is one, and those that nobody wants.
