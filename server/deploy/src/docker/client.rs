@@ -44,13 +44,26 @@ struct Inner {
     host: Result<EngineHost, EngineError>,
     instance: InstanceId,
     client: Mutex<Option<bollard::Docker>>,
+    /// Held while a network is looked for and made: the engine lets two have the same name.
+    networks: tokio::sync::Mutex<()>,
 }
 
 impl Docker {
     /// Makes the handle; nothing is connected yet, and a wrong host shows in the first call.
     pub fn connect(config: DockerConfig) -> Self {
         let host = EngineHost::parse(config.host.as_deref());
-        Self { inner: Arc::new(Inner { host, instance: config.instance, client: Mutex::new(None) }) }
+        Self {
+            inner: Arc::new(Inner {
+                host,
+                instance: config.instance,
+                client: Mutex::new(None),
+                networks: tokio::sync::Mutex::default(),
+            }),
+        }
+    }
+
+    pub(super) fn networks(&self) -> &tokio::sync::Mutex<()> {
+        &self.inner.networks
     }
 
     /// The instance that this handle acts for.

@@ -36,6 +36,7 @@ impl Docker {
     }
 
     pub(super) async fn provide_network(&self, name: &str, mut labels: Labels) -> Result<(), EngineError> {
+        let _alone = self.networks().lock().await;
         if let Some(found) = self.find_network(name).await? {
             return self.must_own(name, &found.labels);
         }
