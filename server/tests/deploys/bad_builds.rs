@@ -39,9 +39,12 @@ async fn a_dockerfile_that_is_none_is_named_with_its_line() {
 async fn a_step_that_fails_is_named_with_its_last_lines() {
     needs_docker!();
     let (berth, before) = with_live_app().await;
-    let source = apps::dockerfile(
-        "FROM python:3.12-slim\nRUN echo before\nRUN echo the crane is broken >&2 && exit 3\nRUN echo after\n",
-    );
+    // A step that an earlier run left in the cache prints nothing.
+    let source = apps::dockerfile(&format!(
+        "FROM python:3.12-slim\nENV FRESH={}\nRUN echo before\n\
+        RUN echo the crane is broken >&2 && exit 3\nRUN echo after\n",
+        uuid::Uuid::new_v4()
+    ));
     let problem = berth.deploy_failing("web", source).await;
     assert_problem(&problem, "build_failed", Some("building"), &["exit code 3", "crane"], &["log"]);
     assert_eq!(texts(&problem["log_tail"]), ["the crane is broken"], "{problem:#}");

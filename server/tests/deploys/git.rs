@@ -141,7 +141,10 @@ async fn a_source_that_could_reach_inwards_is_refused() {
         let problem = berth.deploy_failing("site", json!({ "git_url": url })).await;
         assert_problem(&problem, "git_failed", Some("fetching"), &[], &["allow_private_sources"]);
     }
-    assert_eq!(berth.entries("work"), [""; 0]);
+    eventually("the removal of work directories", std::time::Duration::from_secs(5), async || {
+        berth.entries("work").is_empty().then_some(())
+    })
+    .await;
 }
 
 /// git's own server behind Python's CGI server, on a free port of the loopback interface.

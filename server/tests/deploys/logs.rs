@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 
-use crate::support::{mcp, mcp::Way, *};
+use crate::support::{docker, mcp, mcp::Way, *};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -88,7 +88,12 @@ async fn a_flood_of_output_is_bounded_and_does_not_stop_the_app() {
         threading.Thread(target=flood).start()\n\
         http.server.ThreadingHTTPServer(('0.0.0.0', 8080), http.server.SimpleHTTPRequestHandler).serve_forever()\n";
     berth.deploy_live("web", apps::python(program)).await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    let container = docker::running(&berth.instance, "web").remove(0);
+    eventually("the end of the flood", Duration::from_secs(60), async || {
+        docker::docker(&["logs", "--tail", "3", &container]).contains("the flood is over").then_some(())
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     // The next thing that it prints, a line about this request, is kept again, and what was cut is said.
     assert_eq!(berth.visit("web", "/after-the-flood").await.status, 404);
     for wanted in ["after-the-flood", "were+dropped"] {

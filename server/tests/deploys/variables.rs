@@ -120,10 +120,11 @@ async fn a_build_secret_reaches_the_build_and_stays_out_of_image_and_log() {
     berth.post("/v1/apps", json!({ "name": "web" })).await;
     let set = json!({ "secrets": { "DOOR": SESAME }, "build": true });
     berth.send(Method::PUT, "/v1/apps/web/variables", set).await;
+    let fresh = uuid::Uuid::new_v4();
     let source = json!({ "files": {
-        "Dockerfile": "FROM python:3.12-slim\n\
+        "Dockerfile": format!("FROM python:3.12-slim\nENV FRESH={fresh}\n\
             RUN --mount=type=secret,id=DOOR echo \"it has $(wc -c < /run/secrets/DOOR) bytes: $(cat /run/secrets/DOOR)\"\n\
-            EXPOSE 8000\nCMD [\"python3\", \"-m\", \"http.server\", \"8000\"]\n",
+            EXPOSE 8000\nCMD [\"python3\", \"-m\", \"http.server\", \"8000\"]\n"),
     } });
     let detail = berth.deploy_live("web", source).await;
     let log = berth.build_log(detail["deployment"].as_str().unwrap()).await.join("\n");
