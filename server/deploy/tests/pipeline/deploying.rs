@@ -205,6 +205,64 @@ async fn a_rollback_to_the_live_release_never_hurts_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rollback_to_the_live_release_that_is_given_up_while_it_is_checked_does_not_hurt_it_either() {
+    let world = World::new(quick()).await;
+    let slow = Serve::Http { status: 200, body: "one".into(), takes: Duration::from_millis(400) };
+    world.image("one", Behaviour { serve: slow, ..Behaviour::default() });
+    let first = world.deploy("one").await;
+    let serving = world.running().await;
+    let back = world.rollback(&first).await;
+    world.reaches(back.id, S::Checking).await;
+    assert_eq!(world.cancel(&back).await.unwrap().state, S::Cancelled);
+    world.is_true().await;
+    assert_eq!(world.running().await, serving);
+    let journal = world.engine.journal();
+    assert!(!journal.iter().any(|l| l.starts_with("stop_container") || l.starts_with("remove_container")));
+}
+
+/// Its kept containers are restarted by the engine when they die, which would hide their death.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_that_was_brought_back_is_watched_like_a_new_one() {
+    let world = World::new(quick()).await;
+    let first = world.deploy_new("one").await;
+    world.deploy_new("two").await;
+    world.is_true().await;
+    let settings = AppSettings { watch_window_s: Some(20), ..quick() };
+    let app = world.app().await.id;
+    world.store.apps().update_settings(&Principal::daemon(), app, settings).await.unwrap();
+    let back = world.rollback(&first).await;
+    assert_eq!(world.end(back.id).await.state, S::Live);
+    let (container, _) = world.running().await.into_iter().find(|(_, number)| *number == 1).unwrap();
+    world.engine.crash(&container, 1, false);
+    world.until("it is rolled back", async || world.row(back.id).await.state == S::RolledBack).await;
+    world.serves("two").await;
+    world.is_true().await;
+}
+
+/// An engine that comes back has what is left over looked for: what is being checked or drained is not that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_sweep_spares_what_is_being_checked_and_what_drains() {
+    let settings = AppSettings { health_timeout_s: Some(15), drain_timeout_s: Some(10), ..quick() };
+    let world = World::new(settings).await;
+    let slow = Serve::Http { status: 200, body: "slow".into(), takes: Duration::from_millis(2500) };
+    world.image("slow", Behaviour { serve: slow, ..Behaviour::default() });
+    world.deploy("slow").await;
+    world.image("two", Behaviour { listen_after: Duration::from_millis(2500), ..answering("two") });
+    let second = world.begin("two").await;
+    world.reaches(second.id, S::Checking).await;
+    world.sweep().await;
+    let addr = world.addr;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let open = tokio::spawn(async move { crate::world::visit(addr).await.unwrap() });
+    world.reaches(second.id, S::Draining).await;
+    world.sweep().await;
+    assert_eq!(open.await.unwrap(), (200, "slow".into()));
+    let ended = world.end(second.id).await;
+    assert_eq!(ended.state, S::Live, "{:?}", ended.problem);
+    world.is_true().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redeploy_does_not_lose_the_code_that_is_on_its_way() {
     let world = World::new(quick()).await;
     world.deploy_new("one").await;
@@ -239,6 +297,14 @@ async fn a_build_goes_live_and_one_that_fails_leaves_no_image() {
 }
 
 impl World {
+    /// Has the daemon look for what is left over, and waits until it has.
+    async fn sweep(&self) {
+        self.engine.go_away();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        self.engine.come_back();
+        tokio::time::sleep(Duration::from_millis(1300)).await;
+    }
+
     /// A source with a Dockerfile.
     async fn files(&self) -> DeploymentSource {
         let files = [("Dockerfile".to_owned(), "FROM scratch\nCOPY . /\nCMD [\"/app\"]\n".to_owned())];

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use berth_deploy::docker::{Engine, fake::Behaviour};
+use berth_deploy::docker::{Engine, RestartPolicy, fake::Behaviour};
 use berth_schemas::{
     Code,
     app::AppState,
@@ -133,6 +133,25 @@ async fn a_container_that_is_killed_or_removed_comes_back() {
     world.engine.remove_container(&id).await.unwrap();
     world.is_true().await;
     assert_eq!(world.containers().await.len(), 1);
+}
+
+/// The report of the second death comes while the first one is being put right.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_that_die_one_after_the_other_all_come_back() {
+    let world = World::new(berth_schemas::app::AppSettings { watch_window_s: Some(60), ..quick() }).await;
+    world.image("one", Behaviour { listen_after: Duration::from_millis(600), ..answering("one") });
+    world.deploy("one").await;
+    world.job(|p, app| async move { p.scale(&Principal::daemon(), &app, 3).await }).await;
+    // Nothing restarts them but the daemon.
+    for (id, _) in world.running().await {
+        world.engine.set_restart_policy(&id, RestartPolicy::No).await.unwrap();
+    }
+    for (id, _) in world.running().await {
+        world.engine.crash(&id, 1, false);
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+    world.until("all run", async || world.running().await.len() == 3).await;
+    world.is_true().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
