@@ -1,10 +1,11 @@
 #!/bin/sh
 # Installs Berth on a server, or tries it from a checkout. `deploy.sh --help` tells how.
 #
-# Plain POSIX sh, and everything is in functions that the last line calls: a download that breaks off runs
-# nothing. The two modes share the small parts (what is missing, is a port free, does the daemon answer).
+# Plain POSIX sh, and everything is inside one pair of braces that the last line closes: a download that breaks
+# off anywhere is a syntax error and runs nothing. The two modes share the small parts (what is missing, is a port free, does the daemon answer).
 # What this script never does: restart or reconfigure a Docker Engine that is there, pipe anything it fetched
 # into a shell (rustup's own installer apart, and only for --try), or remove data without being told to.
+{
 set -eu
 
 usage() {
@@ -55,7 +56,7 @@ defaults() {
   WANT_DOCKER=1 WANT_START=0 DRY_RUN=0 PURGE=0 TRY_ACTION=run PROFILE=dev
   # Seconds to wait for the daemon's first answer: a start takes well under one, a migration may take more.
   WAIT_S=${BERTH_INSTALL_WAIT_S:-60}
-  RUST_NEEDED=1.90 APT_UPDATED=0
+  RUST_NEEDED=1.91 APT_UPDATED=0
   BLOCKERS='' WARNINGS='' SUMMARY_DONE=0 TEMP='' PREVIOUS=''
   if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then
     BOLD=$(printf '\033[1m') RED=$(printf '\033[31m') YELLOW=$(printf '\033[33m')
@@ -1144,5 +1145,6 @@ main() {
   esac
 }
 
-# In braces: a download cut off within this line is a syntax error, not a call without its arguments.
-{ main "$@"; exit; }
+main "$@"
+exit
+}
