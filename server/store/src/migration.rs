@@ -22,8 +22,10 @@ pub(crate) struct Migration {
 }
 
 /// All migrations, oldest first.
-pub(crate) const ALL: &[Migration] =
-    &[Migration { version: 1, name: "first", sql: include_str!("../migrations/0001_first.sql") }];
+pub(crate) const ALL: &[Migration] = &[
+    Migration { version: 1, name: "first", sql: include_str!("../migrations/0001_first.sql") },
+    Migration { version: 2, name: "zero_downtime", sql: include_str!("../migrations/0002_zero_downtime.sql") },
+];
 
 /// Brings the database to the newest schema.
 pub(crate) async fn run(
@@ -133,6 +135,8 @@ mod tests {
         sql: "ALTER TABLE projects ADD COLUMN colour TEXT;\nUPDATE nothing SET x = 1;",
     };
 
+    const FIRST: &[Migration] = &[Migration { version: 1, name: "first", sql: ALL[0].sql }];
+
     fn both(second: Migration) -> Vec<Migration> {
         vec![Migration { version: 1, name: "first", sql: ALL[0].sql }, second]
     }
@@ -146,7 +150,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (file, clock) = (dir.path().join("berth.db"), Clock::system());
         let database = Database::connect(dir.path(), None).await.unwrap();
-        run(&database, ALL, &clock, Some(&file)).await.unwrap();
+        run(&database, FIRST, &clock, Some(&file)).await.unwrap();
         sqlx::query("INSERT INTO projects (slug, created_at) VALUES ('old', 0)")
             .execute(&database.writer)
             .await
