@@ -191,7 +191,7 @@ fn bad_server(error: sqlx::Error) -> StoreError {
     }
 }
 
-fn lock_directory(dir: &Path) -> Result<File> {
+pub(crate) fn lock_directory(dir: &Path) -> Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     let path = dir.join(LOCK_FILE);
     let failed = |action, source| StoreError::File { action, path: path.clone(), source };
@@ -218,7 +218,7 @@ fn create_private_file(path: &Path) -> Result<()> {
 }
 
 /// A path for use in a URL.
-fn percent_encode(path: &Path) -> String {
+pub(crate) fn percent_encode(path: &Path) -> String {
     use std::{fmt::Write, os::unix::ffi::OsStrExt};
     path.as_os_str().as_bytes().iter().fold(String::new(), |mut out, b| {
         match b {
