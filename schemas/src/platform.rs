@@ -84,6 +84,20 @@ pub struct PlatformCleanup {
     pub confirm: Option<String>,
 }
 
+/// Input of `platform_upgrade`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PlatformUpgrade {}
+
+/// Output of `platform_upgrade`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PlatformUpgrading {
+    /// Version of the daemon that hands over.
+    pub from: String,
+    /// The job; the daemon that has taken over ends it.
+    pub job: JobHandle,
+}
+
 /// Something that cleanup removes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Removable {

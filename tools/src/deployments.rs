@@ -327,7 +327,10 @@ async fn wait_for_line(
 ) -> Result<DeploymentRow, Problem> {
     let mut updates = call.context.pipeline.watch(row.id);
     // Whatever the broadcast says, even that it ended, is a reason to look again.
-    let _ = tokio::time::timeout(at_most, updates.recv()).await;
+    tokio::select! {
+        _ = tokio::time::timeout(at_most, updates.recv()) => {}
+        () = call.context.pipeline.stopping() => {}
+    }
     Ok(call.context.store.deployments().get(row.id).await?.unwrap_or(row))
 }
 

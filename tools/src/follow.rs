@@ -109,6 +109,7 @@ impl Follower<'_> {
                     }
                 },
                 () = tokio::time::sleep_until(end.min(Instant::now() + LOOK_AGAIN)) => self.catch_up().await?,
+                () = self.call.context.pipeline.stopping() => break,
             }
             let late = deadline.is_some_and(|d| Instant::now() >= d);
             if late || !self.call.progress.wanted() {

@@ -6,7 +6,8 @@ use berth_schemas::{
     Code, Problem, Scope,
     app::AppState,
     platform::{
-        AppCounts, CleanupPlan, DiskStatus, PlatformCleanup, PlatformStatus, PlatformStatusGet, Removable,
+        AppCounts, CleanupPlan, DiskStatus, PlatformCleanup, PlatformStatus, PlatformStatusGet,
+        PlatformUpgrade, PlatformUpgrading, Removable,
     },
 };
 
@@ -52,7 +53,26 @@ pub(crate) fn tools() -> Vec<Tool> {
             },
             cleanup,
         ),
+        Tool::new(
+            Spec {
+                name: "platform_upgrade",
+                title: "Replace the daemon by its new version",
+                description: "Start the Berth program that is installed on the server now and hand over to it: listening sockets stay open, open requests finish in the old process. If the new one does not start, the old one goes on. Install the new program first (deploy.sh does both). Watch it with job_get.",
+                hints: Hints::CREATE,
+                scope: Scope::Admin,
+                tier: Tier::Extended,
+                method: Method::Post,
+                path: "/v1/platform/upgrade",
+            },
+            upgrade,
+        ),
     ]
+}
+
+async fn upgrade(call: Call, _: PlatformUpgrade) -> Result<PlatformUpgrading, Problem> {
+    find::demand_all_projects(&call, "platform_upgrade")?;
+    let job = call.context.pipeline.upgrade(&call.principal).await?;
+    Ok(PlatformUpgrading { from: call.context.version.into(), job: jobs::handle(&job) })
 }
 
 async fn status(call: Call, _: PlatformStatusGet) -> Result<PlatformStatus, Problem> {
@@ -222,6 +242,18 @@ impl Brief for PlatformStatus {
             self.deployments_in_progress,
             self.app_url_pattern
         ))
+    }
+}
+
+impl Brief for PlatformUpgrading {
+    fn brief(&self) -> Text {
+        format!(
+            "Berth {} hands over to the program that is installed now (job {}). job_get(job={:?}, wait_s=50) tells when the new one has taken over; platform_status shows its version.",
+            self.from,
+            self.job.job,
+            self.job.job.as_str()
+        )
+        .into()
     }
 }
 

@@ -145,6 +145,10 @@ impl Inner {
         let (state, change) = match halt {
             Halt::Shutdown => {
                 attempt.journal.note("the daemon is going down; the next start takes this up again").await;
+                // An orderly end says nothing against the deployment: only ends without one are counted.
+                if let Err(error) = self.store.deployments().uncount_attempt(attempt.row.id).await {
+                    tracing::debug!(%error, "an attempt that was broken off counts all the same");
+                }
                 return;
             }
             // It has the traffic already: what is left to do is done by whoever takes it up.

@@ -271,7 +271,7 @@ fn context(
             Err(error) => Some(Err(std::io::Error::other(error))),
         }
     })
-    .filter_map(async |end| end);
+    .filter_map(std::future::ready);
     (context_from_reader(reader).chain(ending).boxed(), name)
 }
 

@@ -17,6 +17,7 @@ use berth_store::{
 
 use crate::{
     attempt::remove_dir,
+    config::Arrival,
     docker::label,
     fault::engine_problem,
     gate::{Inside, Turn},
@@ -125,8 +126,10 @@ impl Inner {
 
     /// Does it; returns what was done, in a sentence.
     async fn do_job(self: &Arc<Self>, job: &JobRow) -> Result<String, Problem> {
-        if job.kind == JobKind::Cleanup {
-            return self.clean_up().await;
+        match job.kind {
+            JobKind::Cleanup => return self.clean_up().await,
+            JobKind::Upgrade => return self.upgrade(job).await,
+            _ => {}
         }
         let id = job.app_id.ok_or_else(|| Problem::new(Code::Internal, "The job names no app."))?;
         let Some(app) = self.store.apps().by_id(id).await? else {
@@ -141,6 +144,27 @@ impl Inner {
             }
             JobKind::DeleteApp => self.delete_app(&app).await,
             JobKind::Cleanup => self.clean_up().await,
+            JobKind::Upgrade => self.upgrade(job).await,
+        }
+    }
+
+    /// Hands over to the program that is installed now; or, when that has happened, says so.
+    async fn upgrade(&self, job: &JobRow) -> Result<String, Problem> {
+        let version = env!("CARGO_PKG_VERSION");
+        match (&self.config.arrival, &self.config.successor) {
+            // Begun by the process before this one, or by this one before it had to go on.
+            (Arrival::TookOver { from, serving }, _) if job.started_at.is_some() => {
+                serving.cancelled().await;
+                Ok(format!("Berth {version} has taken over from {from}; no socket was closed."))
+            }
+            (Arrival::Stayed(problem), _) if job.started_at.is_some() => Err(problem.clone()),
+            (Arrival::Started, _) if job.started_at.is_some() => Err(Problem::new(
+                Code::Interrupted,
+                format!("The daemon ended during the upgrade; {version} was started and runs."),
+            )
+            .hint("platform_status shows the version. Upgrade again if it is not the one that you want.")),
+            (_, Some(successor)) => Err(successor.hand_over().await),
+            (_, None) => Err(Problem::new(Code::Unavailable, "This daemon cannot hand over.")),
         }
     }
 
@@ -247,7 +271,9 @@ impl Inner {
         if let Some(target) = self.routes.serving_target(app.environment.id) {
             // Open requests of replicas that go finish before their containers get SIGTERM.
             let removed = target.set_replicas(crate::routes::replica_addrs(&up));
-            removed.idle(crate::switch::drain_limit(app)).await;
+            let limit = crate::switch::drain_limit(app);
+            let others = tokio::time::timeout(limit, self.config.alone.cancelled());
+            let _ = tokio::join!(removed.idle(limit), others);
         }
         self.collect_logs(app, &release, &up);
         self.let_engine_restart(release.id).await;

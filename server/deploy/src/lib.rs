@@ -33,7 +33,7 @@ mod sweep;
 mod switch;
 
 pub use cleanup::{upload_expiry, upload_path};
-pub use config::{Addresses, PipelineConfig};
+pub use config::{Addresses, Arrival, PipelineConfig, Successor};
 pub use journal::DeploymentUpdate;
 pub use output::EngineOutput;
 pub use pipeline::{EnqueueOptions, Pipeline};

@@ -125,7 +125,7 @@ impl Pipeline {
         }
         let (look, looks) = tokio::sync::mpsc::channel(256);
         let inner = Arc::new(Inner {
-            routes: Routes::new(proxy, config.addresses.clone()),
+            routes: Routes::new(proxy, config.addresses.clone(), config.alone.clone()),
             builds: Semaphore::new(config.concurrent_builds.max(1)),
             store,
             engine,
@@ -239,7 +239,18 @@ impl Pipeline {
         self.wait(deployment.id, Duration::from_secs(10)).await
     }
 
-    /// The deployment when it has settled, or as it is after `at_most`.
+    /// Resolves when this run is going down: whoever waits in it for something is to say how things stand.
+    pub async fn stopping(&self) {
+        self.0.shutdown.cancelled().await;
+    }
+
+    /// Whether this run is going down.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.0.shutdown.is_cancelled()
+    }
+
+    /// The deployment when it has settled, or as it is after `at_most` or when the daemon goes down.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -248,11 +259,14 @@ impl Pipeline {
         let mut settled = self.0.settled.subscribe();
         loop {
             let row = self.0.deployment(id).await?;
-            if row.state.is_settled() || tokio::time::Instant::now() >= deadline {
+            if row.state.is_settled() || tokio::time::Instant::now() >= deadline || self.is_stopping() {
                 return Ok(row);
             }
             // Whatever ends the wait, the row is read again: missing or foreign messages do no harm.
-            let _ = tokio::time::timeout_at(deadline, settled.recv()).await;
+            tokio::select! {
+                _ = tokio::time::timeout_at(deadline, settled.recv()) => {}
+                () = self.stopping() => {}
+            }
         }
     }
 
@@ -318,10 +332,13 @@ impl Pipeline {
                 .get(&Visible::All, id)
                 .await?
                 .ok_or_else(|| Problem::new(Code::NotFound, format!("There is no job {id}.")))?;
-            if row.state.is_final() || tokio::time::Instant::now() >= deadline {
+            if row.state.is_final() || tokio::time::Instant::now() >= deadline || self.is_stopping() {
                 return Ok(row);
             }
-            let _ = tokio::time::timeout_at(deadline, settled.recv()).await;
+            tokio::select! {
+                _ = tokio::time::timeout_at(deadline, settled.recv()) => {}
+                () = self.stopping() => {}
+            }
         }
     }
 
@@ -406,6 +423,23 @@ impl Pipeline {
     /// When the store cannot be written.
     pub async fn cleanup(&self, who: &Principal) -> Result<JobRow, Problem> {
         self.0.enqueue_job(who, JobKind::Cleanup, None, serde_json::Value::Null).await
+    }
+
+    /// Replaces the daemon by the program that is installed now, without closing a listening socket. Asking again
+    /// while it is under way returns the same job.
+    ///
+    /// # Errors
+    /// `Unavailable` when this daemon cannot start another, or the store cannot be written.
+    pub async fn upgrade(&self, who: &Principal) -> Result<JobRow, Problem> {
+        if self.0.config.successor.is_none() {
+            return Err(Problem::new(Code::Unavailable, "This daemon cannot hand over to another process.")
+                .hint("Restart it with its service manager."));
+        }
+        let under_way = self.0.store.jobs().unfinished().await?;
+        match under_way.into_iter().find(|j| j.kind == JobKind::Upgrade) {
+            Some(job) => Ok(job),
+            None => self.0.enqueue_job(who, JobKind::Upgrade, None, serde_json::Value::Null).await,
+        }
     }
 
     /// Settings of an app changed: what traffic sees follows at once where it can (its routes).

@@ -53,6 +53,7 @@ impl Inner {
                 tracing::error!(app = %app.slug, %problem, "an app could not be routed at start");
             }
         }
+        self.routes.begin();
         for row in self.store.deployments().unsettled().await? {
             let name = row.reference();
             if let Err(problem) = self.take_up(row).await {

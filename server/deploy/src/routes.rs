@@ -6,7 +6,10 @@
 use std::{
     collections::BTreeMap,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -16,6 +19,7 @@ use berth_proxy::{
 };
 use berth_schemas::{AppSlug, Code, EnvironmentName, Problem, ProjectSlug, app::AppState};
 use berth_store::model::{AppRow, Artifact, EnvironmentId, ReleaseId, ReleaseRow};
+use tokio_util::sync::CancellationToken;
 
 use crate::{config::Addresses, start::Running};
 
@@ -45,11 +49,22 @@ pub(crate) struct Routes {
     proxy: ProxyHandle,
     addresses: Addresses,
     entries: Mutex<BTreeMap<EnvironmentId, Entry>>,
+    /// False until the first routes of all environments are known: a table of some would hide the others.
+    published: AtomicBool,
+    /// See [`crate::PipelineConfig::alone`].
+    alone: CancellationToken,
 }
 
 impl Routes {
-    pub(crate) fn new(proxy: ProxyHandle, addresses: Addresses) -> Self {
-        Self { proxy, addresses, entries: Mutex::default() }
+    pub(crate) fn new(proxy: ProxyHandle, addresses: Addresses, alone: CancellationToken) -> Self {
+        Self { proxy, addresses, entries: Mutex::default(), published: AtomicBool::new(false), alone }
+    }
+
+    /// From now on every change is seen by visitors, beginning with what was set so far.
+    pub(crate) fn begin(&self) {
+        let entries = self.lock();
+        self.published.store(true, Ordering::Release);
+        self.publish(&entries);
     }
 
     /// Sends visitors of an app to a release. Returns what they were sent to before.
@@ -136,7 +151,9 @@ impl Routes {
 
     /// Waits until requests to a target that no route leads to have ended.
     pub(crate) async fn drain(&self, target: &Arc<ReleaseTarget>, limit: Duration) -> DrainReport {
-        self.proxy.drain(target, limit).await
+        // Requests in the same containers may have come through the process before this one.
+        let others = tokio::time::timeout(limit, self.alone.cancelled());
+        tokio::join!(self.proxy.drain(target, limit), others).0
     }
 
     /// A target of containers.
@@ -181,6 +198,9 @@ impl Routes {
     }
 
     fn publish(&self, entries: &BTreeMap<EnvironmentId, Entry>) {
+        if !self.published.load(Ordering::Acquire) {
+            return;
+        }
         let mut builder = RouteTable::builder();
         let mut taken = std::collections::HashSet::new();
         for entry in entries.values() {

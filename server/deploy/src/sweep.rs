@@ -15,6 +15,10 @@ use crate::{
 impl Inner {
     /// Looks at every container of this instance and every release that is kept.
     pub(crate) async fn sweep(self: Arc<Self>) {
+        if !self.config.alone.is_cancelled() {
+            // It looks again every half minute, and an earlier process is gone within its drain.
+            return;
+        }
         if let Err(problem) = self.try_sweep().await {
             tracing::debug!(%problem, "what is left over could not be looked for; trying again");
         }

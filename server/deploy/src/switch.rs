@@ -57,8 +57,12 @@ impl Inner {
         let inner = Arc::clone(self);
         let app = attempt.app.id;
         self.spawn(async move {
-            inner.retire_others(environment).await;
-            inner.prune_releases(app).await;
+            tokio::select! {
+                biased;
+                // Requests that the drain left to the data plane's own shutdown are still in the old release.
+                () = inner.shutdown.cancelled() => {}
+                () = inner.retire_others(environment) => inner.prune_releases(app).await,
+            }
         });
         if containers.is_some() {
             self.spawn(Arc::clone(self).end_watch(attempt.app.clone(), attempt.row.id, release.id));
@@ -162,6 +166,8 @@ impl Inner {
 
     /// Stops the containers of every release of an environment that nobody needs. They are kept for rollback.
     pub(crate) async fn retire_others(&self, environment: EnvironmentId) {
+        // The process before this one may have requests in them; its visitors are counted there.
+        self.config.alone.cancelled().await;
         let releases = match self.store.releases().list(environment, false).await {
             Ok(releases) => releases,
             Err(error) => {

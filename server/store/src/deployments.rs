@@ -313,6 +313,19 @@ impl Deployments<'_> {
         write.commit().await?;
         Ok(attempt)
     }
+
+    /// Takes back a count of [`Deployments::bump_attempt`].
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn uncount_attempt(self, id: DeploymentId) -> Result<()> {
+        let mut write = Write::begin(self.0).await?;
+        sqlx::query("UPDATE deployments SET attempt = attempt - 1 WHERE id = $1 AND attempt > 0")
+            .bind(id.0)
+            .execute(write.conn())
+            .await?;
+        write.commit().await
+    }
 }
 
 /// Why nothing could be enqueued.

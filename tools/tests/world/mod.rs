@@ -53,6 +53,13 @@ impl World {
             allow_private_sources: true,
             allow_local_sources: true,
             git_ssh_key: None,
+            arrival: berth_deploy::Arrival::Started,
+            alone: {
+                let alone = tokio_util::sync::CancellationToken::new();
+                alone.cancel();
+                alone
+            },
+            successor: None,
             max_source_bytes: 1 << 20,
         };
         let pipeline =

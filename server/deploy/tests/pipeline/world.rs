@@ -3,7 +3,7 @@
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use berth_deploy::{
-    Addresses, EngineOutput, EnqueueOptions, Pipeline, PipelineConfig,
+    Addresses, Arrival, EngineOutput, EnqueueOptions, Pipeline, PipelineConfig,
     docker::{
         ContainerId, ContainerPhase, ContainerSummary, Engine, ImageRef, InstanceId, Workload,
         fake::{Behaviour, FakeEngine, Serve},
@@ -37,6 +37,13 @@ struct Run {
     runtime: tokio::runtime::Runtime,
     pipeline: Pipeline,
     shutdown: CancellationToken,
+}
+
+/// No earlier process serves beside this one.
+fn alone() -> CancellationToken {
+    let alone = CancellationToken::new();
+    alone.cancel();
+    alone
 }
 
 /// Quick to fail, to drain and to be trusted.
@@ -113,6 +120,9 @@ impl World {
             allow_local_sources: true,
             git_ssh_key: None,
             max_source_bytes: 1 << 20,
+            arrival: Arrival::Started,
+            alone: alone(),
+            successor: None,
         };
         let opening = runtime.spawn(async move {
             let output = Arc::new(EngineOutput(Arc::clone(&engine)));
