@@ -23,13 +23,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures_util::{future, task::AtomicWaker};
+use futures_util::{FutureExt as _, future, task::AtomicWaker};
 use pingora::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
     UniqueID, raw_connect::ProxyDigest,
 };
 use tokio::{
-    io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncBufRead, AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
 };
 use tokio_rustls::server::TlsStream;
@@ -38,6 +38,9 @@ use crate::websocket::{CLOSE_SERVICE_RESTART, FrameTracker};
 
 /// How long a client may take to answer the close frame.
 const CLOSE_LINGER: Duration = Duration::from_secs(1);
+
+/// Between two looks at whether the client of a request that is held is still there.
+const LOOK_FOR_CLIENT: Duration = Duration::from_millis(100);
 
 /// Up to so many bytes are held back until a flush; larger writes go out at once.
 const PENDING_MAX: usize = 16 << 10;
@@ -362,6 +365,18 @@ impl Connection {
                 });
                 filled.await.unwrap_or(false)
             }
+        }
+    }
+
+    /// Returns when the client has closed its side. Takes nothing of what it sent: while a request is held, an
+    /// upload stays in the kernel's buffers, so a read cannot tell.
+    pub(crate) async fn left(&self) {
+        loop {
+            let known = self.socket().ready(Interest::READABLE).now_or_never();
+            if known.is_some_and(|ready| ready.map_or(true, |ready| ready.is_read_closed())) {
+                return;
+            }
+            tokio::time::sleep(LOOK_FOR_CLIENT).await;
         }
     }
 

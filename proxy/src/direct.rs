@@ -184,7 +184,7 @@ async fn answer(
                 finish_head(head, *ended, session.req_header(), exchange)?;
             }
         }
-        if session.write_response_tasks(tasks).await? {
+        if session.write_response_tasks(tasks).await.map_err(Error::into_down)? {
             return Ok(());
         }
     }
@@ -203,7 +203,7 @@ fn finish_head(
         );
     }
     if !head.status.is_informational() {
-        exchange.answered();
+        exchange.answered(head.status);
         let bodyless = ended || request.method == Method::HEAD || matches!(head.status.as_u16(), 204 | 304);
         if request.version == Version::HTTP_10 {
             // Knows no chunks: the end of the connection ends the body.

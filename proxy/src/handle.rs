@@ -9,6 +9,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     access::AccessSink,
@@ -31,6 +32,8 @@ pub(crate) struct Shared {
     pub(crate) connections: Arc<Connections>,
     pub(crate) access: AccessSink,
     pub(crate) counts: Counts,
+    /// The server is about to end: who waits for something is told to come again.
+    pub(crate) stopping: CancellationToken,
 }
 
 #[derive(Debug, Default)]

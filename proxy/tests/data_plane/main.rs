@@ -12,3 +12,4 @@ mod static_release;
 mod streaming;
 mod support;
 mod tls;
+mod traffic;

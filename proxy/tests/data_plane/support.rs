@@ -59,8 +59,33 @@ impl Proxy {
 
     /// Routes `web.test` to a release.
     pub fn route(&self, target: &Arc<ReleaseTarget>) {
-        let routes = RouteTable::builder().host("web.test").to(Destination::Release(target.clone())).build();
+        self.lead_to(Destination::Release(target.clone()));
+    }
+
+    /// Routes `web.test` to whatever it is.
+    pub fn lead_to(&self, destination: Destination) {
+        let routes = RouteTable::builder().host("web.test").to(destination).build();
         self.handle.set_routes(routes.expect("one route"));
+    }
+
+    /// Gives the proxy a certificate, and makes a client that speaks HTTP/2 with it.
+    pub fn http2_client(&self) -> reqwest::Client {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::new(vec!["web.test".to_owned()]).expect("a name");
+        let certificate = params.self_signed(&key).expect("signed");
+        let table = berth_proxy::CertificateTable::builder().pem(
+            "web.test",
+            &certificate.pem(),
+            &key.serialize_pem(),
+        );
+        self.handle.set_certificates(table.expect("a good certificate").build());
+        let root = reqwest::Certificate::from_der(certificate.der()).expect("a certificate");
+        let builder = self.client_builder().resolve("web.test", self.https).tls_certs_only([root]);
+        builder.build().expect("a client")
+    }
+
+    pub fn https_url(&self, path: &str) -> String {
+        format!("https://web.test:{}{path}", self.https.port())
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -109,6 +134,17 @@ impl Proxy {
         socket.write_all(request.as_bytes()).await.expect("writes");
         read_all(&mut socket).await
     }
+}
+
+/// Waits until something is so, for at most five seconds.
+pub async fn until(mut so: impl FnMut() -> bool) {
+    for _ in 0..1000 {
+        if so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("it never came to that");
 }
 
 pub async fn read_all(socket: &mut TcpStream) -> String {
