@@ -34,7 +34,7 @@ pub enum DeploymentState {
     Failed,
     /// It was cancelled.
     Cancelled,
-    /// A newer deployment took its place before it was live.
+    /// Another deployment took its place before it was live: a newer one, or the live one, which brings the same.
     Superseded,
     /// It was live, died soon after, and the release before it serves again.
     RolledBack,
@@ -261,6 +261,9 @@ pub struct DeploymentDetail {
     /// Things that did not stop it but should be known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// Nothing was deployed for this request: a deployment with the same source is live or on its way.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub nothing_new: bool,
     /// What to do next.
     pub next: String,
     /// When it was asked for.

@@ -400,7 +400,7 @@ async fn restart(call: Call, input: AppRestart) -> Result<DeploymentDetail, Prob
         redeploy(&call, &app, "restart").await
     })
     .await?;
-    let row = follow::deployment(&call, row, wait).await?;
+    let row = follow::deployment(&call, row.into_row(), wait).await?;
     deployments::detail(&call, &row).await
 }
 
@@ -409,7 +409,7 @@ pub(crate) async fn redeploy(
     call: &Call,
     app: &AppRow,
     message: &str,
-) -> Result<berth_store::model::DeploymentRow, Problem> {
+) -> Result<berth_store::model::Enqueued, Problem> {
     let name = app.slug.as_str();
     if app.environment.stopped {
         return Err(Problem::new(Code::Conflict, format!("{name} is stopped."))

@@ -5,7 +5,7 @@ use berth_schemas::{
     deployment::DeploymentDetail,
     release::{Release, ReleaseList, ReleasePage, ReleaseRollback},
 };
-use berth_store::model::{AppRow, Artifact, DeploymentRow, DeploymentSource, ReleaseRow};
+use berth_store::model::{AppRow, Artifact, DeploymentSource, Enqueued, ReleaseRow};
 
 use crate::{
     apps, deployments, find, follow, jobs, once,
@@ -75,11 +75,11 @@ async fn rollback(call: Call, input: ReleaseRollback) -> Result<DeploymentDetail
         go_back(&call, &app, input.to).await
     })
     .await?;
-    let row = follow::deployment(&call, row, wait).await?;
+    let row = follow::deployment(&call, row.into_row(), wait).await?;
     deployments::detail(&call, &row).await
 }
 
-async fn go_back(call: &Call, app: &AppRow, to: Option<i64>) -> Result<DeploymentRow, Problem> {
+async fn go_back(call: &Call, app: &AppRow, to: Option<i64>) -> Result<Enqueued, Problem> {
     let release = target(call, app, to).await?;
     let to = DeploymentRef::new(app.slug.clone(), release.number);
     let options =

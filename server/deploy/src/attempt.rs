@@ -163,6 +163,11 @@ impl Inner {
                 DeploymentState::Superseded,
                 Change { reason: Some(format!("superseded by {by}")), problem: None },
             ),
+            Halt::Same { of } => {
+                let reason = format!("it brings the same as {of}, which is live");
+                attempt.journal.note(format!("nothing to deploy: {reason}")).await;
+                (DeploymentState::Superseded, Change { reason: Some(reason), problem: None })
+            }
             Halt::Failed(mut problem) => {
                 problem.step.get_or_insert_with(|| failed_in.as_str().to_owned());
                 attempt.journal.line(BuildLineKind::Failed, None, problem.detail.clone()).await;

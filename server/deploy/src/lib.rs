@@ -27,6 +27,7 @@ mod queue;
 mod reconcile;
 mod release;
 mod routes;
+mod sameness;
 pub mod source;
 mod start;
 mod sweep;

@@ -24,7 +24,7 @@ use berth_schemas::{
 use berth_store::{
     Store,
     model::{
-        AppId, AppRow, DeploymentId, DeploymentRow, DeploymentSource, EnvironmentId, JobRow, NewDeployment,
+        AppId, AppRow, DeploymentId, DeploymentRow, DeploymentSource, Enqueued, EnvironmentId, JobRow, NewDeployment,
         Principal, ReleaseId, UploadRow, Visible,
     },
 };
@@ -163,7 +163,8 @@ impl Pipeline {
 
     /// Puts a deployment in the queue. Older ones that still wait in the same environment are superseded; a
     /// rollback also supersedes one that is being worked on and has no traffic yet. A redeploy brings nothing new,
-    /// so it only supersedes earlier redeploys and takes its turn after what brings something.
+    /// so it only supersedes earlier redeploys and takes its turn after what brings something. What brings the same
+    /// as the newest on its way, or as what is live and serves, makes no second deployment.
     ///
     /// # Errors
     /// `Conflict` when the app is being deleted, `MissingVariable` when a required variable is not set,
@@ -174,7 +175,7 @@ impl Pipeline {
         app: &AppRow,
         source: DeploymentSource,
         options: EnqueueOptions,
-    ) -> Result<DeploymentRow, Problem> {
+    ) -> Result<Enqueued, Problem> {
         let inner = &self.0;
         if app.deleting {
             return Err(Problem::new(Code::Conflict, format!("The app {} is being deleted.", app.slug)));
@@ -189,24 +190,23 @@ impl Pipeline {
                     .hint("See release_list for those that are."));
             }
         }
-        let row = inner
-            .store
-            .deployments()
-            .enqueue(NewDeployment {
-                app: app.id,
-                environment: app.environment.id,
-                source,
-                by: who.name.clone(),
-                message: options.message,
-                no_cache: options.no_cache,
-            })
-            .await?;
+        let new = NewDeployment {
+            app: app.id,
+            environment: app.environment.id,
+            key: inner.source_key(&source).await?,
+            source,
+            by: who.name.clone(),
+            message: options.message,
+            no_cache: options.no_cache,
+        };
+        let outcome = inner.store.deployments().enqueue_once(new, inner.answers(app)).await?;
+        let Enqueued::New(row) = &outcome else { return Ok(outcome) };
         // It is accepted: what it supersedes is also found when the queue is looked at.
-        if let Err(problem) = inner.supersede_older(&row).await {
+        if let Err(problem) = inner.supersede_older(row).await {
             tracing::warn!(%problem, deployment = %row.reference(), "older deployments were not superseded yet");
         }
         inner.wake.notify_one();
-        Ok(row)
+        Ok(outcome)
     }
 
     /// Stops a deployment that has no traffic yet. The live release is not touched.

@@ -168,9 +168,10 @@ impl Apps<'_> {
             return Ok(app);
         }
         let changed = changed_fields(&app.settings, &settings)?;
+        let at = configured_at(&mut write, id).await?;
         sqlx::query("UPDATE apps SET settings = $1, configured_at = $2 WHERE id = $3")
             .bind(row::to_json("apps", "settings", &settings)?)
-            .bind(write.now.0)
+            .bind(at)
             .bind(id.0)
             .execute(write.conn())
             .await?;
@@ -314,6 +315,20 @@ async fn of_environment(write: &mut Write<'_>, id: EnvironmentId) -> Result<AppR
         Some(row) => get(write, AppId(row.try_get("app_id")?)).await,
         None => Err(StoreError::not_found("environment", id.0)),
     }
+}
+
+/// The time of a change to settings or variables: now, but later than whatever was deployed before it, even if the
+/// clock was set back since. Otherwise the change would count as deployed.
+pub(crate) async fn configured_at(write: &mut Write<'_>, app: AppId) -> Result<i64> {
+    let mut at = write.now.0;
+    for sql in [
+        "SELECT COALESCE(MAX(created_at), 0) AS newest FROM deployments WHERE app_id = $1",
+        "SELECT COALESCE(MAX(created_at), 0) AS newest FROM releases WHERE app_id = $1",
+    ] {
+        let newest: i64 = sqlx::query(sql).bind(app.0).fetch_one(write.conn()).await?.try_get("newest")?;
+        at = at.max(newest.saturating_add(1));
+    }
+    Ok(at)
 }
 
 fn from_row(r: &AnyRow) -> Result<AppRow> {

@@ -23,6 +23,7 @@ mod projects;
 mod releases;
 mod requests;
 mod row;
+mod sameness;
 mod seal;
 mod store;
 mod switch;

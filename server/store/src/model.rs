@@ -179,6 +179,12 @@ pub enum DeploymentSource {
 }
 
 impl DeploymentSource {
+    /// Whether it comes from outside: no release that there is already.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        !matches!(self, Self::Rollback { .. } | Self::Redeploy { .. })
+    }
+
     /// The source as it is shown.
     #[must_use]
     pub fn shown(&self) -> SourceShown {
@@ -193,6 +199,42 @@ impl DeploymentSource {
     }
 }
 
+/// Names what a deployment brings, so that two can be compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceKey {
+    /// Exactly this content: the hash of an archive, a commit, an image's id.
+    Exact(String),
+    /// What is there when it is fetched: a branch, an image's tag. It may mean something else a moment later.
+    Wish(String),
+}
+
+/// What became of a request to deploy.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Enqueued {
+    /// It is a new deployment.
+    New(DeploymentRow),
+    /// This deployment, live or on its way, brings the same: there is no second one.
+    Same(DeploymentRow),
+}
+
+impl Enqueued {
+    /// The deployment that the request led to.
+    #[must_use]
+    pub fn row(&self) -> &DeploymentRow {
+        match self {
+            Self::New(row) | Self::Same(row) => row,
+        }
+    }
+
+    /// The deployment that the request led to.
+    #[must_use]
+    pub fn into_row(self) -> DeploymentRow {
+        match self {
+            Self::New(row) | Self::Same(row) => row,
+        }
+    }
+}
+
 /// A deployment to be enqueued.
 #[derive(Debug, Clone)]
 pub struct NewDeployment {
@@ -202,6 +244,8 @@ pub struct NewDeployment {
     pub environment: EnvironmentId,
     /// What it brings.
     pub source: DeploymentSource,
+    /// The name of what it brings; none where nothing can be compared.
+    pub key: Option<SourceKey>,
     /// Who asked for it.
     pub by: String,
     /// What it is, in a line.

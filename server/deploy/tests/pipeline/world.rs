@@ -14,7 +14,7 @@ use berth_proxy::{AccessSink, ProxyConfig, ProxyHandle, ProxyServer, RouteTable}
 use berth_schemas::{DeploymentRef, Problem, app::AppSettings, deployment::DeploymentState};
 use berth_store::{
     MasterKey, Store, StoreConfig,
-    model::{AppRow, DeploymentId, DeploymentRow, DeploymentSource, JobRow, Principal, Visible},
+    model::{AppRow, DeploymentId, DeploymentRow, DeploymentSource, Enqueued, JobRow, Principal, Visible},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
@@ -177,6 +177,10 @@ impl World {
     }
 
     pub(crate) async fn enqueue(&self, source: DeploymentSource) -> Result<DeploymentRow, Problem> {
+        Ok(self.ask(source).await?.into_row())
+    }
+
+    pub(crate) async fn ask(&self, source: DeploymentSource) -> Result<Enqueued, Problem> {
         let app = self.app().await;
         self.call(|p| async move {
             p.enqueue(&Principal::daemon(), &app, source, EnqueueOptions::default()).await
