@@ -18,6 +18,7 @@ use crate::{
     docker::label,
     fault::engine_problem,
     pipeline::Inner,
+    stall,
 };
 
 /// Uploads that no deployment uses are kept this long.
@@ -181,6 +182,7 @@ impl Inner {
     }
 
     async fn remove_item(self: &Arc<Self>, action: &Action) -> Result<(), Problem> {
+        stall::before("cleaned").await;
         match action {
             Action::Release(release) => self.remove_release(release).await,
             Action::Image(id) => {

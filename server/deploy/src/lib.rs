@@ -28,6 +28,7 @@ mod reconcile;
 mod release;
 mod routes;
 pub mod source;
+mod stall;
 mod start;
 mod sweep;
 mod switch;

@@ -37,6 +37,7 @@ use crate::{
     gate::{Gates, Turns},
     journal::{DeploymentUpdate, Watchers},
     routes::Routes,
+    stall,
 };
 
 /// What a caller may say about a deployment.
@@ -189,6 +190,7 @@ impl Pipeline {
                     .hint("See release_list for those that are."));
             }
         }
+        stall::before("queued").await;
         let row = inner
             .store
             .deployments()
@@ -201,6 +203,7 @@ impl Pipeline {
                 no_cache: options.no_cache,
             })
             .await?;
+        stall::after("queued").await;
         // It is accepted: what it supersedes is also found when the queue is looked at.
         if let Err(problem) = inner.supersede_older(&row).await {
             tracing::warn!(%problem, deployment = %row.reference(), "older deployments were not superseded yet");
@@ -299,7 +302,9 @@ impl Pipeline {
     /// # Errors
     /// When the store cannot be written.
     pub async fn delete_app(&self, who: &Principal, app: &AppRow) -> Result<JobRow, Problem> {
+        stall::before("deleting").await;
         self.0.store.apps().mark_deleting(who, app.id).await?;
+        stall::after("deleting").await;
         self.0.enqueue_job(who, JobKind::DeleteApp, Some(app.id), serde_json::Value::Null).await
     }
 
@@ -462,7 +467,9 @@ impl Inner {
         change: berth_store::model::Change,
     ) -> Result<(), Problem> {
         let reason = change.reason.clone();
+        stall::before(to.as_str()).await;
         *row = self.store.deployments().transition(row.id, row.state, to, change).await?;
+        stall::after(to.as_str()).await;
         self.moved(row.id, to, reason);
         Ok(())
     }

@@ -20,6 +20,7 @@ use crate::{
     fault::{Halt, engine_problem, sentence},
     pipeline::Inner,
     probe::HealthFailureKind,
+    stall,
 };
 
 /// Memory limit of a replica where none was set, in MiB.
@@ -166,6 +167,7 @@ impl Inner {
                             variables,
                         );
                         let id = self.engine.create_container(spec).await.map_err(|e| engine_problem(&e))?;
+                        stall::after("container").await;
                         self.engine.start_container(&id).await.map_err(|e| engine_problem(&e))?;
                         id
                     }

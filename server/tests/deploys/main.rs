@@ -16,6 +16,7 @@ mod crashes;
 mod engine_trouble;
 mod examples;
 mod git;
+mod kill_matrix;
 mod load;
 mod logs;
 mod queueing;
