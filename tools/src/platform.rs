@@ -1,6 +1,10 @@
 //! The platform itself: its health, and cleaning up.
 
-use std::{collections::HashSet, fs, path::Path};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs,
+    path::Path,
+};
 
 use berth_schemas::{
     Code, Problem, Scope,
@@ -59,11 +63,11 @@ async fn status(call: Call, _: PlatformStatusGet) -> Result<PlatformStatus, Prob
     let context = &call.context;
     let docker = context.pipeline.docker_status().await;
     let disk = disk(context).await?;
-    let (apps, ids) = apps(&call).await?;
+    let (apps, ids, troubles) = apps(&call).await?;
     let unsettled = context.store.deployments().unsettled().await?;
     let in_progress = unsettled.iter().filter(|d| ids.contains(&d.app_id)).count();
     let needed = i64::try_from(context.pipeline.min_free_bytes()).unwrap_or(i64::MAX);
-    let attention = attention(docker.available, docker.problem.as_deref(), &disk, needed, &apps);
+    let attention = attention(docker.available, docker.problem.as_deref(), &disk, needed, &apps, &troubles);
     Ok(PlatformStatus {
         healthy: attention.is_empty(),
         attention,
@@ -86,6 +90,7 @@ fn attention(
     disk: &DiskStatus,
     needed: i64,
     apps: &AppCounts,
+    troubles: &BTreeMap<String, Problem>,
 ) -> Vec<String> {
     let mut list = Vec::new();
     if !docker {
@@ -108,20 +113,29 @@ fn attention(
         ));
     }
     for app in &apps.unhealthy {
-        list.push(format!(
-            "{app} does not serve as it should. See app_get(app={app:?}) and log_search(app={app:?})."
-        ));
+        list.push(match troubles.get(app) {
+            Some(trouble) => format!(
+                "{app} does not serve as it should: {} {}",
+                trouble.detail,
+                trouble.hint.as_deref().unwrap_or("See app_get and log_search.")
+            ),
+            None => format!(
+                "{app} does not serve as it should. See app_get(app={app:?}) and log_search(app={app:?})."
+            ),
+        });
     }
     list
 }
 
-/// The apps that the caller may see, counted by state, and their ids.
-async fn apps(call: &Call) -> Result<(AppCounts, HashSet<AppId>), Problem> {
+/// The apps that the caller may see: counted by state, their ids, and what stands in the way of repairing them.
+async fn apps(call: &Call) -> Result<(AppCounts, HashSet<AppId>, BTreeMap<String, Problem>), Problem> {
     let mut counts = AppCounts::default();
     let mut ids = HashSet::new();
+    let mut troubles = BTreeMap::new();
     for app in call.context.store.apps().all(&call.principal.visible).await? {
         counts.total += 1;
         ids.insert(app.id);
+        troubles.extend(call.context.pipeline.trouble(&app).map(|t| (app.slug.to_string(), t)));
         match call.context.pipeline.app_state(&app).await {
             AppState::Running => counts.running += 1,
             AppState::Stopped => counts.stopped += 1,
@@ -129,7 +143,7 @@ async fn apps(call: &Call) -> Result<(AppCounts, HashSet<AppId>), Problem> {
             AppState::Empty => {}
         }
     }
-    Ok((counts, ids))
+    Ok((counts, ids, troubles))
 }
 
 async fn disk(context: &Context) -> Result<DiskStatus, Problem> {
@@ -249,12 +263,12 @@ mod tests {
     #[test]
     fn attention_says_what_to_do() {
         let well = DiskStatus { free_bytes: 50_000_000_000, total_bytes: 100_000_000_000, data_bytes: 0 };
-        assert!(attention(true, None, &well, 1 << 30, &AppCounts::default()).is_empty());
-        let refused = attention(true, None, &well, 60_000_000_000, &AppCounts::default());
+        assert!(attention(true, None, &well, 1 << 30, &AppCounts::default(), &BTreeMap::new()).is_empty());
+        let refused = attention(true, None, &well, 60_000_000_000, &AppCounts::default(), &BTreeMap::new());
         assert!(refused[0].contains("min_free_disk_mb"), "{refused:?}");
         let full = DiskStatus { free_bytes: 5_000_000_000, ..well };
         let apps = AppCounts { unhealthy: vec!["web".into()], ..AppCounts::default() };
-        let list = attention(false, None, &full, 1 << 30, &apps);
+        let list = attention(false, None, &full, 1 << 30, &apps, &BTreeMap::new());
         assert_eq!(list.len(), 3);
         assert!(list[1].contains("platform_cleanup") && list[2].contains("app_get(app=\"web\")"));
     }

@@ -189,7 +189,12 @@ impl Inner {
                 self.engine.remove_image(id).await.map(|_| ()).map_err(|e| engine_problem(&e))
             }
             Action::Files(path) => {
-                remove_dir(path).await.map_err(|e| io_problem("removing a release's files", &e))
+                remove_dir(path).await.map_err(|e| io_problem("removing a release's files", &e))?;
+                if let Some(app) = path.parent() {
+                    // Only an empty one goes.
+                    let _ = tokio::fs::remove_dir(app).await;
+                }
+                Ok(())
             }
             Action::Upload(id) => self.remove_upload(id).await,
             Action::BuildCache => self

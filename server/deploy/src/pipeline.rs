@@ -73,6 +73,8 @@ pub(crate) struct Inner {
     pub(crate) working: Turns<Option<AppId>>,
     /// Containers that the engine was told to restart by itself.
     pub(crate) restartable: Mutex<HashSet<ContainerId>>,
+    /// Why an environment could not be put right at the last look.
+    pub(crate) troubles: Mutex<HashMap<EnvironmentId, Problem>>,
     /// The engine answers again after it was away.
     pub(crate) engine_back: Notify,
     /// What is left over should be looked for now.
@@ -140,6 +142,7 @@ impl Pipeline {
             looking: Turns::default(),
             working: Turns::default(),
             restartable: Mutex::default(),
+            troubles: Mutex::default(),
             engine_back: Notify::new(),
             sweep_now: Notify::new(),
             wake: Notify::new(),
@@ -349,6 +352,12 @@ impl Pipeline {
             (_, true) => AppState::Stopped,
             (Some(_), false) => self.0.routes.state(app.environment.id, app.environment.replicas),
         }
+    }
+
+    /// Why an app does not serve as it should and could not be put right, if so.
+    #[must_use]
+    pub fn trouble(&self, app: &AppRow) -> Option<Problem> {
+        self.0.troubles().get(&app.environment.id).cloned()
     }
 
     /// The containers of an app's live release, as the engine knows them.

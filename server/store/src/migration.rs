@@ -24,7 +24,11 @@ pub(crate) struct Migration {
 /// All migrations, oldest first.
 pub(crate) const ALL: &[Migration] = &[
     Migration { version: 1, name: "first", sql: include_str!("../migrations/0001_first.sql") },
-    Migration { version: 2, name: "zero_downtime", sql: include_str!("../migrations/0002_zero_downtime.sql") },
+    Migration {
+        version: 2,
+        name: "zero_downtime",
+        sql: include_str!("../migrations/0002_zero_downtime.sql"),
+    },
 ];
 
 /// Brings the database to the newest schema.

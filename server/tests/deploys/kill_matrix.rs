@@ -11,7 +11,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -22,6 +22,9 @@ use crate::support::{docker, *};
 
 /// Longest time until everything is true again.
 const PATIENCE: Duration = Duration::from_secs(40);
+
+/// The live release and those that are kept for rollback.
+const MOST_RELEASES: usize = 4;
 
 /// What a deployment commits on its way. A gradual rollout adds `rolling_out` between switching and draining.
 const DEPLOYMENT: [&str; 19] = [
@@ -96,12 +99,21 @@ struct Table(Vec<Line>);
 impl Drop for Table {
     /// Printed whatever happens: the lines before a failure say where it was.
     fn drop(&mut self) {
-        println!("{:<10} {:<22} {:>6} {:>7} {:>8} {:>7}  found", "action", "killed", "ready", "true", "through", "direct");
+        println!(
+            "{:<10} {:<22} {:>6} {:>7} {:>8} {:>7}  found",
+            "action", "killed", "ready", "true", "through", "direct"
+        );
         for l in &self.0 {
             let ms = |d: Duration| format!("{} ms", d.as_millis());
             println!(
                 "{:<10} {:<22} {:>7} {:>8} {:>7} {:>7}  {}",
-                l.what, l.place, ms(l.ready), ms(l.took), l.through, l.direct, l.found
+                l.what,
+                l.place,
+                ms(l.ready),
+                ms(l.took),
+                l.through,
+                l.direct,
+                l.found
             );
         }
     }
@@ -112,41 +124,53 @@ struct Prober {
     stop: Arc<AtomicBool>,
     asked: Arc<AtomicUsize>,
     failed: Arc<AtomicUsize>,
+    /// When the first one failed, in microseconds since the epoch.
+    first: Arc<AtomicI64>,
     task: tokio::task::JoinHandle<()>,
+}
+
+fn now_micros() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    i64::try_from(since.as_micros()).unwrap()
 }
 
 impl Prober {
     fn of(address: SocketAddr, host: &str) -> Self {
         let (stop, asked, failed) =
             (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
-        let client =
-            reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build().unwrap();
+        let first = Arc::new(AtomicI64::new(i64::MAX));
+        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build().unwrap();
         let host = host.to_owned();
         let task = tokio::spawn({
             let (stop, asked, failed) = (Arc::clone(&stop), Arc::clone(&asked), Arc::clone(&failed));
+            let first = Arc::clone(&first);
             async move {
                 while !stop.load(Ordering::Relaxed) {
-                    let answer =
-                        client.get(format!("http://{address}/")).header("host", &host).send().await;
+                    let answer = client.get(format!("http://{address}/")).header("host", &host).send().await;
                     let well = match answer {
                         Ok(answer) => answer.status() == 200 && answer.bytes().await.is_ok(),
                         Err(_) => false,
                     };
                     asked.fetch_add(1, Ordering::Relaxed);
                     failed.fetch_add(usize::from(!well), Ordering::Relaxed);
+                    if !well {
+                        first.fetch_min(now_micros(), Ordering::Relaxed);
+                    }
                     tokio::time::sleep(Duration::from_millis(25)).await;
                 }
             }
         });
-        Self { stop, asked, failed, task }
+        Self { stop, asked, failed, first, task }
     }
 
-    /// How often it asked; panics where it was not answered well each time.
-    async fn end(self, what: &str) -> usize {
+    /// How often it was answered; panics where one was not before the moment `until`.
+    async fn end(self, what: &str, until: i64) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await.unwrap();
         let (asked, failed) = (self.asked.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed));
-        assert_eq!(failed, 0, "{what}: {failed} of {asked} requests were not answered");
+        let first = self.first.load(Ordering::Relaxed);
+        assert!(first >= until, "{what}: {failed} of {asked} requests were not answered");
+        let asked = asked - failed;
         assert!(asked > 0, "{what}: nobody asked");
         asked
     }
@@ -203,11 +227,18 @@ async fn untrue(berth: &Berth, top: &[String]) -> Vec<String> {
     };
     let gone = told.releases.is_empty() && told.pointer.is_none();
     want(told.unfinished == 0, format!("{} deployments or jobs are not over", told.unfinished));
+    want(told.releases.len() <= MOST_RELEASES, format!("{} releases are kept", told.releases.len()));
     want(told.live == usize::from(!gone), format!("{} deployments are live", told.live));
-    want(gone || told.pointer.as_ref().is_some_and(|p| told.releases.contains(p)), "the live release is none that is kept".into());
+    want(
+        gone || told.pointer.as_ref().is_some_and(|p| told.releases.contains(p)),
+        "the live release is none that is kept".into(),
+    );
     let containers = docker::labelled(&berth.instance);
     for (release, state) in &containers {
-        want(told.releases.contains(release), format!("a container ({state}) of release id {release}, which is not kept"));
+        want(
+            told.releases.contains(release),
+            format!("a container ({state}) of release id {release}, which is not kept"),
+        );
         want(["running", "exited"].contains(&state.as_str()), format!("a container that is {state}"));
         let serves = told.pointer.as_ref() == Some(release) && !told.stopped;
         want(serves == (state == "running"), format!("a container of release id {release} is {state}"));
@@ -222,7 +253,8 @@ async fn untrue(berth: &Berth, top: &[String]) -> Vec<String> {
         .await
         .into_iter()
         .collect();
-    let tags: BTreeSet<String> = images.iter().filter_map(|i| i.split(' ').next().map(str::to_owned)).collect();
+    let tags: BTreeSet<String> =
+        images.iter().filter_map(|i| i.split(' ').next().map(str::to_owned)).collect();
     want(tags == kept, format!("the images are {tags:?}, those of the releases {kept:?}"));
     let networks = docker::networks(&berth.instance).len();
     want(networks == usize::from(!gone), format!("{networks} networks"));
@@ -233,6 +265,12 @@ async fn untrue(berth: &Berth, top: &[String]) -> Vec<String> {
     want(berth.entries("releases").is_empty(), format!("files of releases {:?}", berth.entries("releases")));
     want(berth.entries("") == top, format!("the data directory holds {:?}", berth.entries("")));
     wrong
+}
+
+/// When the traffic went to another release the last time.
+async fn switched_at(berth: &Berth) -> i64 {
+    let sql = "SELECT CAST(MAX(at) AS TEXT) FROM transitions WHERE state = 'draining'";
+    berth.rows(sql).await.remove(0).parse().unwrap()
 }
 
 /// The daemon and what is known of it from cell to cell.
@@ -264,7 +302,14 @@ impl Matrix {
     }
 
     /// Sends a request, kills the daemon at a place that comes of it, starts it again and waits until all is true.
-    async fn cell(&mut self, what: &'static str, place: &'static str, method: Method, path: &str, body: Value) {
+    async fn cell(
+        &mut self,
+        what: &'static str,
+        place: &'static str,
+        method: Method,
+        path: &str,
+        body: Value,
+    ) {
         let berth = &mut self.berth;
         let here = format!("{what}, killed {place}");
         berth.pause_at(place);
@@ -280,7 +325,8 @@ impl Matrix {
         // What has the traffic now, by the store's pointer.
         let at_kill = Told::by(berth).await;
         let serves = !at_kill.stopped && at_kill.pointer.is_some();
-        let address = at_kill.pointer.as_ref().filter(|_| serves).and_then(|p| docker::address_of(&berth.instance, p));
+        let address =
+            at_kill.pointer.as_ref().filter(|_| serves).and_then(|p| docker::address_of(&berth.instance, p));
         let direct = address.map(|a| Prober::of(SocketAddr::new(a, 8080), "web.localhost"));
         tokio::time::sleep(Duration::from_millis(60)).await;
         berth.kill();
@@ -307,14 +353,17 @@ impl Matrix {
             // An app that was to be stopped or deleted and now is: visitors are right to miss it.
             match ends {
                 true => prober.task.abort(),
-                false => line.through = prober.end(&format!("{here}, through the new daemon")).await,
+                false => {
+                    line.through = prober.end(&format!("{here}, through the new daemon"), i64::MAX).await
+                }
             }
         }
         if let Some(prober) = direct {
-            // A container that something newer has replaced, or that was to go, may be gone.
-            match ends || told.pointer != at_kill.pointer {
+            // A container that was to go may be gone; one that something newer has replaced, from then on.
+            let until = if told.pointer == at_kill.pointer { i64::MAX } else { switched_at(berth).await };
+            match ends {
                 true => prober.task.abort(),
-                false => line.direct = prober.end(&format!("{here}, the container itself")).await,
+                false => line.direct = prober.end(&format!("{here}, the container itself"), until).await,
             }
         }
         line.found = Self::found(&before, &told, berth).await;
@@ -325,7 +374,9 @@ impl Matrix {
         let newest = berth
             .rows("SELECT d.number || ' ' || d.state || ' (attempt ' || d.attempt || ')' FROM deployments d ORDER BY d.id DESC LIMIT 1")
             .await;
-        let job = berth.rows("SELECT kind || ' ' || state FROM jobs ORDER BY created_at DESC, id DESC LIMIT 1").await;
+        let job = berth
+            .rows("SELECT kind || ' ' || state FROM jobs ORDER BY created_at DESC, id DESC LIMIT 1")
+            .await;
         let moved = if before.pointer == told.pointer { "same release" } else { "new release" };
         format!(
             "{moved}, newest #{}{}{}, {} kept",

@@ -22,3 +22,4 @@ mod logs;
 mod queueing;
 mod releases;
 mod variables;
+mod world_breaks;

@@ -92,6 +92,19 @@ impl Engine for Docker {
         self.delete_container(id).await
     }
 
+    async fn unpause_container(&self, id: &ContainerId) -> Result<(), EngineError> {
+        self.unpause(id).await
+    }
+
+    async fn connect_network(
+        &self,
+        id: &ContainerId,
+        network: &str,
+        aliases: Vec<String>,
+    ) -> Result<(), EngineError> {
+        self.connect_container(id, network, aliases).await
+    }
+
     async fn rename_container(&self, id: &ContainerId, name: &str) -> Result<(), EngineError> {
         self.rename(id, name).await
     }

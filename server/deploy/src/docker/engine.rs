@@ -84,6 +84,15 @@ pub trait Engine: Send + Sync {
     async fn kill_container(&self, id: &ContainerId, signal: &str) -> Result<(), EngineError>;
     /// Removes a container with its anonymous volumes, killing it if it runs. Returns whether there was one.
     async fn remove_container(&self, id: &ContainerId) -> Result<bool, EngineError>;
+    /// Lets a container that somebody froze run on. Fine if it is not frozen.
+    async fn unpause_container(&self, id: &ContainerId) -> Result<(), EngineError>;
+    /// Connects a container to a private network of this instance, under these names. Fine if it is connected.
+    async fn connect_network(
+        &self,
+        id: &ContainerId,
+        network: &str,
+        aliases: Vec<String>,
+    ) -> Result<(), EngineError>;
     /// Gives a container another name.
     async fn rename_container(&self, id: &ContainerId, name: &str) -> Result<(), EngineError>;
     /// Looks at a container, by id. [`EngineError::NotFound`] if there is none, or none of this instance.
@@ -415,6 +424,10 @@ pub enum EngineEventKind {
     Destroy,
     /// Renamed.
     Rename,
+    /// Frozen, which only an operator does.
+    Pause,
+    /// Taken off a network of this instance. The event has no labels; it comes at each stop, too.
+    Disconnect,
     /// Anything else, by Docker's name for it.
     Other(String),
 }

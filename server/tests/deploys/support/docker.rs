@@ -72,10 +72,12 @@ pub(crate) fn labelled(instance: &str) -> Vec<(String, String)> {
     all.iter().filter_map(|l| l.split_once(' ')).map(|(r, s)| (r.to_owned(), s.to_owned())).collect()
 }
 
-/// The address of a running container of a release, by the release's id.
+/// The address of the first replica of a release, by the release's id, if it runs.
 pub(crate) fn address_of(instance: &str, release: &str) -> Option<std::net::IpAddr> {
     let release = format!("label=berth.release={release}");
-    let found = lines(&["ps", "--quiet", "--filter", &label(instance), "--filter", &release]);
+    let first = "label=berth.replica=1";
+    let own = label(instance);
+    let found = lines(&["ps", "--quiet", "--filter", &own, "--filter", &release, "--filter", first]);
     let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
     docker(&["inspect", "--format", format, found.first()?]).trim().parse().ok()
 }

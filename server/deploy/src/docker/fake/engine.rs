@@ -297,6 +297,21 @@ impl Engine for FakeEngine {
         Ok(removed)
     }
 
+    async fn unpause_container(&self, id: &ContainerId) -> Result<(), EngineError> {
+        self.enter("unpause_container", id.short())?;
+        self.with(id, |_| ())
+    }
+
+    async fn connect_network(
+        &self,
+        id: &ContainerId,
+        network: &str,
+        _aliases: Vec<String>,
+    ) -> Result<(), EngineError> {
+        self.enter("connect_network", network)?;
+        self.with(id, |_| ())
+    }
+
     async fn rename_container(&self, id: &ContainerId, name: &str) -> Result<(), EngineError> {
         self.enter("rename_container", name)?;
         self.with(id, |container| container.spec.name = name.to_owned())
