@@ -55,6 +55,25 @@ impl Inner {
             }
             self.work_on(job.app_id);
         }
+        self.resume_deletions().await
+    }
+
+    /// An app is marked before the job that deletes it is there: whoever died between the two meant it.
+    async fn resume_deletions(self: &Arc<Self>) -> Result<(), Problem> {
+        let unfinished = self.store.jobs().unfinished().await?;
+        let apps = self.store.apps().all(&berth_store::model::Visible::All).await?;
+        for app in apps.into_iter().filter(|app| app.deleting) {
+            let known = unfinished.iter().any(|j| j.kind == JobKind::DeleteApp && j.app_id == Some(app.id));
+            if !known {
+                self.enqueue_job(
+                    &Principal::daemon(),
+                    JobKind::DeleteApp,
+                    Some(app.id),
+                    serde_json::Value::Null,
+                )
+                .await?;
+            }
+        }
         Ok(())
     }
 

@@ -154,7 +154,15 @@ async fn a_container_whose_address_changed_is_found_at_the_new_one() {
     // Another one takes the address; it listens on the same port, which would be the worst mix-up.
     let label = format!("berth.instance={}", berth.instance);
     let squatter = docker(&[
-        "run", "--detach", "--network", &network, "--label", &label, "node:22-slim", "node", "-e",
+        "run",
+        "--detach",
+        "--network",
+        &network,
+        "--label",
+        &label,
+        "node:22-slim",
+        "node",
+        "-e",
         "require('http').createServer((q, r) => r.end('{\"version\":\"squatter\"}')).listen(8080)",
     ]);
     let squatter = squatter.trim();

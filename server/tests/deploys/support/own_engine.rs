@@ -61,7 +61,14 @@ impl OwnEngine {
             .unwrap();
         let mut command = Command::new("dockerd");
         command
-            .args(["--data-root", &self.path("root"), "--exec-root", &self.path("exec"), "--host", &self.url()])
+            .args([
+                "--data-root",
+                &self.path("root"),
+                "--exec-root",
+                &self.path("exec"),
+                "--host",
+                &self.url(),
+            ])
             .args(["--pidfile", &self.path("pid"), "--bridge", &self.bridge, "--iptables=false"])
             .args(["--default-address-pool", &format!("base=10.215.{}.0/24,size=28", self.net)])
             .arg(format!("--live-restore={}", self.live_restore))
@@ -107,7 +114,11 @@ impl Drop for OwnEngine {
             for id in self.try_docker(&["ps", "--all", "--quiet"]).unwrap_or_default().lines() {
                 self.try_docker(&["rm", "--force", "--volumes", id]);
             }
-            for id in self.try_docker(&["network", "ls", "--quiet", "--filter", "type=custom"]).unwrap_or_default().lines() {
+            for id in self
+                .try_docker(&["network", "ls", "--quiet", "--filter", "type=custom"])
+                .unwrap_or_default()
+                .lines()
+            {
                 self.try_docker(&["network", "rm", id]);
             }
         }
