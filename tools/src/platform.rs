@@ -14,6 +14,7 @@ use berth_schemas::{
     },
 };
 
+use berth_deploy::CleanupFound;
 use berth_store::model::AppId;
 
 use crate::{
@@ -203,15 +204,15 @@ fn url_pattern(context: &Context) -> String {
 
 async fn cleanup(call: Call, input: PlatformCleanup) -> Result<CleanupPlan, Problem> {
     find::demand_all_projects(&call, "platform_cleanup")?;
-    let items = call.context.pipeline.cleanup_plan().await?;
+    let CleanupFound { items, kept } = call.context.pipeline.cleanup_plan().await?;
     let bytes = items.iter().map(|i| i.bytes).sum();
     if input.dry_run.unwrap_or(true) {
-        return Ok(CleanupPlan { items, bytes, job: None });
+        return Ok(CleanupPlan { items, bytes, kept, job: None });
     }
     let effect = format!("remove {} unneeded things ({})", items.len(), jobs::size(bytes));
     confirmed("platform_cleanup", "cleanup", input.confirm.as_deref(), &[effect])?;
     let job = call.context.pipeline.cleanup(&call.principal).await?;
-    Ok(CleanupPlan { items, bytes, job: Some(jobs::handle(&job)) })
+    Ok(CleanupPlan { items, bytes, kept, job: Some(jobs::handle(&job)) })
 }
 
 impl Brief for PlatformStatus {
@@ -247,6 +248,12 @@ impl Brief for CleanupPlan {
         let mut text = Text::from(format!("{verb} {} things, {}.", self.items.len(), jobs::size(self.bytes)));
         for Removable { kind, name, bytes, why } in self.items.iter().take(SHOWN) {
             text = text.say(format!("\n{kind} {name} {}: {why}", jobs::size(*bytes)));
+        }
+        if self.job.is_none() && !self.kept.is_empty() {
+            text = text.say("\nWould stay:");
+            for Removable { kind, name, bytes, why } in self.kept.iter().take(SHOWN) {
+                text = text.say(format!("\n{kind} {name} {}: {why}", jobs::size(*bytes)));
+            }
         }
         match &self.job {
             Some(job) => text.say(format!("\nJob {}: job_get tells when it is done.", job.job)),

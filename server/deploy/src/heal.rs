@@ -86,17 +86,17 @@ impl Inner {
             let summary =
                 format!("{} could not be put right and is tried again: {}", app.slug, problem.detail);
             let data = serde_json::json!({ "code": problem.code, "hint": problem.hint });
-            self.tell("app.trouble", &app, summary, data).await;
+            self.tell("app.trouble", &app, summary, data);
         }
     }
 
-    async fn trouble_over(&self, environment: EnvironmentId) {
+    pub(crate) async fn trouble_over(&self, environment: EnvironmentId) {
         if self.troubles().remove(&environment).is_none() {
             return;
         }
         if let Ok(Some(app)) = self.store.apps().by_environment(environment).await {
             let summary = format!("{} is as it should be again", app.slug);
-            self.tell("app.recovered", &app, summary, serde_json::Value::Null).await;
+            self.tell("app.recovered", &app, summary, serde_json::Value::Null);
         }
     }
 
@@ -160,7 +160,7 @@ impl Inner {
                 Some(ContainerPhase::Running) => "its container had no network",
                 Some(_) => "its container had stopped",
             };
-            self.tell_repaired(app, release, replica, why).await;
+            self.tell_repaired(app, release, replica, why);
             up.extend(started);
             self.route_running(app, release, &up)?;
         }
@@ -189,16 +189,16 @@ impl Inner {
             self.engine.unpause_container(&frozen.id).await.map_err(|e| engine_problem(&e))?;
             any = true;
             let replica = replica_of(frozen).unwrap_or_default();
-            self.tell_repaired(app, release, replica, "its container was paused").await;
+            self.tell_repaired(app, release, replica, "its container was paused");
         }
         Ok(any)
     }
 
-    async fn tell_repaired(&self, app: &AppRow, release: &ReleaseRow, replica: i64, why: &str) {
+    fn tell_repaired(&self, app: &AppRow, release: &ReleaseRow, replica: i64, why: &str) {
         let summary =
             format!("replica {replica} of {} (release {}) runs again: {why}", app.slug, release.number);
         let data = serde_json::json!({ "release": release.number, "replica": replica, "why": why });
-        self.tell("container.repaired", app, summary, data).await;
+        self.tell("container.repaired", app, summary, data);
     }
 
     /// What there is of a release. A container that ends between the list and the look at it is listed again as

@@ -152,7 +152,7 @@ impl Inner {
     /// Does it; returns what was done, in a sentence.
     async fn do_job(self: &Arc<Self>, job: &JobRow) -> Result<String, Problem> {
         if job.kind == JobKind::Cleanup {
-            return self.clean_up().await;
+            return self.clean_up(&job.input).await;
         }
         let id = job.app_id.ok_or_else(|| Problem::new(Code::Internal, "The job names no app."))?;
         let Some(app) = self.store.apps().by_id(id).await? else {
@@ -166,7 +166,7 @@ impl Inner {
                 self.scale_app(&app, replicas).await
             }
             JobKind::DeleteApp => self.delete_app(&app).await,
-            JobKind::Cleanup => self.clean_up().await,
+            JobKind::Cleanup => self.clean_up(&job.input).await,
         }
     }
 

@@ -19,7 +19,7 @@ use berth_schemas::{
     ids::JobId,
     job::JobKind,
     log::LogLine,
-    platform::{DockerStatus, Removable},
+    platform::DockerStatus,
 };
 use berth_store::{
     Store,
@@ -32,6 +32,8 @@ use tokio::sync::{Notify, Semaphore, broadcast};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    build_cache::Steps,
+    cleanup::CleanupFound,
     config::PipelineConfig,
     docker::{ContainerId, Engine, InstanceId},
     gate::{Gates, Turns},
@@ -75,6 +77,8 @@ pub(crate) struct Inner {
     pub(crate) restartable: Mutex<HashSet<ContainerId>>,
     /// Why an environment could not be put right at the last look.
     pub(crate) troubles: Mutex<HashMap<EnvironmentId, Problem>>,
+    /// Steps of our builds, to tell their part of the build cache.
+    pub(crate) steps: Mutex<Steps>,
     /// The engine answers again after it was away.
     pub(crate) engine_back: Notify,
     /// What is left over should be looked for now.
@@ -143,6 +147,7 @@ impl Pipeline {
             working: Turns::default(),
             restartable: Mutex::default(),
             troubles: Mutex::default(),
+            steps: Mutex::default(),
             engine_back: Notify::new(),
             sweep_now: Notify::new(),
             wake: Notify::new(),
@@ -156,6 +161,7 @@ impl Pipeline {
         inner.spawn(Arc::clone(&inner).reconcile(looks));
         inner.spawn(Arc::clone(&inner).follow_engine());
         inner.spawn(Arc::clone(&inner).clean_regularly());
+        inner.spawn(Arc::clone(&inner).watch_disks());
         Ok(Self(inner))
     }
 
@@ -406,12 +412,13 @@ impl Pipeline {
         }
     }
 
-    /// What cleanup would remove now.
+    /// What cleanup would remove now, and what it would keep.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn cleanup_plan(&self) -> Result<Vec<Removable>, Problem> {
-        Ok(self.0.removable().await?.into_iter().map(|r| r.shown).collect())
+    pub async fn cleanup_plan(&self) -> Result<CleanupFound, Problem> {
+        let plan = self.0.removable(self.0.config.build_cache_bytes).await?;
+        Ok(CleanupFound { items: plan.items.into_iter().map(|r| r.shown).collect(), kept: plan.kept })
     }
 
     /// Removes what is no longer needed.

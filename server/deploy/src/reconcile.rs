@@ -243,7 +243,7 @@ impl Inner {
                     workload.replica, app.slug, workload.deployment
                 );
                 let data = serde_json::json!({ "exit_code": exit_code, "release": workload.deployment, "replica": workload.replica });
-                self.tell("container.died", &app, summary, data).await;
+                self.tell("container.died", &app, summary, data);
             }
             EngineEventKind::Pause | EngineEventKind::Disconnect if live && !app.environment.stopped => {
                 let (kind, what) = match event.kind {
@@ -253,7 +253,7 @@ impl Inner {
                 let of =
                     format!("replica {} of {} (release {})", workload.replica, app.slug, workload.deployment);
                 let data = serde_json::json!({ "release": workload.deployment, "replica": workload.replica });
-                self.tell(kind, &app, format!("{of} {what}"), data).await;
+                self.tell(kind, &app, format!("{of} {what}"), data);
             }
             EngineEventKind::Start
             | EngineEventKind::Destroy
@@ -274,18 +274,16 @@ impl Inner {
         (state.running && state.addresses.is_empty()).then(|| EngineEvent { labels: state.labels, ..event })
     }
 
-    /// Writes an entry of the event log about an app. One that cannot be kept stops nothing.
-    pub(crate) async fn tell(
-        &self,
-        kind: &'static str,
-        app: &AppRow,
-        summary: String,
-        data: serde_json::Value,
-    ) {
+    /// Writes an entry of the event log about an app. Nobody waits for it, least of all a repair while the store is
+    /// locked or its disk is full.
+    pub(crate) fn tell(&self, kind: &'static str, app: &AppRow, summary: String, data: serde_json::Value) {
         let event = NewEvent { kind, by: "berth".into(), app: Some(app.id), summary, data };
-        if let Err(error) = self.store.events().append(event).await {
-            tracing::warn!(%error, kind, "an event was not kept");
-        }
+        let store = self.store.clone();
+        self.spawn(async move {
+            if let Err(error) = store.events().append(event).await {
+                tracing::warn!(%error, kind, "an event was not kept");
+            }
+        });
     }
 
     /// The containers of an app's live release, as the engine knows them.

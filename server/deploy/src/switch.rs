@@ -50,6 +50,8 @@ impl Inner {
         attempt.journal.note(format!("live at {}", self.config.addresses.url(&attempt.app.slug))).await;
         attempt.journal.flush().await;
         self.finish(attempt).await?;
+        // What kept the release before it from being repaired does not matter any more.
+        self.trouble_over(environment).await;
         self.note_use(attempt.row.id, |active| {
             active.release = None;
             active.draining = None;

@@ -360,7 +360,8 @@ impl Matrix {
         }
         if let Some(prober) = direct {
             // A container that was to go may be gone; one that something newer has replaced, from then on.
-            let until = if told.pointer == at_kill.pointer { i64::MAX } else { switched_at(berth).await };
+            let same = ends || told.pointer == at_kill.pointer;
+            let until = if same { i64::MAX } else { switched_at(berth).await };
             match ends {
                 true => prober.task.abort(),
                 false => line.direct = prober.end(&format!("{here}, the container itself"), until).await,

@@ -12,6 +12,7 @@ mod support;
 mod bad_apps;
 mod bad_builds;
 mod bad_sources;
+mod cleaning;
 mod crashes;
 mod engine_trouble;
 mod examples;

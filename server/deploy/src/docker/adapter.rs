@@ -149,7 +149,11 @@ impl Engine for Docker {
         self.own_disk_usage().await
     }
 
-    async fn prune_build_cache(&self, keep_bytes: u64) -> Result<u64, EngineError> {
-        self.drop_build_cache(keep_bytes).await
+    async fn build_cache(&self) -> Result<Vec<CacheRecord>, EngineError> {
+        self.cache_records().await
+    }
+
+    async fn prune_build_cache(&self, ids: &[String]) -> Result<u64, EngineError> {
+        self.drop_cache(ids).await
     }
 }

@@ -490,8 +490,13 @@ impl Engine for FakeEngine {
         })
     }
 
-    async fn prune_build_cache(&self, keep_bytes: u64) -> Result<u64, EngineError> {
-        self.enter("prune_build_cache", &keep_bytes.to_string())?;
+    async fn build_cache(&self) -> Result<Vec<CacheRecord>, EngineError> {
+        self.enter("build_cache", "")?;
+        Ok(Vec::new())
+    }
+
+    async fn prune_build_cache(&self, ids: &[String]) -> Result<u64, EngineError> {
+        self.enter("prune_build_cache", &ids.join(" "))?;
         Ok(0)
     }
 }
