@@ -222,6 +222,7 @@ fn pipeline_config(daemon: &Daemon, arrival: Arrival, alone: CancellationToken) 
         addresses: daemon.addresses.clone(),
         concurrent_builds: config.concurrent_builds,
         min_free_bytes: config.min_free_disk,
+        build_cache_bytes: config.build_cache,
         allow_private_sources: config.allow_private_sources,
         allow_local_sources: config.allow_local_sources,
         git_ssh_key: config.git_ssh_key.clone(),

@@ -125,7 +125,11 @@ async fn same(call: &Call, row: DeploymentRow, wait: Duration) -> Result<Deploym
     let row = if on_its_way { follow::deployment(call, row, wait).await? } else { row };
     let detail = detail(call, &row).await?;
     let next = if on_its_way {
-        format!("{} was asked for before and brings the same, so this request joined it. {}", row.reference(), detail.next)
+        format!(
+            "{} was asked for before and brings the same, so this request joined it. {}",
+            row.reference(),
+            detail.next
+        )
     } else {
         already_live(&row, &row.reference(), &detail.url)
     };
@@ -412,9 +416,7 @@ async fn live_one_with_the_same(call: &Call, row: &DeploymentRow) -> Result<Opti
     let superseded = row.state == DeploymentState::Superseded;
     let (true, Some(release)) = (superseded && row.source.is_new(), row.release) else { return Ok(None) };
     let release = call.context.store.releases().get(release).await?;
-    Ok(release
-        .filter(|r| r.deployment_id != row.id)
-        .map(|r| DeploymentRef::new(row.app.clone(), r.number)))
+    Ok(release.filter(|r| r.deployment_id != row.id).map(|r| DeploymentRef::new(row.app.clone(), r.number)))
 }
 
 /// The next step, in words that a model or a person can follow.

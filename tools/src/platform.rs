@@ -1,6 +1,10 @@
 //! The platform itself: its health, and cleaning up.
 
-use std::{collections::HashSet, fs, path::Path};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs,
+    path::Path,
+};
 
 use berth_schemas::{
     Code, Problem, Scope,
@@ -11,6 +15,7 @@ use berth_schemas::{
     },
 };
 
+use berth_deploy::CleanupFound;
 use berth_store::model::AppId;
 
 use crate::{
@@ -79,11 +84,11 @@ async fn status(call: Call, _: PlatformStatusGet) -> Result<PlatformStatus, Prob
     let context = &call.context;
     let docker = context.pipeline.docker_status().await;
     let disk = disk(context).await?;
-    let (apps, ids) = apps(&call).await?;
+    let (apps, ids, troubles) = apps(&call).await?;
     let unsettled = context.store.deployments().unsettled().await?;
     let in_progress = unsettled.iter().filter(|d| ids.contains(&d.app_id)).count();
     let needed = i64::try_from(context.pipeline.min_free_bytes()).unwrap_or(i64::MAX);
-    let attention = attention(docker.available, docker.problem.as_deref(), &disk, needed, &apps);
+    let attention = attention(docker.available, docker.problem.as_deref(), &disk, needed, &apps, &troubles);
     Ok(PlatformStatus {
         healthy: attention.is_empty(),
         attention,
@@ -106,6 +111,7 @@ fn attention(
     disk: &DiskStatus,
     needed: i64,
     apps: &AppCounts,
+    troubles: &BTreeMap<String, Problem>,
 ) -> Vec<String> {
     let mut list = Vec::new();
     if !docker {
@@ -128,20 +134,29 @@ fn attention(
         ));
     }
     for app in &apps.unhealthy {
-        list.push(format!(
-            "{app} does not serve as it should. See app_get(app={app:?}) and log_search(app={app:?})."
-        ));
+        list.push(match troubles.get(app) {
+            Some(trouble) => format!(
+                "{app} does not serve as it should: {} {}",
+                trouble.detail,
+                trouble.hint.as_deref().unwrap_or("See app_get and log_search.")
+            ),
+            None => format!(
+                "{app} does not serve as it should. See app_get(app={app:?}) and log_search(app={app:?})."
+            ),
+        });
     }
     list
 }
 
-/// The apps that the caller may see, counted by state, and their ids.
-async fn apps(call: &Call) -> Result<(AppCounts, HashSet<AppId>), Problem> {
+/// The apps that the caller may see: counted by state, their ids, and what stands in the way of repairing them.
+async fn apps(call: &Call) -> Result<(AppCounts, HashSet<AppId>, BTreeMap<String, Problem>), Problem> {
     let mut counts = AppCounts::default();
     let mut ids = HashSet::new();
+    let mut troubles = BTreeMap::new();
     for app in call.context.store.apps().all(&call.principal.visible).await? {
         counts.total += 1;
         ids.insert(app.id);
+        troubles.extend(call.context.pipeline.trouble(&app).map(|t| (app.slug.to_string(), t)));
         match call.context.pipeline.app_state(&app).await {
             AppState::Running => counts.running += 1,
             AppState::Stopped => counts.stopped += 1,
@@ -149,7 +164,7 @@ async fn apps(call: &Call) -> Result<(AppCounts, HashSet<AppId>), Problem> {
             AppState::Empty => {}
         }
     }
-    Ok((counts, ids))
+    Ok((counts, ids, troubles))
 }
 
 async fn disk(context: &Context) -> Result<DiskStatus, Problem> {
@@ -209,15 +224,15 @@ fn url_pattern(context: &Context) -> String {
 
 async fn cleanup(call: Call, input: PlatformCleanup) -> Result<CleanupPlan, Problem> {
     find::demand_all_projects(&call, "platform_cleanup")?;
-    let items = call.context.pipeline.cleanup_plan().await?;
+    let CleanupFound { items, kept } = call.context.pipeline.cleanup_plan().await?;
     let bytes = items.iter().map(|i| i.bytes).sum();
     if input.dry_run.unwrap_or(true) {
-        return Ok(CleanupPlan { items, bytes, job: None });
+        return Ok(CleanupPlan { items, bytes, kept, job: None });
     }
     let effect = format!("remove {} unneeded things ({})", items.len(), jobs::size(bytes));
     confirmed("platform_cleanup", "cleanup", input.confirm.as_deref(), &[effect])?;
     let job = call.context.pipeline.cleanup(&call.principal).await?;
-    Ok(CleanupPlan { items, bytes, job: Some(jobs::handle(&job)) })
+    Ok(CleanupPlan { items, bytes, kept, job: Some(jobs::handle(&job)) })
 }
 
 impl Brief for PlatformStatus {
@@ -266,6 +281,12 @@ impl Brief for CleanupPlan {
         for Removable { kind, name, bytes, why } in self.items.iter().take(SHOWN) {
             text = text.say(format!("\n{kind} {name} {}: {why}", jobs::size(*bytes)));
         }
+        if self.job.is_none() && !self.kept.is_empty() {
+            text = text.say("\nWould stay:");
+            for Removable { kind, name, bytes, why } in self.kept.iter().take(SHOWN) {
+                text = text.say(format!("\n{kind} {name} {}: {why}", jobs::size(*bytes)));
+            }
+        }
         match &self.job {
             Some(job) => text.say(format!("\nJob {}: job_get tells when it is done.", job.job)),
             None if self.items.is_empty() => text,
@@ -281,12 +302,12 @@ mod tests {
     #[test]
     fn attention_says_what_to_do() {
         let well = DiskStatus { free_bytes: 50_000_000_000, total_bytes: 100_000_000_000, data_bytes: 0 };
-        assert!(attention(true, None, &well, 1 << 30, &AppCounts::default()).is_empty());
-        let refused = attention(true, None, &well, 60_000_000_000, &AppCounts::default());
+        assert!(attention(true, None, &well, 1 << 30, &AppCounts::default(), &BTreeMap::new()).is_empty());
+        let refused = attention(true, None, &well, 60_000_000_000, &AppCounts::default(), &BTreeMap::new());
         assert!(refused[0].contains("min_free_disk_mb"), "{refused:?}");
         let full = DiskStatus { free_bytes: 5_000_000_000, ..well };
         let apps = AppCounts { unhealthy: vec!["web".into()], ..AppCounts::default() };
-        let list = attention(false, None, &full, 1 << 30, &apps);
+        let list = attention(false, None, &full, 1 << 30, &apps, &BTreeMap::new());
         assert_eq!(list.len(), 3);
         assert!(list[1].contains("platform_cleanup") && list[2].contains("app_get(app=\"web\")"));
     }

@@ -17,6 +17,8 @@ pub struct PipelineConfig {
     pub concurrent_builds: usize,
     /// A build is refused when fewer bytes than this are free.
     pub min_free_bytes: u64,
+    /// Berth's own build cache is kept below this.
+    pub build_cache_bytes: u64,
     /// Whether sources may come from private and loopback addresses.
     pub allow_private_sources: bool,
     /// Whether sources may be directories on this machine, given as file:// URLs. For tests.

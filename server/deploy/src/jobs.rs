@@ -22,6 +22,7 @@ use crate::{
     fault::engine_problem,
     gate::{Inside, Turn},
     pipeline::Inner,
+    stall,
     start::replica_of,
 };
 
@@ -36,7 +37,9 @@ impl Inner {
         app: Option<AppId>,
         input: serde_json::Value,
     ) -> Result<JobRow, Problem> {
+        stall::before("job_queued").await;
         let job = self.store.jobs().enqueue(kind, app, input, &who.name).await?;
+        stall::after("job_queued").await;
         self.work_on(app);
         Ok(job)
     }
@@ -52,6 +55,25 @@ impl Inner {
                     .await?;
             }
             self.work_on(job.app_id);
+        }
+        self.resume_deletions().await
+    }
+
+    /// An app is marked before the job that deletes it is there: whoever died between the two meant it.
+    async fn resume_deletions(self: &Arc<Self>) -> Result<(), Problem> {
+        let unfinished = self.store.jobs().unfinished().await?;
+        let apps = self.store.apps().all(&berth_store::model::Visible::All).await?;
+        for app in apps.into_iter().filter(|app| app.deleting) {
+            let known = unfinished.iter().any(|j| j.kind == JobKind::DeleteApp && j.app_id == Some(app.id));
+            if !known {
+                self.enqueue_job(
+                    &Principal::daemon(),
+                    JobKind::DeleteApp,
+                    Some(app.id),
+                    serde_json::Value::Null,
+                )
+                .await?;
+            }
         }
         Ok(())
     }
@@ -87,7 +109,9 @@ impl Inner {
     /// Runs a job to its end, or until the daemon goes down: then it stays "running" and the next start takes it up.
     async fn run_job(self: &Arc<Self>, job: JobRow) -> Result<(), Problem> {
         if job.state == JobState::Queued {
+            stall::before("job_running").await;
             self.store.jobs().transition(&job.id, JobState::Queued, JobState::Running, None, None).await?;
+            stall::after("job_running").await;
         }
         let outcome = tokio::select! {
             biased;
@@ -98,6 +122,7 @@ impl Inner {
             Ok(message) => (JobState::Succeeded, Some(message), None),
             Err(problem) => (JobState::Failed, None, Some(problem)),
         };
+        stall::before("job_ended").await;
         while !self.shutdown.is_cancelled() {
             let (message, problem) = (message.clone(), problem.clone());
             match self.store.jobs().transition(&job.id, JobState::Running, state, message, problem).await {
@@ -112,6 +137,7 @@ impl Inner {
                 }
             }
         }
+        stall::after("job_ended").await;
         let _ = self.settled.send(());
         Ok(())
     }
@@ -127,7 +153,7 @@ impl Inner {
     /// Does it; returns what was done, in a sentence.
     async fn do_job(self: &Arc<Self>, job: &JobRow) -> Result<String, Problem> {
         match job.kind {
-            JobKind::Cleanup => return self.clean_up().await,
+            JobKind::Cleanup => return self.clean_up(&job.input).await,
             JobKind::Upgrade => return self.upgrade(job).await,
             _ => {}
         }
@@ -143,7 +169,7 @@ impl Inner {
                 self.scale_app(&app, replicas).await
             }
             JobKind::DeleteApp => self.delete_app(&app).await,
-            JobKind::Cleanup => self.clean_up().await,
+            JobKind::Cleanup => self.clean_up(&job.input).await,
             JobKind::Upgrade => self.upgrade(job).await,
         }
     }
@@ -176,7 +202,9 @@ impl Inner {
 
     async fn stop_app(self: &Arc<Self>, app: &AppRow, job: &JobRow) -> Result<String, Problem> {
         let (_inside, app) = self.hold(app).await?;
+        stall::before("stopped").await;
         self.store.apps().set_stopped(app.environment.id, true, "berth").await?;
+        stall::after("stopped").await;
         self.store.jobs().set_message(&job.id, "finishing open requests").await?;
         if let Some(old) = self.routes.stopped(&app) {
             self.routes.drain(&old, crate::switch::drain_limit(&app)).await;
@@ -226,7 +254,9 @@ impl Inner {
                 }
             }
         };
+        stall::before("started").await;
         self.store.apps().set_stopped(app.environment.id, false, "berth").await?;
+        stall::after("started").await;
         self.routes.serve(app, &release, self.target(app, &release, containers.as_deref())?);
         if let Some(containers) = &containers {
             self.collect_logs(app, &release, containers);
@@ -267,7 +297,9 @@ impl Inner {
                 return Err(problem);
             }
         };
+        stall::before("scaled").await;
         self.store.apps().set_replicas(app.environment.id, replicas).await?;
+        stall::after("scaled").await;
         if let Some(target) = self.routes.serving_target(app.environment.id) {
             // Open requests of replicas that go finish before their containers get SIGTERM.
             let removed = target.set_replicas(crate::routes::replica_addrs(&up));
@@ -304,7 +336,9 @@ impl Inner {
         let releases = self.store.releases().list(app.environment.id, false).await?;
         let files = self.config.data_dir.join("releases").join(app.id.0.to_string());
         remove_dir(&files).await.map_err(|e| crate::attempt::io_problem("removing the app's files", &e))?;
+        stall::before("deleted").await;
         self.store.apps().delete(app.id, "berth").await?;
+        stall::after("deleted").await;
         // The app is gone: what cannot be removed now is found by the cleanup.
         for release in &releases {
             if let Err(problem) = self.remove_artifact(release).await {

@@ -8,6 +8,7 @@
 
 mod attempt;
 mod build;
+mod build_cache;
 mod check;
 mod cleanup;
 pub mod command;
@@ -22,6 +23,7 @@ mod journal;
 mod output;
 mod pipeline;
 pub mod plan;
+mod pressure;
 pub mod probe;
 mod queue;
 mod reconcile;
@@ -29,11 +31,12 @@ mod release;
 mod routes;
 mod sameness;
 pub mod source;
+mod stall;
 mod start;
 mod sweep;
 mod switch;
 
-pub use cleanup::{upload_expiry, upload_path};
+pub use cleanup::{CleanupFound, upload_expiry, upload_path};
 pub use config::{Addresses, Arrival, PipelineConfig, Successor};
 pub use journal::DeploymentUpdate;
 pub use output::EngineOutput;

@@ -19,24 +19,27 @@ use berth_schemas::{
     ids::JobId,
     job::JobKind,
     log::LogLine,
-    platform::{DockerStatus, Removable},
+    platform::DockerStatus,
 };
 use berth_store::{
     Store,
     model::{
-        AppId, AppRow, DeploymentId, DeploymentRow, DeploymentSource, Enqueued, EnvironmentId, JobRow, NewDeployment,
-        Principal, ReleaseId, UploadRow, Visible,
+        AppId, AppRow, DeploymentId, DeploymentRow, DeploymentSource, Enqueued, EnvironmentId, JobRow,
+        NewDeployment, Principal, ReleaseId, UploadRow, Visible,
     },
 };
 use tokio::sync::{Notify, Semaphore, broadcast};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    build_cache::Steps,
+    cleanup::CleanupFound,
     config::PipelineConfig,
     docker::{ContainerId, Engine, InstanceId},
     gate::{Gates, Turns},
     journal::{DeploymentUpdate, Watchers},
     routes::Routes,
+    stall,
 };
 
 /// What a caller may say about a deployment.
@@ -72,6 +75,10 @@ pub(crate) struct Inner {
     pub(crate) working: Turns<Option<AppId>>,
     /// Containers that the engine was told to restart by itself.
     pub(crate) restartable: Mutex<HashSet<ContainerId>>,
+    /// Why an environment could not be put right at the last look.
+    pub(crate) troubles: Mutex<HashMap<EnvironmentId, Problem>>,
+    /// Steps of our builds, to tell their part of the build cache.
+    pub(crate) steps: Mutex<Steps>,
     /// The engine answers again after it was away.
     pub(crate) engine_back: Notify,
     /// What is left over should be looked for now.
@@ -139,6 +146,8 @@ impl Pipeline {
             looking: Turns::default(),
             working: Turns::default(),
             restartable: Mutex::default(),
+            troubles: Mutex::default(),
+            steps: Mutex::default(),
             engine_back: Notify::new(),
             sweep_now: Notify::new(),
             wake: Notify::new(),
@@ -152,6 +161,7 @@ impl Pipeline {
         inner.spawn(Arc::clone(&inner).reconcile(looks));
         inner.spawn(Arc::clone(&inner).follow_engine());
         inner.spawn(Arc::clone(&inner).clean_regularly());
+        inner.spawn(Arc::clone(&inner).watch_disks());
         Ok(Self(inner))
     }
 
@@ -199,8 +209,10 @@ impl Pipeline {
             message: options.message,
             no_cache: options.no_cache,
         };
+        stall::before("queued").await;
         let outcome = inner.store.deployments().enqueue_once(new, inner.answers(app)).await?;
         let Enqueued::New(row) = &outcome else { return Ok(outcome) };
+        stall::after("queued").await;
         // It is accepted: what it supersedes is also found when the queue is looked at.
         if let Err(problem) = inner.supersede_older(row).await {
             tracing::warn!(%problem, deployment = %row.reference(), "older deployments were not superseded yet");
@@ -313,7 +325,9 @@ impl Pipeline {
     /// # Errors
     /// When the store cannot be written.
     pub async fn delete_app(&self, who: &Principal, app: &AppRow) -> Result<JobRow, Problem> {
+        stall::before("deleting").await;
         self.0.store.apps().mark_deleting(who, app.id).await?;
+        stall::after("deleting").await;
         self.0.enqueue_job(who, JobKind::DeleteApp, Some(app.id), serde_json::Value::Null).await
     }
 
@@ -363,6 +377,12 @@ impl Pipeline {
         }
     }
 
+    /// Why an app does not serve as it should and could not be put right, if so.
+    #[must_use]
+    pub fn trouble(&self, app: &AppRow) -> Option<Problem> {
+        self.0.troubles().get(&app.environment.id).cloned()
+    }
+
     /// The containers of an app's live release, as the engine knows them.
     pub async fn replicas(&self, app: &AppRow) -> Vec<Replica> {
         self.0.replicas_shown(app).await
@@ -409,12 +429,13 @@ impl Pipeline {
         }
     }
 
-    /// What cleanup would remove now.
+    /// What cleanup would remove now, and what it would keep.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn cleanup_plan(&self) -> Result<Vec<Removable>, Problem> {
-        Ok(self.0.removable().await?.into_iter().map(|r| r.shown).collect())
+    pub async fn cleanup_plan(&self) -> Result<CleanupFound, Problem> {
+        let plan = self.0.removable(self.0.config.build_cache_bytes).await?;
+        Ok(CleanupFound { items: plan.items.into_iter().map(|r| r.shown).collect(), kept: plan.kept })
     }
 
     /// Removes what is no longer needed.
@@ -496,7 +517,9 @@ impl Inner {
         change: berth_store::model::Change,
     ) -> Result<(), Problem> {
         let reason = change.reason.clone();
+        stall::before(to.as_str()).await;
         *row = self.store.deployments().transition(row.id, row.state, to, change).await?;
+        stall::after(to.as_str()).await;
         self.moved(row.id, to, reason);
         Ok(())
     }

@@ -221,6 +221,13 @@ impl Inner {
         if event.kind == EngineEventKind::Destroy {
             self.forget_container(&event.container);
         }
+        let event = match event.kind {
+            EngineEventKind::Disconnect => match self.still_runs(event).await {
+                Some(event) => event,
+                None => return,
+            },
+            _ => event,
+        };
         let Some(workload) = Workload::from_labels(&event.labels) else { return };
         let Ok(slug) = workload.app.parse() else { return };
         let Ok(Some(app)) = self.store.apps().by_slug(&Visible::All, &slug).await else { return };
@@ -232,19 +239,22 @@ impl Inner {
                     && !app.deleting
                     && i64::from(workload.replica) <= app.environment.replicas =>
             {
-                let event = NewEvent {
-                    kind: "container.died",
-                    by: "berth".into(),
-                    app: Some(app.id),
-                    summary: format!(
-                        "replica {} of {} (release {}) ended with exit code {exit_code}",
-                        workload.replica, app.slug, workload.deployment
-                    ),
-                    data: serde_json::json!({ "exit_code": exit_code, "release": workload.deployment, "replica": workload.replica }),
+                let summary = format!(
+                    "replica {} of {} (release {}) ended with exit code {exit_code}",
+                    workload.replica, app.slug, workload.deployment
+                );
+                let data = serde_json::json!({ "exit_code": exit_code, "release": workload.deployment, "replica": workload.replica });
+                self.tell("container.died", &app, summary, data);
+            }
+            EngineEventKind::Pause | EngineEventKind::Disconnect if live && !app.environment.stopped => {
+                let (kind, what) = match event.kind {
+                    EngineEventKind::Pause => ("container.paused", "was paused outside Berth"),
+                    _ => ("container.disconnected", "was taken off its network outside Berth"),
                 };
-                if let Err(error) = self.store.events().append(event).await {
-                    tracing::warn!(%error, "an event was not kept");
-                }
+                let of =
+                    format!("replica {} of {} (release {})", workload.replica, app.slug, workload.deployment);
+                let data = serde_json::json!({ "release": workload.deployment, "replica": workload.replica });
+                self.tell(kind, &app, format!("{of} {what}"), data);
             }
             EngineEventKind::Start
             | EngineEventKind::Destroy
@@ -256,6 +266,25 @@ impl Inner {
             // A full channel means that a look at everything is due anyway.
             let _ = self.look.try_send(app.environment.id);
         }
+    }
+
+    /// The event of a container that left its network, with the container's labels, if it runs on: each that stops
+    /// leaves its network, too.
+    async fn still_runs(&self, event: EngineEvent) -> Option<EngineEvent> {
+        let state = self.engine.inspect_container(&event.container).await.ok()?;
+        (state.running && state.addresses.is_empty()).then(|| EngineEvent { labels: state.labels, ..event })
+    }
+
+    /// Writes an entry of the event log about an app. Nobody waits for it, least of all a repair while the store is
+    /// locked or its disk is full.
+    pub(crate) fn tell(&self, kind: &'static str, app: &AppRow, summary: String, data: serde_json::Value) {
+        let event = NewEvent { kind, by: "berth".into(), app: Some(app.id), summary, data };
+        let store = self.store.clone();
+        self.spawn(async move {
+            if let Err(error) = store.events().append(event).await {
+                tracing::warn!(%error, kind, "an event was not kept");
+            }
+        });
     }
 
     /// The containers of an app's live release, as the engine knows them.

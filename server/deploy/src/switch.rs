@@ -17,6 +17,7 @@ use crate::{
     fault::Halt,
     gate::Gate,
     pipeline::Inner,
+    stall,
     start::{Running, STOP_GRACE},
 };
 
@@ -49,6 +50,8 @@ impl Inner {
         attempt.journal.note(format!("live at {}", self.config.addresses.url(&attempt.app.slug))).await;
         attempt.journal.flush().await;
         self.finish(attempt).await?;
+        // What kept the release before it from being repaired does not matter any more.
+        self.trouble_over(environment).await;
         self.note_use(attempt.row.id, |active| {
             active.release = None;
             active.draining = None;
@@ -92,7 +95,9 @@ impl Inner {
         self.enter(attempt, DeploymentState::Switching).await?;
         let previous = attempt.app.environment.live.filter(|live| *live != release.id);
         self.note_use(attempt.row.id, |active| active.draining = previous);
+        stall::before("draining").await;
         self.store.deployments().switch_live(attempt.row.id, release.id).await?;
+        stall::after("draining").await;
         attempt.row.state = DeploymentState::Draining;
         attempt.app.environment.live = Some(release.id);
         if was_stopped && attempt.app.environment.stopped {
@@ -111,8 +116,10 @@ impl Inner {
 
     /// Draining is over: the deployment is live, unless its release died meanwhile.
     async fn finish(&self, attempt: &mut Attempt) -> Result<(), Halt> {
+        stall::before("live").await;
         match self.store.deployments().finish_live(attempt.row.id).await {
             Ok(_) => {
+                stall::after("live").await;
                 attempt.row.state = DeploymentState::Live;
                 self.moved(attempt.row.id, DeploymentState::Live, None);
                 Ok(())
@@ -268,7 +275,9 @@ impl Inner {
         let change = Change { reason: Some(problem.detail.clone()), problem: Some(problem.clone()) };
         // It may have got from draining to live meanwhile.
         let state = self.deployment(deployment.id).await?.state;
+        stall::before("rolled_back").await;
         self.store.deployments().roll_back(deployment.id, state, Some(back.id), change).await?;
+        stall::after("rolled_back").await;
         self.routes.serve(app, &back, target);
         if let Some(containers) = &containers {
             self.collect_logs(app, &back, containers);

@@ -7,6 +7,7 @@
 //! belongs to a project and is named by a caller take a [`model::Visible`], so that none forgets it.
 
 mod apps;
+mod build_cache;
 mod build_log;
 mod clock;
 mod database;
@@ -35,6 +36,7 @@ mod variables;
 mod write;
 
 pub use apps::Apps;
+pub use build_cache::BuildCache;
 pub use clock::Clock;
 pub use database::SQLITE_FILE;
 pub use deployments::Deployments;

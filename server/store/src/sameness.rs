@@ -7,9 +7,9 @@ use serde_json::json;
 use sqlx::Row;
 
 use crate::{
+    database::assembled,
     deployments::{Deployments, get, insert, unsettled_states},
     error::Result,
-    database::assembled,
     model::{DeploymentId, DeploymentRow, Enqueued, EnvironmentId, NewDeployment, NewEvent, SourceKey},
     write::Write,
 };

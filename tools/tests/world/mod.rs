@@ -50,6 +50,7 @@ impl World {
             addresses: addresses.clone(),
             concurrent_builds: 2,
             min_free_bytes: 0,
+            build_cache_bytes: 10 << 30,
             allow_private_sources: true,
             allow_local_sources: true,
             git_ssh_key: None,

@@ -116,6 +116,7 @@ impl World {
             addresses: Addresses { base_domain: "localhost".into(), scheme: "http", port: Some(8080) },
             concurrent_builds: 2,
             min_free_bytes: 0,
+            build_cache_bytes: 10 << 30,
             allow_private_sources: true,
             allow_local_sources: true,
             git_ssh_key: None,

@@ -110,6 +110,7 @@ impl Berth {
             .arg("--token-file")
             .arg(self.dir.path().join("token"))
             .env_remove("BERTH_TOKEN")
+            .env("BERTH_TEST_PAUSE", self.dir.path().join("pause"))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
@@ -171,6 +172,32 @@ impl Berth {
         let coming = self.dir.path().join("berth.coming");
         std::fs::copy(program, &coming).unwrap();
         std::fs::rename(coming, self.program()).unwrap();
+    }
+
+    /// From now on, who comes to this place (`before:switching`) stands still there; see `stall` in berth-deploy.
+    pub(crate) fn pause_at(&self, place: &str) {
+        let _ = std::fs::remove_file(self.dir.path().join("pause.reached"));
+        std::fs::write(self.dir.path().join("pause"), place).unwrap();
+    }
+
+    /// Whether somebody stands still there.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.dir.path().join("pause.reached").exists()
+    }
+
+    /// Nobody stands still any more, from the next start on.
+    pub(crate) fn pause_nowhere(&self) {
+        let _ = std::fs::remove_file(self.dir.path().join("pause"));
+    }
+
+    /// Rows of its store, read beside it: one number or text each.
+    pub(crate) async fn rows(&self, sql: &'static str) -> Vec<String> {
+        use sqlx::{ConnectOptions as _, Row as _};
+        let file = self.data().join("berth.db");
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file).read_only(true);
+        let mut database = options.connect().await.unwrap();
+        let rows = sqlx::query(sql).fetch_all(&mut database).await.unwrap();
+        rows.iter().map(|row| row.get::<String, _>(0)).collect()
     }
 
     /// Changes a setting for the next start.

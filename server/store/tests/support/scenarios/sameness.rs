@@ -40,9 +40,13 @@ pub async fn the_same_twice_is_one_while_it_is_on_its_way(world: World) {
         made += usize::from(matches!(outcome, Enqueued::New(_)));
     }
     assert_eq!(made, 1);
-    let events = world.store.events().list(&Visible::All, None, Some("deployment.same"), None, None, 50).await;
+    let events =
+        world.store.events().list(&Visible::All, None, Some("deployment.same"), None, None, 50).await;
     let events = events.unwrap();
-    assert_eq!((events.len(), events[0].summary.as_str()), (9, "ci asked for what web#1 brings; it is queued."));
+    assert_eq!(
+        (events.len(), events[0].summary.as_str()),
+        (9, "ci asked for what web#1 brings; it is queued.")
+    );
     // Only the newest counts: what comes after something else is wanted after it.
     assert_eq!(world.once(exact(&app, "b")).await, (2, false));
     assert_eq!(world.once(exact(&app, "a")).await, (3, false));
