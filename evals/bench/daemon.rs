@@ -5,12 +5,12 @@
 
 use std::{
     net::SocketAddr,
-    path::{Path, PathBuf},
-    process::{Child, Stdio},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
+use berth_evals::daemon::Daemon;
 use clap::Parser;
 use serde_json::{Value, json};
 use tokio::{
@@ -36,119 +36,6 @@ struct Options {
     /// Connections of each load figure.
     #[arg(long, default_value_t = 8)]
     connections: usize,
-}
-
-/// A daemon of this benchmark's own.
-struct Daemon {
-    child: Child,
-    directory: tempfile::TempDir,
-    control: SocketAddr,
-    http: SocketAddr,
-    token: String,
-    ready: Duration,
-}
-
-impl Daemon {
-    async fn start(berth: &Path, directory: tempfile::TempDir) -> Result<Self> {
-        let data = directory.path().join("data");
-        let token_file = directory.path().join("token");
-        let presence = data.join("daemon.json");
-        let _ = std::fs::remove_file(&presence);
-        let began = Instant::now();
-        let child = berth_evals::program::program(berth)
-            .args(["serve", "--control-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--data-dir"])
-            .arg(&data)
-            .arg("--token-file")
-            .arg(&token_file)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .with_context(|| format!("cannot start {}", berth.display()))?;
-        let found = loop {
-            if let Some(found) =
-                std::fs::read_to_string(&presence).ok().and_then(|t| serde_json::from_str::<Value>(&t).ok())
-            {
-                break found;
-            }
-            if began.elapsed() > Duration::from_secs(20) {
-                bail!("the daemon did not start within 20 s");
-            }
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        };
-        let address = |key: &str| -> Result<SocketAddr> {
-            let url = found[key].as_str().context("an address in daemon.json")?;
-            Ok(url.trim_start_matches("http://").parse()?)
-        };
-        let (control, http) = (address("control_url")?, address("http_url")?);
-        let mut daemon =
-            Self { child, directory, control, http, token: String::new(), ready: Duration::ZERO };
-        while !matches!(daemon.raw("GET", "/readyz", None).await, Ok((200, _))) {
-            if began.elapsed() > Duration::from_secs(20) {
-                bail!("the daemon was not ready within 20 s");
-            }
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-        daemon.ready = began.elapsed();
-        daemon.token = std::fs::read_to_string(&token_file).unwrap_or_default().trim().to_owned();
-        Ok(daemon)
-    }
-
-    /// Kills it as a power cut would, and starts it again on the same data.
-    async fn crash_and_restart(mut self, berth: &Path) -> Result<Self> {
-        self.child.kill()?;
-        self.child.wait()?;
-        let directory = std::mem::replace(&mut self.directory, tempfile::tempdir()?);
-        let token = self.token.clone();
-        let mut again = Self::start(berth, directory).await?;
-        again.token = token;
-        Ok(again)
-    }
-
-    /// Resident memory in bytes.
-    fn resident(&self) -> Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find(|l| l.starts_with("VmRSS:")).context("VmRSS")?;
-        let kib: u64 = line.split_whitespace().nth(1).context("a number")?.parse()?;
-        Ok(kib * 1024)
-    }
-
-    async fn raw(&self, method: &str, path: &str, body: Option<(&str, &[u8])>) -> Result<(u16, Value)> {
-        let url = format!("http://{}{path}", self.control);
-        let client = reqwest::Client::new();
-        let mut request = client.request(method.parse()?, url).bearer_auth(&self.token);
-        if let Some((kind, bytes)) = body {
-            request = request.header("content-type", kind).body(bytes.to_vec());
-        }
-        let answer = request.send().await?;
-        let status = answer.status().as_u16();
-        Ok((status, answer.json().await.unwrap_or(Value::Null)))
-    }
-
-    async fn call(&self, method: &str, path: &str, body: Value) -> Result<Value> {
-        let bytes = serde_json::to_vec(&body)?;
-        let (status, answer) = self.raw(method, path, Some(("application/json", &bytes))).await?;
-        if status >= 300 {
-            bail!("{method} {path} answered {status}: {answer}");
-        }
-        Ok(answer)
-    }
-
-    /// Waits for a deployment; returns it.
-    async fn settled(&self, deployment: &str) -> Result<Value> {
-        let path = format!("/v1/deployments/{}?wait_s=50", deployment.replace('#', "%23"));
-        let (_, detail) = self.raw("GET", &path, None).await?;
-        if detail["state"] != "live" {
-            bail!("{deployment} is {}: {}", detail["state"], detail["problem"]);
-        }
-        Ok(detail)
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {
@@ -363,7 +250,7 @@ async fn main() -> Result<()> {
         "binary size                                 {:.1} MB   (goal: at most 40 MB)",
         size as f64 / 1e6
     );
-    let mut daemon = Daemon::start(&options.berth, tempfile::tempdir()?).await?;
+    let mut daemon = Daemon::start(&options.berth, tempfile::tempdir()?, &[]).await?;
     println!("ready after the very first start            {}", ms(daemon.ready));
     tokio::time::sleep(Duration::from_secs(5)).await;
     println!(
@@ -374,7 +261,7 @@ async fn main() -> Result<()> {
     println!("resident memory after these deployments     {:.1} MB", daemon.resident()? as f64 / 1e6);
     call_figures(&daemon, &options).await?;
     println!("\nresident memory after these calls           {:.1} MB", daemon.resident()? as f64 / 1e6);
-    daemon = daemon.crash_and_restart(&options.berth).await?;
+    daemon = daemon.crash_and_restart(&options.berth, &[]).await?;
     println!("ready after SIGKILL with two apps           {}   (goal: at most 0.5 s)", ms(daemon.ready));
     let began = Instant::now();
     let client = reqwest::Client::new();

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
+use berth_evals::process;
 use futures_util::future::{join_all, try_join_all};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use tokio::{
@@ -14,8 +15,6 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
-
-use crate::process;
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: bench.localhost\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n";
 

@@ -10,13 +10,16 @@
 
 mod clients;
 mod peers;
-mod process;
 mod rounds;
 
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser;
+use rustix::{
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+    thread::{CpuSet, sched_setaffinity},
+};
 
 use self::{peers::World, rounds::Plan};
 
@@ -51,8 +54,8 @@ struct Args {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    process::raise_open_files()?;
-    process::pin_this_process(1)
+    raise_open_files()?;
+    pin_this_process(1)
         .context("two cores are needed: one for the proxy, one for clients and upstream")?;
     let berth = match args.berth {
         Some(path) => path,
@@ -69,4 +72,16 @@ fn main() -> anyhow::Result<()> {
     // One thread: clients must not take more than their core.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(rounds::run(&world, &plan))
+}
+
+/// As many open files as the system allows; inherited by the proxies.
+fn raise_open_files() -> anyhow::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?)
+}
+
+fn pin_this_process(core: usize) -> anyhow::Result<()> {
+    let mut cores = CpuSet::new();
+    cores.set(core);
+    Ok(sched_setaffinity(None, &cores)?)
 }

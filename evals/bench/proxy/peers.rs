@@ -4,12 +4,12 @@ use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
+    process::Stdio,
 };
 
 use anyhow::Context as _;
+use berth_evals::{process::Program, program::program};
 use tempfile::TempDir;
-
-use crate::process::Program;
 
 /// The core that proxies run on, one at a time under load.
 const PROXY_CORE: usize = 0;
@@ -46,7 +46,7 @@ impl World {
 
         let upstream_addr = at(port);
         let config = write(directory, "upstream.conf", &upstream_config(directory, upstream_addr))?;
-        let mut upstream = Program::start(UPSTREAM_CORE, Path::new("nginx"), &["-c", &config], &[])?;
+        let mut upstream = pinned(UPSTREAM_CORE, Path::new("nginx"), &["-c", &config], &[])?;
         upstream.wait_for(upstream_addr).context("the upstream (nginx)")?;
 
         let mut peers = Vec::new();
@@ -65,6 +65,14 @@ impl World {
         }
         Ok(Self { peers, certificate_pem, _upstream: upstream, _files: files })
     }
+}
+
+/// Starts a program on one core, silent.
+fn pinned(core: usize, path: &Path, args: &[&str], env: &[(&str, &str)]) -> anyhow::Result<Program> {
+    let core = core.to_string();
+    let mut command = program("taskset");
+    command.args(["-c", &core]).arg(path).args(args).envs(env.iter().copied());
+    Program::start(command.stdout(Stdio::null()).stderr(Stdio::null()))
 }
 
 fn at(port: u16) -> SocketAddr {
@@ -91,21 +99,21 @@ fn start(
         "berth" => {
             let addrs = [http, https, upstream].map(|addr| addr.to_string());
             let args = [&addrs[0], &addrs[1], &addrs[2], &pem("cert.pem"), &pem("key.pem"), "1"];
-            Program::start(PROXY_CORE, berth, &args, &[])
+            pinned(PROXY_CORE, berth, &args, &[])
         }
         "nginx" => {
             let config = write(directory, "nginx.conf", &nginx_config(directory, http, https, upstream))?;
-            Program::start(PROXY_CORE, Path::new("nginx"), &["-c", &config], &[])
+            pinned(PROXY_CORE, Path::new("nginx"), &["-c", &config], &[])
         }
         "haproxy" => {
             let config = write(directory, "haproxy.cfg", &haproxy_config(directory, http, https, upstream))?;
-            Program::start(PROXY_CORE, Path::new("haproxy"), &["-db", "-f", &config], &[])
+            pinned(PROXY_CORE, Path::new("haproxy"), &["-db", "-f", &config], &[])
         }
         _ => {
             let config = write(directory, "caddy.json", &caddy_config(directory, http, https, upstream))?;
             let home = directory.display().to_string();
             let env = [("GOMAXPROCS", "1"), ("HOME", home.as_str()), ("XDG_DATA_HOME", home.as_str())];
-            Program::start(PROXY_CORE, caddy, &["run", "--config", &config], &env)
+            pinned(PROXY_CORE, caddy, &["run", "--config", &config], &env)
         }
     }
 }
