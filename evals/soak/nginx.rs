@@ -71,7 +71,8 @@ impl Nginx {
     /// Starts a version beside the old one, switches, pauses, stops the old one.
     pub(crate) async fn deploy(&mut self, app: &str, version: &str) -> Result<()> {
         let variable = format!("SOAK_VERSION={version}");
-        let run = ["run", "--detach", "--init", "--label", self.sweep.label(), "--env", &variable, &self.image];
+        let run =
+            ["run", "--detach", "--init", "--label", self.sweep.label(), "--env", &variable, &self.image];
         let container = docker(&run).await?.trim().to_owned();
         let format = "{{.NetworkSettings.IPAddress}}";
         let ip = docker(&["inspect", "--format", format, &container]).await?.trim().to_owned();

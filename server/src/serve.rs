@@ -189,7 +189,7 @@ impl Running {
             Some(predecessor) => {
                 let visits = self.daemon.outlet.borrow().clone();
                 let visits = visits.ok_or_else(|| Failure::local("nothing records requests"))?;
-                predecessor.serving(visits).await?;
+                predecessor.serving(visits).await;
             }
             None => {
                 notify::tell("READY=1");

@@ -101,14 +101,11 @@ impl Predecessor {
 
     /// Says that this process serves now. The requests that end in the one before go to `visits`; `alone` is
     /// cancelled when it is gone.
-    ///
-    /// # Errors
-    /// When the process before is gone already, which means that it gave up waiting.
-    pub async fn serving(mut self, visits: mpsc::Sender<Visit>) -> Result<(), Failure> {
-        self.mouth
-            .say(&FromNew::Serving)
-            .await
-            .map_err(|e| Failure::local(format!("the process before did not wait for this one: {e}")))?;
+    pub async fn serving(mut self, visits: mpsc::Sender<Visit>) {
+        if let Err(error) = self.mouth.say(&FromNew::Serving).await {
+            // It was killed; had it given up waiting, it would have ended this one first. There is nobody else now.
+            tracing::warn!(%error, "the process before ended during the hand-over");
+        }
         self.serving.cancel();
         tokio::spawn(async move {
             let _alone = self.alone.take().map(CancellationToken::drop_guard);
@@ -123,7 +120,6 @@ impl Predecessor {
             }
             tracing::info!("the process before has ended");
         });
-        Ok(())
     }
 }
 
