@@ -137,8 +137,8 @@ mod tests {
 
     #[test]
     fn scarce_is_a_share_of_the_disk_or_twice_what_must_stay_free() {
-        assert_eq!(room(1).threshold(GIB) / GIB, 14);
-        assert_eq!(room(1).threshold(30 * GIB) / GIB, 60);
+        assert_eq!(room(1).threshold(GIB), 15 * GIB);
+        assert_eq!(room(1).threshold(30 * GIB), 60 * GIB);
         let large = Room { free: 0, total: 4000 * GIB };
         assert_eq!(large.threshold(GIB), 20 * GIB, "a large disk is not in need with so much free");
     }
@@ -154,7 +154,7 @@ mod tests {
         assert!(decide(8, 300), "much of the rest has gone");
         assert!(!decide(8, 360));
         assert!(decide(8, 300 + 3600), "once in an hour all the same");
-        assert!(!decide(15, 4000), "above the threshold, but not by much");
+        assert!(!decide(16, 4000), "above the threshold, but not by much");
         assert!(!decide(14, 4060));
         assert!(!decide(20, 4120));
         assert!(decide(12, 4180), "after it had been well again");

@@ -272,7 +272,8 @@ impl Inner {
     /// leaves its network, too.
     async fn still_runs(&self, event: EngineEvent) -> Option<EngineEvent> {
         let state = self.engine.inspect_container(&event.container).await.ok()?;
-        (state.running && state.addresses.is_empty()).then(|| EngineEvent { labels: state.labels, ..event })
+        let alone = state.running && state.addresses.is_empty();
+        alone.then_some(EngineEvent { labels: state.labels, ..event })
     }
 
     /// Writes an entry of the event log about an app. Nobody waits for it, least of all a repair while the store is

@@ -8,10 +8,10 @@ use std::{
 
 use super::eventually;
 
-/// A second dockerd with its own data, socket and bridge.
+/// A second dockerd with its own data and socket, and a network namespace of its own: beside another one it would
+/// take that one's bridge away.
 pub(crate) struct OwnEngine {
     dir: tempfile::TempDir,
-    bridge: String,
     net: u32,
     live_restore: bool,
     process: Option<Child>,
@@ -21,24 +21,37 @@ fn quiet(program: &str, arguments: &[&str]) -> bool {
     Command::new(program).args(arguments).output().is_ok_and(|o| o.status.success())
 }
 
+/// A network namespace that this machine reaches by a route, for an engine's containers.
+fn make_namespace(net: u32) -> bool {
+    let (space, link) = (format!("bt{net}"), format!("vbt{net}"));
+    let ip = |arguments: &str| quiet("ip", &arguments.split(' ').collect::<Vec<_>>());
+    ip(&format!("netns add {space}"))
+        && ip(&format!("link add {link} type veth peer name eth0 netns {space}"))
+        && ip(&format!("addr add 10.216.{net}.1/30 dev {link}"))
+        && ip(&format!("link set {link} up"))
+        && ip(&format!("-n {space} addr add 10.216.{net}.2/30 dev eth0"))
+        && ip(&format!("-n {space} link set eth0 up"))
+        && ip(&format!("-n {space} link set lo up"))
+        && ip(&format!("route add 10.215.{net}.0/24 via 10.216.{net}.2"))
+}
+
+fn remove_namespace(net: u32) {
+    quiet("ip", &["link", "del", &format!("vbt{net}")]);
+    quiet("ip", &["netns", "del", &format!("bt{net}")]);
+}
+
 impl OwnEngine {
     /// Starts one; none where that is not possible (it takes root). With `live_restore` its containers run on while
     /// it is restarted.
     pub(crate) async fn start(live_restore: bool) -> Option<Self> {
         let net = std::process::id() % 250;
-        // A bridge of its own: told to use none, a dockerd removes the one of its neighbour.
-        let bridge = format!("brtest{net}");
-        let address = format!("10.214.{net}.1/24");
-        let made = quiet("ip", &["link", "add", &bridge, "type", "bridge"])
-            && quiet("ip", &["addr", "add", &address, "dev", &bridge])
-            && quiet("ip", &["link", "set", &bridge, "up"]);
-        if !made || !quiet("dockerd", &["--version"]) {
-            quiet("ip", &["link", "del", &bridge]);
+        if !quiet("dockerd", &["--version"]) || !make_namespace(net) {
+            remove_namespace(net);
             println!("skipped: no engine of the test's own can be started here");
             return None;
         }
         let dir = tempfile::Builder::new().prefix("berth-engine-").tempdir().unwrap();
-        let mut engine = Self { dir, bridge, net, live_restore, process: None };
+        let mut engine = Self { dir, net, live_restore, process: None };
         engine.run().await;
         Some(engine)
     }
@@ -59,17 +72,11 @@ impl OwnEngine {
             .append(true)
             .open(self.dir.path().join("dockerd.log"))
             .unwrap();
-        let mut command = Command::new("dockerd");
+        let mut command = Command::new("nsenter");
         command
-            .args([
-                "--data-root",
-                &self.path("root"),
-                "--exec-root",
-                &self.path("exec"),
-                "--host",
-                &self.url(),
-            ])
-            .args(["--pidfile", &self.path("pid"), "--bridge", &self.bridge, "--iptables=false"])
+            .arg(format!("--net=/var/run/netns/bt{}", self.net))
+            .args(["dockerd", "--data-root", &self.path("root"), "--exec-root", &self.path("exec")])
+            .args(["--host", &self.url(), "--pidfile", &self.path("pid"), "--iptables=false"])
             .args(["--default-address-pool", &format!("base=10.215.{}.0/24,size=28", self.net)])
             .arg(format!("--live-restore={}", self.live_restore))
             .stdin(Stdio::null())
@@ -123,6 +130,6 @@ impl Drop for OwnEngine {
             }
         }
         self.stop();
-        quiet("ip", &["link", "del", &self.bridge]);
+        remove_namespace(self.net);
     }
 }
