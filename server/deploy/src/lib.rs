@@ -31,6 +31,7 @@ pub mod source;
 mod start;
 mod sweep;
 mod switch;
+mod worse;
 
 pub use cleanup::{upload_expiry, upload_path};
 pub use config::{Addresses, PipelineConfig};
