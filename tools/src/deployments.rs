@@ -102,8 +102,11 @@ async fn create(call: Call, input: DeploymentCreate) -> Result<DeploymentDetail,
         async {
             let app = app_for(&call, &input).await?;
             let source = source(&call, &app, &input).await?;
-            let options =
-                berth_deploy::EnqueueOptions { message: input.message.clone(), no_cache: input.no_cache };
+            let options = berth_deploy::EnqueueOptions {
+                message: input.message.clone(),
+                no_cache: input.no_cache,
+                rollout: None,
+            };
             call.context.pipeline.enqueue(&call.principal, &app, source, options).await
         },
     )

@@ -26,11 +26,13 @@ pub mod probe;
 mod queue;
 mod reconcile;
 mod release;
+mod rollout;
 mod routes;
 pub mod source;
 mod start;
 mod sweep;
 mod switch;
+mod traffic;
 mod worse;
 
 pub use cleanup::{upload_expiry, upload_path};
@@ -38,3 +40,4 @@ pub use config::{Addresses, PipelineConfig};
 pub use journal::DeploymentUpdate;
 pub use output::EngineOutput;
 pub use pipeline::{EnqueueOptions, Pipeline};
+pub use traffic::TrafficWish;

@@ -22,6 +22,7 @@ pub mod model;
 mod projects;
 mod releases;
 mod requests;
+mod rollout;
 mod row;
 mod seal;
 mod store;
