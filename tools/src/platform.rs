@@ -8,9 +8,10 @@ use berth_schemas::{
     platform::{
         AppCounts, CleanupPlan, DiskStatus, PlatformCleanup, PlatformStatus, PlatformStatusGet, Removable,
     },
+    traffic::TrafficMode,
 };
 
-use berth_store::model::AppId;
+use berth_store::model::{AppId, AppRow};
 
 use crate::{
     confirm::confirmed,
@@ -59,11 +60,11 @@ async fn status(call: Call, _: PlatformStatusGet) -> Result<PlatformStatus, Prob
     let context = &call.context;
     let docker = context.pipeline.docker_status().await;
     let disk = disk(context).await?;
-    let (apps, ids) = apps(&call).await?;
+    let (apps, ids, held) = apps(&call).await?;
     let unsettled = context.store.deployments().unsettled().await?;
     let in_progress = unsettled.iter().filter(|d| ids.contains(&d.app_id)).count();
     let needed = i64::try_from(context.pipeline.min_free_bytes()).unwrap_or(i64::MAX);
-    let attention = attention(docker.available, docker.problem.as_deref(), &disk, needed, &apps);
+    let attention = attention(docker.available, docker.problem.as_deref(), &disk, needed, &apps, held);
     Ok(PlatformStatus {
         healthy: attention.is_empty(),
         attention,
@@ -86,6 +87,7 @@ fn attention(
     disk: &DiskStatus,
     needed: i64,
     apps: &AppCounts,
+    held: Vec<String>,
 ) -> Vec<String> {
     let mut list = Vec::new();
     if !docker {
@@ -112,24 +114,38 @@ fn attention(
             "{app} does not serve as it should. See app_get(app={app:?}) and log_search(app={app:?})."
         ));
     }
+    list.extend(held);
     list
 }
 
-/// The apps that the caller may see, counted by state, and their ids.
-async fn apps(call: &Call) -> Result<(AppCounts, HashSet<AppId>), Problem> {
+/// The apps that the caller may see, counted by state, their ids, and what visitors of some meet instead.
+async fn apps(call: &Call) -> Result<(AppCounts, HashSet<AppId>, Vec<String>), Problem> {
     let mut counts = AppCounts::default();
     let mut ids = HashSet::new();
+    let mut held = Vec::new();
     for app in call.context.store.apps().all(&call.principal.visible).await? {
         counts.total += 1;
         ids.insert(app.id);
+        held.extend(held_back(&app));
         match call.context.pipeline.app_state(&app).await {
             AppState::Running => counts.running += 1,
             AppState::Stopped => counts.stopped += 1,
             AppState::Down | AppState::Degraded => counts.unhealthy.push(app.slug.to_string()),
-            AppState::Empty => {}
+            AppState::Empty | AppState::Paused | AppState::Maintenance => {}
         }
     }
-    Ok((counts, ids))
+    Ok((counts, ids, held))
+}
+
+/// What keeps visitors from an app, where somebody wanted that.
+fn held_back(app: &AppRow) -> Option<String> {
+    let (what, by, since) = match &app.environment.traffic {
+        TrafficMode::Open => return None,
+        TrafficMode::Paused { by, since, .. } => ("is paused, so its visitors wait,", by, since),
+        TrafficMode::Maintenance { by, since, .. } => ("shows a maintenance page", by, since),
+    };
+    let name = app.slug.as_str();
+    Some(format!("{name} {what} since {since} (by {by}). traffic_resume(app={name:?}) ends it."))
 }
 
 async fn disk(context: &Context) -> Result<DiskStatus, Problem> {
@@ -249,13 +265,13 @@ mod tests {
     #[test]
     fn attention_says_what_to_do() {
         let well = DiskStatus { free_bytes: 50_000_000_000, total_bytes: 100_000_000_000, data_bytes: 0 };
-        assert!(attention(true, None, &well, 1 << 30, &AppCounts::default()).is_empty());
-        let refused = attention(true, None, &well, 60_000_000_000, &AppCounts::default());
+        assert!(attention(true, None, &well, 1 << 30, &AppCounts::default(), Vec::new()).is_empty());
+        let refused = attention(true, None, &well, 60_000_000_000, &AppCounts::default(), Vec::new());
         assert!(refused[0].contains("min_free_disk_mb"), "{refused:?}");
         let full = DiskStatus { free_bytes: 5_000_000_000, ..well };
         let apps = AppCounts { unhealthy: vec!["web".into()], ..AppCounts::default() };
-        let list = attention(false, None, &full, 1 << 30, &apps);
-        assert_eq!(list.len(), 3);
+        let list = attention(false, None, &full, 1 << 30, &apps, vec!["shop is paused".into()]);
+        assert_eq!(list.len(), 4);
         assert!(list[1].contains("platform_cleanup") && list[2].contains("app_get(app=\"web\")"));
     }
 
