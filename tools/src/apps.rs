@@ -424,7 +424,11 @@ pub(crate) async fn redeploy(
     };
     let of = DeploymentRef::new(app.slug.clone(), release.number);
     let source = DeploymentSource::Redeploy { release: release.id, of };
-    let options = berth_deploy::EnqueueOptions { message: Some(message.to_owned()), no_cache: false };
+    let options = berth_deploy::EnqueueOptions {
+        message: Some(message.to_owned()),
+        no_cache: false,
+        ..Default::default()
+    };
     call.context.pipeline.enqueue(&call.principal, app, source, options).await
 }
 
@@ -436,6 +440,8 @@ pub(crate) fn state_name(state: AppState) -> &'static str {
         AppState::Degraded => "degraded",
         AppState::Down => "down",
         AppState::Stopped => "stopped",
+        AppState::Paused => "paused",
+        AppState::Maintenance => "in maintenance",
     }
 }
 

@@ -104,8 +104,11 @@ async fn create(call: Call, input: DeploymentCreate) -> Result<DeploymentDetail,
         async {
             let app = app_for(&call, &input).await?;
             let source = source(&call, &app, &input).await?;
-            let options =
-                berth_deploy::EnqueueOptions { message: input.message.clone(), no_cache: input.no_cache };
+            let options = berth_deploy::EnqueueOptions {
+                message: input.message.clone(),
+                no_cache: input.no_cache,
+                rollout: None,
+            };
             call.context.pipeline.enqueue(&call.principal, &app, source, options).await
         },
     )
@@ -150,7 +153,7 @@ fn what_is_wanted(input: &DeploymentCreate) -> impl Serialize {
 }
 
 /// Checks what can be checked without asking anybody.
-fn check(input: &DeploymentCreate, allow_local: bool) -> Result<(), Problem> {
+pub(crate) fn check(input: &DeploymentCreate, allow_local: bool) -> Result<(), Problem> {
     if input.folder.is_some() {
         let detail = "The daemon cannot read a folder of your machine.";
         return Err(Problem::invalid("folder", detail).hint(
@@ -231,7 +234,12 @@ fn no_source(app: &str) -> Problem {
         .hint("Pass git_url, image, upload, files or folder; or set one with app_update(settings={git_url: …}).")
 }
 
-async fn source(call: &Call, app: &AppRow, input: &DeploymentCreate) -> Result<DeploymentSource, Problem> {
+/// What a deployment brings.
+pub(crate) async fn source(
+    call: &Call,
+    app: &AppRow,
+    input: &DeploymentCreate,
+) -> Result<DeploymentSource, Problem> {
     if let Some(url) = &input.git_url {
         return Ok(DeploymentSource::Git { url: url.clone(), git_ref: input.git_ref.clone() });
     }
@@ -425,6 +433,15 @@ fn next(row: &DeploymentRow, url: &str) -> String {
     let app = row.app.as_str();
     let which = row.reference().to_string();
     match row.state {
+        S::RollingOut if row.promote_requested => format!(
+            "It is being promoted: call deployment_get(deployment={which:?}, wait_s=50) until settled is true."
+        ),
+        S::RollingOut => {
+            let percent = row.rollout.as_ref().map_or(0, |r| r.percent);
+            format!(
+                "It is healthy and gets {percent} % of the visitors until somebody decides: rollout_promote(app={app:?}) gives it all traffic, rollout_abort takes it back, rollout_set changes its part. traffic_get(app={app:?}) shows how it does."
+            )
+        }
         S::Live => format!("It serves at {url}. What it prints: log_search(app={app:?})."),
         S::Failed => {
             let code = row.problem.as_ref().map(|p| p.code);

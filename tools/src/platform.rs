@@ -13,10 +13,11 @@ use berth_schemas::{
         AppCounts, CleanupPlan, DiskStatus, PlatformCleanup, PlatformStatus, PlatformStatusGet,
         PlatformUpgrade, PlatformUpgrading, Removable,
     },
+    traffic::TrafficMode,
 };
 
 use berth_deploy::CleanupFound;
-use berth_store::model::AppId;
+use berth_store::model::{AppId, AppRow};
 
 use crate::{
     confirm::confirmed,
@@ -84,11 +85,11 @@ async fn status(call: Call, _: PlatformStatusGet) -> Result<PlatformStatus, Prob
     let context = &call.context;
     let docker = context.pipeline.docker_status().await;
     let disk = disk(context).await?;
-    let (apps, ids, troubles) = apps(&call).await?;
+    let seen = apps(&call).await?;
     let unsettled = context.store.deployments().unsettled().await?;
-    let in_progress = unsettled.iter().filter(|d| ids.contains(&d.app_id)).count();
+    let in_progress = unsettled.iter().filter(|d| seen.ids.contains(&d.app_id)).count();
     let needed = i64::try_from(context.pipeline.min_free_bytes()).unwrap_or(i64::MAX);
-    let attention = attention(docker.available, docker.problem.as_deref(), &disk, needed, &apps, &troubles);
+    let attention = attention(docker.available, docker.problem.as_deref(), &disk, needed, &seen);
     Ok(PlatformStatus {
         healthy: attention.is_empty(),
         attention,
@@ -98,7 +99,7 @@ async fn status(call: Call, _: PlatformStatusGet) -> Result<PlatformStatus, Prob
         disk,
         store: context.store.kind().into(),
         memory_bytes: memory_bytes(),
-        apps,
+        apps: seen.counts,
         deployments_in_progress: i64::try_from(in_progress).unwrap_or(i64::MAX),
         app_url_pattern: url_pattern(context),
     })
@@ -110,8 +111,7 @@ fn attention(
     docker_problem: Option<&str>,
     disk: &DiskStatus,
     needed: i64,
-    apps: &AppCounts,
-    troubles: &BTreeMap<String, Problem>,
+    seen: &Seen,
 ) -> Vec<String> {
     let mut list = Vec::new();
     if !docker {
@@ -133,8 +133,8 @@ fn attention(
             jobs::size(disk.total_bytes)
         ));
     }
-    for app in &apps.unhealthy {
-        list.push(match troubles.get(app) {
+    for app in &seen.counts.unhealthy {
+        list.push(match seen.troubles.get(app) {
             Some(trouble) => format!(
                 "{app} does not serve as it should: {} {}",
                 trouble.detail,
@@ -145,26 +145,49 @@ fn attention(
             ),
         });
     }
+    list.extend(seen.held.iter().cloned());
     list
 }
 
-/// The apps that the caller may see: counted by state, their ids, and what stands in the way of repairing them.
-async fn apps(call: &Call) -> Result<(AppCounts, HashSet<AppId>, BTreeMap<String, Problem>), Problem> {
-    let mut counts = AppCounts::default();
-    let mut ids = HashSet::new();
-    let mut troubles = BTreeMap::new();
+/// The apps that a caller may see.
+#[derive(Default)]
+struct Seen {
+    /// Counted by state.
+    counts: AppCounts,
+    ids: HashSet<AppId>,
+    /// What stands in the way of repairing some, by name.
+    troubles: BTreeMap<String, Problem>,
+    /// What visitors of some meet instead, because somebody wanted that.
+    held: Vec<String>,
+}
+
+async fn apps(call: &Call) -> Result<Seen, Problem> {
+    let mut seen = Seen::default();
+    let Seen { counts, ids, troubles, held } = &mut seen;
     for app in call.context.store.apps().all(&call.principal.visible).await? {
         counts.total += 1;
         ids.insert(app.id);
         troubles.extend(call.context.pipeline.trouble(&app).map(|t| (app.slug.to_string(), t)));
+        held.extend(held_back(&app));
         match call.context.pipeline.app_state(&app).await {
             AppState::Running => counts.running += 1,
             AppState::Stopped => counts.stopped += 1,
             AppState::Down | AppState::Degraded => counts.unhealthy.push(app.slug.to_string()),
-            AppState::Empty => {}
+            AppState::Empty | AppState::Paused | AppState::Maintenance => {}
         }
     }
-    Ok((counts, ids, troubles))
+    Ok(seen)
+}
+
+/// What keeps visitors from an app, where somebody wanted that.
+fn held_back(app: &AppRow) -> Option<String> {
+    let (what, by, since) = match &app.environment.traffic {
+        TrafficMode::Open => return None,
+        TrafficMode::Paused { by, since, .. } => ("is paused, so its visitors wait,", by, since),
+        TrafficMode::Maintenance { by, since, .. } => ("shows a maintenance page", by, since),
+    };
+    let name = app.slug.as_str();
+    Some(format!("{name} {what} since {since} (by {by}). traffic_resume(app={name:?}) ends it."))
 }
 
 async fn disk(context: &Context) -> Result<DiskStatus, Problem> {
@@ -302,13 +325,15 @@ mod tests {
     #[test]
     fn attention_says_what_to_do() {
         let well = DiskStatus { free_bytes: 50_000_000_000, total_bytes: 100_000_000_000, data_bytes: 0 };
-        assert!(attention(true, None, &well, 1 << 30, &AppCounts::default(), &BTreeMap::new()).is_empty());
-        let refused = attention(true, None, &well, 60_000_000_000, &AppCounts::default(), &BTreeMap::new());
+        let none = Seen::default();
+        assert!(attention(true, None, &well, 1 << 30, &none).is_empty());
+        let refused = attention(true, None, &well, 60_000_000_000, &none);
         assert!(refused[0].contains("min_free_disk_mb"), "{refused:?}");
         let full = DiskStatus { free_bytes: 5_000_000_000, ..well };
-        let apps = AppCounts { unhealthy: vec!["web".into()], ..AppCounts::default() };
-        let list = attention(false, None, &full, 1 << 30, &apps, &BTreeMap::new());
-        assert_eq!(list.len(), 3);
+        let counts = AppCounts { unhealthy: vec!["web".into()], ..AppCounts::default() };
+        let seen = Seen { counts, held: vec!["shop is paused".into()], ..Seen::default() };
+        let list = attention(false, None, &full, 1 << 30, &seen);
+        assert_eq!(list.len(), 4);
         assert!(list[1].contains("platform_cleanup") && list[2].contains("app_get(app=\"web\")"));
     }
 

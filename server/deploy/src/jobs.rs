@@ -316,7 +316,11 @@ impl Inner {
                 self.remove_container(&container.id).await.map_err(|e| engine_problem(&e))?;
             }
         }
-        Ok(format!("{} has {replicas} replicas; it had {before}.", app.slug))
+        let trial = match self.routes.trial(app.environment.id) {
+            Some(_) => " The release on trial keeps its own until it is promoted.",
+            None => "",
+        };
+        Ok(format!("{} has {replicas} replicas; it had {before}.{trial}", app.slug))
     }
 
     async fn delete_app(self: &Arc<Self>, app: &AppRow) -> Result<String, Problem> {

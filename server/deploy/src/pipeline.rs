@@ -20,6 +20,7 @@ use berth_schemas::{
     job::JobKind,
     log::LogLine,
     platform::DockerStatus,
+    traffic::{RolloutRule, TrafficMode},
 };
 use berth_store::{
     Store,
@@ -49,6 +50,8 @@ pub struct EnqueueOptions {
     pub message: Option<String>,
     /// Build without the cache of earlier builds.
     pub no_cache: bool,
+    /// Give it a part of the traffic first, by this rule.
+    pub rollout: Option<RolloutRule>,
 }
 
 /// The deploy pipeline. Cheap to clone.
@@ -67,6 +70,13 @@ pub(crate) struct Inner {
     pub(crate) active: Mutex<HashMap<DeploymentId, Active>>,
     /// One at a time changes what serves in an environment.
     pub(crate) traffic: Gates<EnvironmentId>,
+    /// One at a time changes what stands between an environment's visitors and its releases. Whoever is inside goes
+    /// through none of the other gates.
+    pub(crate) modes: Gates<EnvironmentId>,
+    /// The end of a rollout was asked for.
+    pub(crate) decided: Notify,
+    /// What rollouts are compared with.
+    pub(crate) baselines: Mutex<HashMap<DeploymentId, crate::rollout::Baseline>>,
     /// One at a time starts, stops or removes the containers of a release.
     pub(crate) containers: Gates<ReleaseId>,
     /// One at a time looks at an environment.
@@ -142,6 +152,9 @@ impl Pipeline {
             watchers: Watchers::default(),
             active: Mutex::default(),
             traffic: Gates::default(),
+            modes: Gates::default(),
+            decided: Notify::new(),
+            baselines: Mutex::default(),
             containers: Gates::default(),
             looking: Turns::default(),
             working: Turns::default(),
@@ -208,6 +221,7 @@ impl Pipeline {
             by: who.name.clone(),
             message: options.message,
             no_cache: options.no_cache,
+            rollout: options.rollout,
         };
         stall::before("queued").await;
         let outcome = inner.store.deployments().enqueue_once(new, inner.answers(app)).await?;
@@ -262,7 +276,7 @@ impl Pipeline {
         self.0.shutdown.is_cancelled()
     }
 
-    /// The deployment when it has settled, or as it is after `at_most` or when the daemon goes down.
+    /// The deployment when it has settled, or has its part of the traffic, or as it is after `at_most` or when the daemon goes down.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -271,7 +285,7 @@ impl Pipeline {
         let mut settled = self.0.settled.subscribe();
         loop {
             let row = self.0.deployment(id).await?;
-            if row.state.is_settled() || tokio::time::Instant::now() >= deadline || self.is_stopping() {
+            if row.rests() || tokio::time::Instant::now() >= deadline || self.is_stopping() {
                 return Ok(row);
             }
             // Whatever ends the wait, the row is read again: missing or foreign messages do no harm.
@@ -373,7 +387,11 @@ impl Pipeline {
         match (app.environment.live, app.environment.stopped) {
             (None, _) => AppState::Empty,
             (_, true) => AppState::Stopped,
-            (Some(_), false) => self.0.routes.state(app.environment.id, app.environment.replicas),
+            (Some(_), false) => match app.environment.traffic {
+                TrafficMode::Open => self.0.routes.state(app.environment.id, app.environment.replicas),
+                TrafficMode::Paused { .. } => AppState::Paused,
+                TrafficMode::Maintenance { .. } => AppState::Maintenance,
+            },
         }
     }
 
@@ -398,6 +416,10 @@ impl Pipeline {
         let same =
             active.iter().find(|(id, a)| a.environment == deployment.environment_id && **id != deployment.id);
         Some(match same {
+            Some((_, other)) if other.state == DeploymentState::RollingOut => format!(
+                "the rollout of {}#{}; rollout_promote or rollout_abort ends it",
+                deployment.app, other.number
+            ),
             Some((_, other)) => {
                 format!("an earlier deployment of {}, which is {}", deployment.app, other.state.as_str())
             }

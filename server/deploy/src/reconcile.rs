@@ -56,6 +56,13 @@ impl Inner {
         self.routes.begin();
         for row in self.store.deployments().unsettled().await? {
             let name = row.reference();
+            if row.state == DeploymentState::RollingOut {
+                if let Err(problem) = self.restore_trial(&row, containers.as_deref()).await {
+                    tracing::warn!(deployment = %name, %problem, "a rollout gets its part of the traffic a little later");
+                }
+                self.begin(row);
+                continue;
+            }
             if let Err(problem) = self.take_up(row).await {
                 // Not a reason to serve nobody: the queue takes it up again.
                 tracing::error!(deployment = %name, %problem, "a deployment could not be taken up");
@@ -69,7 +76,7 @@ impl Inner {
     pub(crate) async fn take_up(self: &Arc<Self>, row: DeploymentRow) -> Result<(), Problem> {
         let deployments = self.store.deployments();
         match row.state {
-            DeploymentState::Queued => return Ok(()),
+            DeploymentState::Queued | DeploymentState::RollingOut => return Ok(()),
             // The pointer moved with the state, so it has the traffic; what it replaced is stopped by the sweep.
             DeploymentState::Draining => {
                 deployments.finish_live(row.id).await?;

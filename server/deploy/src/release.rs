@@ -137,6 +137,7 @@ impl Inner {
         let app = self.store.apps().by_environment(release.environment_id).await?;
         Ok(self.is_used(release.id)
             || self.routes.serves(release.environment_id) == Some(release.id)
+            || self.routes.trial(release.environment_id).is_some_and(|t| t.release == release.id)
             || app.is_some_and(|app| app.environment.live == Some(release.id)))
     }
 

@@ -33,9 +33,14 @@ impl Inner {
         attempt: &mut Attempt,
         release: &ReleaseRow,
         containers: Option<Vec<Running>>,
+        trial: Option<Arc<ReleaseTarget>>,
     ) -> Result<(), Halt> {
         let environment = attempt.row.environment_id;
-        let target = self.target(&attempt.app, release, containers.as_deref())?;
+        // A release that had a part of the traffic keeps its target, and with it the requests that are open there.
+        let target = match trial {
+            Some(target) => target,
+            None => self.target(&attempt.app, release, containers.as_deref())?,
+        };
         let old = self.hand_over(attempt, release, target).await?;
         self.moved(attempt.row.id, DeploymentState::Draining, None);
         attempt.journal.enter(DeploymentState::Draining);

@@ -25,7 +25,7 @@ use crate::{
 
 const SELECT: &str = "SELECT d.id, d.app_id, a.slug AS app, d.environment_id, e.name AS environment, d.number,
     d.state, d.source, d.release_id, d.commit_sha, d.message, d.requested_by, d.no_cache, d.build_plan, d.problem,
-    d.warnings, d.cancel_requested, d.attempt, d.created_at, d.finished_at
+    d.warnings, d.cancel_requested, d.rollout, d.promote_requested, d.attempt, d.created_at, d.finished_at
     FROM deployments d JOIN apps a ON a.id = d.app_id JOIN environments e ON e.id = d.environment_id";
 
 /// Most deployments in a page.
@@ -314,8 +314,8 @@ pub(crate) async fn insert(write: &mut Write<'_>, new: &NewDeployment) -> Result
     };
     let id: i64 = sqlx::query(
         "INSERT INTO deployments (app_id, environment_id, number, state, source, upload_id, message,
-             requested_by, no_cache, source_key, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING id",
+             requested_by, no_cache, source_key, created_at, rollout)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING id",
     )
     .bind(new.app.0)
     .bind(new.environment.0)
@@ -328,6 +328,7 @@ pub(crate) async fn insert(write: &mut Write<'_>, new: &NewDeployment) -> Result
     .bind(i64::from(new.no_cache))
     .bind(new.key.as_ref().map(sameness::text))
     .bind(write.now.0)
+    .bind(new.rollout.as_ref().map(|r| row::to_json("deployments", "rollout", r)).transpose()?)
     .fetch_one(write.conn())
     .await?
     .try_get("id")?;
@@ -448,6 +449,7 @@ fn event_kind(state: DeploymentState) -> &'static str {
         S::Building => "deployment.building",
         S::Starting => "deployment.starting",
         S::Checking => "deployment.checking",
+        S::RollingOut => "deployment.rolling_out",
         S::Switching => "deployment.switching",
         S::Draining => "deployment.draining",
         S::Live => "deployment.live",
@@ -467,6 +469,7 @@ fn phrase(state: DeploymentState) -> &'static str {
         S::Building => "is building",
         S::Starting => "is starting",
         S::Checking => "is being checked",
+        S::RollingOut => "gets a part of the traffic",
         S::Switching => "is getting the traffic",
         S::Draining => "has the traffic; earlier requests are finishing",
         S::Live => "is live",
@@ -497,6 +500,8 @@ fn from_row(r: &AnyRow) -> Result<DeploymentRow> {
         problem: row::json_opt(r, "deployments", "problem")?,
         warnings: row::json(r, "deployments", "warnings")?,
         cancel_requested: row::flag(r, "cancel_requested")?,
+        rollout: row::json_opt(r, "deployments", "rollout")?,
+        promote_requested: row::flag(r, "promote_requested")?,
         attempt: r.try_get("attempt")?,
         created_at: row::time(r, "created_at")?,
         finished_at: row::time_opt(r, "finished_at")?,

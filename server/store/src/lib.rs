@@ -23,6 +23,7 @@ pub mod model;
 mod projects;
 mod releases;
 mod requests;
+mod rollout;
 mod row;
 mod sameness;
 mod seal;

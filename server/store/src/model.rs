@@ -6,6 +6,7 @@ use berth_schemas::{
     deployment::{BuildLineKind, DeploymentState, SourceShown},
     ids::{JobId, TokenName, UploadId},
     job::{JobKind, JobState},
+    traffic::{RolloutRule, TrafficMode},
 };
 use serde::{Deserialize, Serialize};
 
@@ -104,6 +105,8 @@ pub struct EnvironmentRow {
     pub stopped: bool,
     /// How many replicas there should be.
     pub replicas: i64,
+    /// What visitors meet besides the live release.
+    pub traffic: TrafficMode,
 }
 
 /// A variable with its value opened.
@@ -252,6 +255,8 @@ pub struct NewDeployment {
     pub message: Option<String>,
     /// Build without cache.
     pub no_cache: bool,
+    /// By which rule it gets a part of the traffic first; None for one that takes all.
+    pub rollout: Option<RolloutRule>,
 }
 
 /// A deployment.
@@ -291,6 +296,10 @@ pub struct DeploymentRow {
     pub warnings: Vec<String>,
     /// Cancellation was asked for.
     pub cancel_requested: bool,
+    /// By which rule it gets a part of the traffic first.
+    pub rollout: Option<RolloutRule>,
+    /// It is to take all traffic, not a part.
+    pub promote_requested: bool,
     /// How often it was begun; more than once after a restart of the daemon.
     pub attempt: i64,
     /// When it was asked for.
@@ -304,6 +313,13 @@ impl DeploymentRow {
     #[must_use]
     pub fn reference(&self) -> DeploymentRef {
         DeploymentRef::new(self.app.clone(), self.number)
+    }
+
+    /// Whether nothing more happens by itself: it is over, or has its part of the traffic and nobody has decided.
+    #[must_use]
+    pub fn rests(&self) -> bool {
+        self.state.is_settled()
+            || self.state == DeploymentState::RollingOut && !self.promote_requested && !self.cancel_requested
     }
 }
 

@@ -23,6 +23,8 @@ impl Deployments<'_> {
     pub async fn enqueue_once(self, new: NewDeployment, live_counts: bool) -> Result<Enqueued> {
         let mut write = Write::begin(self.0).await?;
         let same = match &new.key {
+            // It asks for a part of the traffic, which nothing on its way or live answers.
+            _ if new.rollout.is_some() => None,
             Some(key) => match newest_on_its_way(&mut write, new.environment).await? {
                 Some(newest) => same_on_its_way(&mut write, newest, key, new.no_cache).await?,
                 None if live_counts && !new.no_cache => {
@@ -97,7 +99,7 @@ async fn same_on_its_way(
     let row = sqlx::query(
         "SELECT d.id FROM deployments d JOIN apps a ON a.id = d.app_id
          WHERE d.id = $1 AND d.source_key = $2 AND d.cancel_requested = 0 AND d.no_cache >= $3
-             AND a.deleting = 0 AND a.configured_at <= d.created_at
+             AND a.deleting = 0 AND a.configured_at <= d.created_at AND d.rollout IS NULL
              AND (d.state = 'queued' OR $4 = 1)",
     )
     .bind(id.0)

@@ -134,6 +134,7 @@ async fn a_wish_to_cancel_that_came_before_a_crash_is_kept_in_every_state() {
                 by: "test".into(),
                 message: None,
                 no_cache: false,
+                rollout: None,
             })
             .await
             .unwrap();

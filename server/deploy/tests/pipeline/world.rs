@@ -307,8 +307,14 @@ impl Drop for World {
 
 /// One request on a connection of its own.
 pub(crate) async fn visit(addr: SocketAddr) -> std::io::Result<(u16, String)> {
+    visit_as(addr, "").await
+}
+
+/// The same with more headers.
+pub(crate) async fn visit_as(addr: SocketAddr, headers: &str) -> std::io::Result<(u16, String)> {
     let mut stream = tokio::net::TcpStream::connect(addr).await?;
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: web.localhost\r\nconnection: close\r\n\r\n").await?;
+    let head = format!("GET / HTTP/1.1\r\nhost: web.localhost\r\n{headers}connection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await?;
     let mut answer = Vec::new();
     tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await??;
     let answer = String::from_utf8_lossy(&answer);

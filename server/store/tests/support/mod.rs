@@ -127,6 +127,7 @@ pub fn new_deployment(app: &AppRow) -> NewDeployment {
         by: "ci".into(),
         message: Some("Fix the thing".into()),
         no_cache: false,
+        rollout: None,
     }
 }
 
