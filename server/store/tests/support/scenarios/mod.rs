@@ -48,6 +48,7 @@ macro_rules! scenarios {
             build_logs_are_capped,
             deleting_an_app_takes_everything_along,
             jobs_go_their_way,
+            cache_records_are_noted_once_and_forgotten,
             events_are_told_in_order,
             uploads_stay_while_they_are_needed,
             a_key_does_the_work_once,
