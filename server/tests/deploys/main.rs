@@ -20,4 +20,5 @@ mod load;
 mod logs;
 mod queueing;
 mod releases;
+mod traffic;
 mod variables;
