@@ -22,6 +22,7 @@ mod load;
 mod logs;
 mod queueing;
 mod releases;
+mod traffic;
 mod upgrades;
 mod variables;
 mod world_breaks;

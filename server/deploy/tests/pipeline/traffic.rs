@@ -164,7 +164,7 @@ async fn a_candidate_that_answers_5xx_loses_its_part_of_the_traffic() {
     // Healthy by its open port, and no answer that anybody could read.
     let world = World::new(quick()).await;
     world.deploy_new("one").await;
-    world.image("two", Behaviour { serve: Serve::Silent, ..answering("two") });
+    world.image("two", Behaviour { serve: Serve::Banner("hello\r\n".into()), ..answering("two") });
     let row = world.roll_out("two", 0).await;
     for _ in 0..60 {
         let _ = visit_as(world.addr, "x-beta: yes\r\n").await;

@@ -231,7 +231,13 @@ impl World {
 
     /// The deployment when it has settled.
     pub(crate) async fn end(&self, id: DeploymentId) -> DeploymentRow {
-        let row = self.call(|p| async move { p.wait(id, PATIENCE).await }).await.unwrap();
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let mut row = self.call(|p| async move { p.wait(id, PATIENCE).await }).await.unwrap();
+        // A rollout rests where it is until somebody decides, or it is found to be broken.
+        while !row.state.is_settled() && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            row = self.row(id).await;
+        }
         assert!(row.state.is_settled(), "{} stays {}", row.reference(), row.state.as_str());
         row
     }
