@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(40);
 /// The live release and those that are kept for rollback.
 const MOST_RELEASES: usize = 4;
 
-/// What a deployment commits on its way. A gradual rollout adds `rolling_out` between switching and draining.
+/// What a deployment commits on its way.
 const DEPLOYMENT: [&str; 19] = [
     "before:queued",
     "after:queued",
@@ -72,6 +72,18 @@ const REDEPLOY: [&str; 8] = [
     "after:checking",
     "after:switching",
     "after:draining",
+    "after:live",
+];
+
+/// What a gradual rollout commits between the check and its end.
+const ROLLOUT: [&str; 8] = [
+    "before:rolling_out",
+    "after:rolling_out",
+    "before:switching",
+    "after:switching",
+    "before:draining",
+    "after:draining",
+    "before:live",
     "after:live",
 ];
 
@@ -319,6 +331,9 @@ impl Matrix {
             if request.is_finished() && !berth.is_paused() && place.contains("queued") {
                 panic!("{here}: the request ended early");
             }
+            if what == "rollout" && !place.contains("rolling_out") {
+                promote(berth).await;
+            }
             berth.is_paused().then_some(())
         })
         .await;
@@ -337,6 +352,9 @@ impl Matrix {
         let through = serves.then(|| Prober::of(berth.http, "web.localhost"));
         let mut wrong;
         loop {
+            if what == "rollout" {
+                promote(berth).await;
+            }
             wrong = untrue(berth, &self.top).await;
             // What the action itself takes away is not asked for any more.
             if wrong.is_empty() || begun.elapsed() > PATIENCE {
@@ -395,6 +413,11 @@ impl Matrix {
     }
 }
 
+/// Gives a rollout all traffic, if one goes on that does not have it.
+async fn promote(berth: &Berth) {
+    let _ = berth.try_send(Method::POST, "/v1/apps/web/rollout/promote", json!({})).await;
+}
+
 /// Whether the program has the places where it can be stood still; a release build has none.
 fn has_places() -> bool {
     let has = std::env::var_os("BERTH_TEST_PROGRAM").is_none() && cfg!(debug_assertions);
@@ -439,6 +462,22 @@ async fn killed_in_every_state_of_a_rollback_and_a_redeploy() {
         matrix.cell("redeploy", place, Method::POST, "/v1/apps/web/restart", json!({})).await;
         let newest = matrix.newest().await;
         assert!(newest.ends_with(" live"), "{place}: the newest deployment is {newest}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_in_every_state_of_a_gradual_rollout() {
+    needs_docker!();
+    if !has_places() {
+        return;
+    }
+    let mut matrix = Matrix::start().await;
+    for place in ROLLOUT {
+        let mut source = matrix.next();
+        source["percent"] = json!(30);
+        matrix.cell("rollout", place, Method::POST, "/v1/apps/web/rollout", source).await;
+        let page = matrix.berth.visit("web", "/").await.json();
+        assert_eq!(page["version"], matrix.version.to_string(), "{place}: what was promoted serves");
     }
 }
 
