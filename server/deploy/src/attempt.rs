@@ -108,6 +108,7 @@ impl Inner {
             Ok(target) => self.switch(attempt, release, started, target).await,
             Err(halt) => Err(halt),
         };
+        self.forget_comparison(attempt.row.id);
         match outcome {
             Ok(()) => Ok(()),
             // Its containers go on, with their part of the traffic, until the next start takes it up.

@@ -13,7 +13,7 @@ use berth_schemas::{
     deployment::DeploymentState,
     traffic::{AnswersShown, RolloutRule, RolloutShown},
 };
-use berth_store::model::{AppRow, Artifact, DeploymentRow, Principal, ReleaseRow, Visible};
+use berth_store::model::{AppRow, Artifact, DeploymentId, DeploymentRow, Principal, ReleaseRow, Visible};
 
 use crate::{
     attempt::Attempt,
@@ -395,6 +395,11 @@ impl Inner {
             *base = new();
         }
         Some((since(&trial.target, base.candidate_before), since(&main, base.main_before)))
+    }
+
+    /// A rollout is over: its numbers are of no use, and its targets need not be held.
+    pub(crate) fn forget_comparison(&self, id: DeploymentId) {
+        self.baselines.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&id);
     }
 
     /// Who asked for the end of a rollout, in words.
