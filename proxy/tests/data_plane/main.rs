@@ -4,8 +4,10 @@
 #![allow(clippy::expect_used, reason = "a helper that fails fails its test")]
 
 mod drain;
+mod event_streams;
 mod headers;
 mod replicas;
+mod reuse;
 mod routing;
 mod shutdown;
 mod static_release;
