@@ -118,9 +118,16 @@ impl Exchange {
 
     /// The connection to the replica can be used again.
     pub(crate) fn keep(&self, upstream: Box<Upstream>) {
-        if let Some(replica) = &self.replica {
+        if let Some(replica) = &self.replica
+            && !replica.is_removed()
+            && self.target().is_some_and(|target| !target.is_removed())
+        {
             replica.keep(upstream);
         }
+    }
+
+    pub(crate) fn connection(&self) -> &Arc<ConnectionState> {
+        &self.connection
     }
 
     pub(crate) fn is_retry(&self) -> bool {
@@ -216,6 +223,6 @@ impl Drop for Exchange {
             self.record.fault.get_or_insert(AccessFault::ClientGone);
         }
         self.finish();
-        self.connection.set_target(0);
+        self.connection.request_over();
     }
 }

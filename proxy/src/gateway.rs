@@ -1,8 +1,10 @@
 //! What happens to a request, in Pingora's order: admit, route, count, pick a replica, rewrite, retry, record.
 //!
 //! What may be tried again: a connection that could not be opened, for any method, because nothing was sent.
-//! Beyond that only an idempotent request whose *reused* connection turned out to be closed. A request whose
-//! bytes the app may have seen is never sent twice.
+//! Beyond that only an idempotent request without a body whose *reused* connection turned out to be closed. A
+//! request whose bytes the app may have seen is never sent twice; and because an app may close an idle
+//! connection at the very moment a request arrives on it, a request that could not be repeated always gets a
+//! connection of its own.
 
 use std::{sync::Arc, time::Duration};
 
@@ -250,11 +252,12 @@ impl ProxyHttp for Gateway {
                 return plain_text(session, answer).await;
             }
         }
+        let mut body = None;
         loop {
             match self.find_answerer(session, exchange).await? {
                 Answerer::Own(answer) => return self.answer_own(session, exchange, answer).await,
                 Answerer::Containers if !direct::suits(session) => return Ok(false),
-                Answerer::Containers => match direct::forward(session, exchange).await? {
+                Answerer::Containers => match direct::forward(session, exchange, &mut body).await? {
                     Forwarded::Done => return Ok(true),
                     Forwarded::Removed => exchange.leave(),
                 },
@@ -281,8 +284,12 @@ impl ProxyHttp for Gateway {
         let Some(replica) = exchange.next_replica() else {
             return Error::e_explain(ErrorType::HTTPStatus(503), "no replica can be reached");
         };
-        let mut peer = Box::new(replica.peer().clone());
+        let mut peer = Box::new(replica.peer());
         if session.is_upgrade_req() {
+            // May be silent for ever, and its last frames must not be lost to a reset.
+            peer.options.read_timeout = None;
+            peer.options.upstream_tcp_sock_tweak_hook = None;
+        } else if wants_events(session.req_header()) {
             peer.options.read_timeout = None;
         }
         Ok(peer)
@@ -320,27 +327,26 @@ impl ProxyHttp for Gateway {
     fn error_while_proxy(
         &self,
         _peer: &HttpPeer,
-        session: &mut Session,
+        _session: &mut Session,
         mut error: Box<Error>,
         _ctx: &mut Self::CTX,
-        reused: bool,
+        _reused: bool,
     ) -> Box<Error> {
-        let again = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
-        if again {
-            error.retry.decide_reuse(reused);
-        } else {
-            error.set_retry(false);
-        }
+        // The connection was a new one, so the app may have seen the request.
+        error.set_retry(false);
         error
     }
 
     async fn upstream_request_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         request: &mut RequestHeader,
         ctx: &mut Self::CTX,
     ) -> Result<()> {
         let exchange = exchange(ctx)?;
+        if !session.is_upgrade_req() {
+            request.insert_header(header::CONNECTION, "close")?;
+        }
         let host = request.headers.get(header::HOST).cloned();
         forwarded::rewrite(request, exchange.origin, exchange.record.request_id, host)
     }
@@ -412,6 +418,15 @@ impl ProxyHttp for Gateway {
     ) -> bool {
         true
     }
+}
+
+/// Pingora's general way has one timeout for the head of an answer and the rest, so it must be known before.
+fn wants_events(request: &RequestHeader) -> bool {
+    request
+        .headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .any(|accept| accept.to_str().is_ok_and(|accept| accept.contains("text/event-stream")))
 }
 
 fn exchange(ctx: &mut Option<Box<Exchange>>) -> Result<&mut Exchange> {

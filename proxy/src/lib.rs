@@ -17,6 +17,7 @@ mod challenge;
 mod connection;
 mod direct;
 mod error;
+mod events;
 mod exchange;
 mod forwarded;
 mod front;

@@ -214,7 +214,7 @@ impl App {
             .route("/headers", any(headers))
             .route("/upload", any(upload))
             .route("/download", get(download))
-            .route("/events", get(events))
+            .route("/events", any(events))
             .route("/broken", get(|| async { (axum::http::StatusCode::BAD_GATEWAY, "the app's own 502") }))
             .fallback(any(move || async move { name }))
             .layer(axum::middleware::from_fn(move |request: Request, next: axum::middleware::Next| {
@@ -303,6 +303,41 @@ pub async fn read_head(socket: &mut TcpStream) -> Option<String> {
         head.push(socket.read_u8().await.ok()?);
     }
     Some(String::from_utf8_lossy(&head).into_owned())
+}
+
+/// Reads a request with its body, sent with a length or in chunks. Returns its head.
+pub async fn read_request(socket: &mut TcpStream) -> Option<String> {
+    let head = read_head(socket).await?;
+    let lower = head.to_ascii_lowercase();
+    if let Some((_, rest)) = lower.split_once("content-length: ") {
+        let length = rest.split("\r\n").next()?.parse().ok()?;
+        socket.read_exact(&mut vec![0; length]).await.ok()?;
+    } else if lower.contains("transfer-encoding: chunked") {
+        let mut end = Vec::new();
+        while !end.ends_with(b"\r\n0\r\n\r\n") && end != b"0\r\n\r\n" {
+            end.push(socket.read_u8().await.ok()?);
+        }
+    }
+    Some(head)
+}
+
+/// An address where connecting takes for ever: its queue is full. Lives as long as what comes with it.
+pub fn deaf_address() -> (SocketAddr, Vec<socket2::Socket>) {
+    let socket =
+        |()| socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    let listener = socket(());
+    listener.bind(&LOOPBACK.into()).expect("loopback can be bound");
+    listener.listen(0).expect("listens");
+    let addr = listener.local_addr().expect("bound");
+    let mut open = vec![listener];
+    for _ in 0..4 {
+        let filler = socket(());
+        filler.set_nonblocking(true).expect("a socket");
+        // In progress, for ever.
+        let _ = filler.connect(&addr);
+        open.push(filler);
+    }
+    (addr.as_socket().expect("IPv4"), open)
 }
 
 /// Resident memory of this process in KiB.

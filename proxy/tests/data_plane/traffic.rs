@@ -13,7 +13,9 @@ use futures_util::{SinkExt, StreamExt};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{App, Proxy, dead_address, raw_app, read_all, read_head, release, release_with, until};
+use crate::support::{
+    App, Proxy, dead_address, deaf_address, raw_app, read_all, read_head, release, release_with, until,
+};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -273,4 +275,54 @@ async fn an_upgrade_is_an_answer_however_it_ends() {
     read_all(&mut tcp).await;
     proxy.record().await;
     assert_eq!(target.answers(), Answers { total: 1, server_errors: 0 });
+}
+
+/// What was on its way to a release that is gone before it could connect goes where the newest table leads.
+#[tokio::test]
+async fn a_request_that_could_not_connect_in_time_follows_the_newest_table() {
+    let app = App::start("new").await;
+    let site = tempfile::tempdir().expect("a directory");
+    std::fs::write(site.path().join("index.html"), "a file").expect("written");
+    let (deaf, _open) = deaf_address();
+    let options = TargetOptions { connect_timeout: Duration::from_millis(400), ..TargetOptions::default() };
+    let hold = Hold::new("web".into(), LONG, 10);
+    let page = StatusPage::Maintenance { app: "web".into(), message: None, retry_after_s: None };
+    let files = berth_proxy::ReleaseTarget::static_files(
+        crate::support::label(9),
+        berth_proxy::StaticSite::new(site.path()),
+    );
+    for (next, status, text) in [
+        (Destination::Release(release(2, &[app.addr])), 200, Some("new")),
+        (Destination::Page(page), 503, None),
+        (Destination::Release(files.expect("a directory")), 405, None),
+        (Destination::Redirect { host: "other.test".into() }, 308, None),
+        (Destination::Hold(hold.clone()), 200, Some("new")),
+    ] {
+        // A large body and none: both ways through the proxy.
+        for size in [0, 200 << 10] {
+            let proxy = Proxy::start();
+            let old = release_with(1, &[deaf], options);
+            proxy.route(&old);
+            let request = proxy.client().post(proxy.url("/")).body(vec![b'x'; size]);
+            let asked = tokio::spawn(request.send());
+            until(|| old.in_flight() == 1).await;
+            proxy.lead_to(next.clone());
+            let report = proxy.handle.drain(&old, Duration::from_secs(3)).await;
+            assert_eq!(report.cut, 0, "{next:?}");
+            if let Destination::Hold(hold) = &next {
+                until(|| hold.waiting() == 1).await;
+                let resumed = Hold::new("web".into(), LONG, 10);
+                proxy.lead_to(Destination::Hold(resumed.clone()));
+                hold.release();
+                until(|| resumed.waiting() == 1).await;
+                proxy.route(&release(3, &[app.addr]));
+                resumed.release();
+            }
+            let answer = asked.await.expect("no panic").expect("an answer");
+            assert_eq!(answer.status(), status, "{next:?}, {size} bytes");
+            if let Some(text) = text {
+                assert_eq!(answer.text().await.expect("a body"), text);
+            }
+        }
+    }
 }
