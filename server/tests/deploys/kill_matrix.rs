@@ -415,7 +415,7 @@ impl Matrix {
 
 /// Gives a rollout all traffic, if one goes on that does not have it.
 async fn promote(berth: &Berth) {
-    let _ = berth.try_send(Method::POST, "/v1/apps/web/rollout/promote", json!({})).await;
+    let _ = berth.try_send(Method::POST, "/v1/apps/web/rollout/promote", json!({ "wait_s": 0 })).await;
 }
 
 /// Whether the program has the places where it can be stood still; a release build has none.
