@@ -1,12 +1,12 @@
 //! Making a release of a source: deciding how, then either putting its files in place or building an image.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc};
 
 use berth_schemas::{
     Code, Problem,
     deployment::{BuildLineKind, PlanShown},
 };
-use berth_store::model::{Artifact, ReleaseRow, VariableRow};
+use berth_store::model::{Artifact, DeploymentId, ReleaseRow, VariableRow};
 use futures_util::{StreamExt, stream};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
@@ -20,15 +20,14 @@ use crate::{
     fault::Halt,
     fetch::{Source, start_command},
     journal::Journal,
+    limits,
     pipeline::Inner,
     plan::{
         self, BuildPlan, DirectoryTree, DockerfileSource, PlanError, PlanSettings, recipe::SECRETS_DIGEST_ARG,
     },
     source::ignore::{self, ContextDockerfile},
+    waits::Wait,
 };
-
-/// Time that a build may take where none was set.
-const DEFAULT_BUILD_TIME: u64 = 1800;
 
 impl Inner {
     /// Decides how to build the source and builds it.
@@ -50,7 +49,7 @@ impl Inner {
         let settings = PlanSettings::from_app(&attempt.app.settings, &attempt.app.uuid, secrets);
         let directory = source.directory.clone();
         let plan = self
-            .blocking(attempt, move |_| -> Result<BuildPlan, Problem> {
+            .blocking(attempt, "looking at the source", limits::FILES, move |_| -> Result<BuildPlan, Problem> {
                 let tree =
                     DirectoryTree::scan(&directory).map_err(|e| io_problem("looking at the source", &e))?;
                 plan::detect(&tree, &settings).map_err(|e| plan_problem(&e))
@@ -90,7 +89,7 @@ impl Inner {
         let path = format!("{}/{}", attempt.app.id.0, attempt.row.number);
         let to = self.config.data_dir.join("releases").join(&path);
         let bytes = self
-            .blocking(attempt, move |_| -> Result<i64, std::io::Error> {
+            .blocking(attempt, "putting the files in place", limits::FILES, move |_| -> Result<i64, std::io::Error> {
                 // What an earlier attempt at this deployment may have left.
                 if to.exists() {
                     std::fs::remove_dir_all(&to)?;
@@ -115,20 +114,21 @@ impl Inner {
         dockerfile: &DockerfileSource,
     ) -> Result<ReleaseRow, Halt> {
         self.refuse_without_space().await?;
-        if self.builds.available_permits() == 0 {
-            attempt.journal.note("waiting for a free place to build").await;
-        }
-        let permit = attempt
-            .unless_cancelled(self, async { self.builds.acquire().await.map_err(|_| Halt::Shutdown) })
-            .await?;
+        let permit = self.place_to_build(attempt).await?;
         let request = self.build_request(attempt, source, plan, dockerfile).await?;
         let tag = request.tag.clone();
         let (sink, events) = mpsc::channel(1024);
-        let (built, ()) = tokio::join!(
-            self.engine.build(request, sink, attempt.cancel.clone()),
-            write_events(attempt.journal.clone(), events)
-        );
+        let build = async {
+            let (built, ()) = tokio::join!(
+                self.engine.build(request, sink, attempt.cancel.clone()),
+                write_events(attempt.journal.clone(), events)
+            );
+            Ok(built)
+        };
+        // The engine ends it in time and says where it was; this is for an engine that hangs.
+        let built = limits::step("the build", limits::build(&attempt.app) + limits::BUILD_GRACE, build).await;
         drop(permit);
+        let built = built?;
         let built = match built {
             Ok(built) => built,
             Err(EngineError::Cancelled { .. }) => return Err(self.why_cancelled(&attempt.row)),
@@ -142,6 +142,21 @@ impl Inner {
             }
         }
         recorded
+    }
+
+    /// Waits for one of the places to build that this machine has.
+    async fn place_to_build(self: &Arc<Self>, attempt: &Attempt) -> Result<BuildPlace, Halt> {
+        if self.builds.available_permits() == 0 {
+            attempt.journal.note("waiting for a free place to build").await;
+        }
+        let _wait = self.waits(attempt.row.id, Wait::BuildPlace);
+        let permit = attempt
+            .unless_cancelled(self, async {
+                Arc::clone(&self.builds).acquire_owned().await.map_err(|_| Halt::Shutdown)
+            })
+            .await?;
+        self.note_use(attempt.row.id, |active| active.builds = true);
+        Ok(BuildPlace { inner: Arc::clone(self), id: attempt.row.id, _permit: permit })
     }
 
     async fn record_image(
@@ -186,8 +201,7 @@ impl Inner {
             .into_iter()
             .map(|v| BuildSecret { id: v.name.to_string(), value: v.value.into_bytes() })
             .collect();
-        let time = attempt.app.settings.build_timeout_s.map_or(DEFAULT_BUILD_TIME, u64::from);
-        request.limits = BuildLimits { time: Duration::from_secs(time) };
+        request.limits = BuildLimits { time: limits::build(&attempt.app) };
         Ok(request)
     }
 
@@ -205,6 +219,19 @@ impl Inner {
         )
         .hint("Free space: platform_cleanup lists what Berth can remove.")
         .into())
+    }
+}
+
+/// A place to build; free again when dropped.
+struct BuildPlace {
+    inner: Arc<Inner>,
+    id: DeploymentId,
+    _permit: tokio::sync::OwnedSemaphorePermit,
+}
+
+impl Drop for BuildPlace {
+    fn drop(&mut self) {
+        self.inner.note_use(self.id, |active| active.builds = false);
     }
 }
 

@@ -20,6 +20,7 @@ use crate::{
     docker::label,
     fault::engine_problem,
     gate::{Inside, Turn},
+    limits,
     pipeline::Inner,
     start::replica_of,
 };
@@ -155,7 +156,7 @@ impl Inner {
         self.store.apps().set_stopped(app.environment.id, true, "berth").await?;
         self.store.jobs().set_message(&job.id, "finishing open requests").await?;
         if let Some(old) = self.routes.stopped(&app) {
-            self.routes.drain(&old, crate::switch::drain_limit(&app)).await;
+            self.routes.drain(&old, limits::drain(&app)).await;
         }
         if let Some(live) = app.environment.live {
             let _inside = self.containers.enter(live).await;
@@ -247,13 +248,13 @@ impl Inner {
         if let Some(target) = self.routes.serving_target(app.environment.id) {
             // Open requests of replicas that go finish before their containers get SIGTERM.
             let removed = target.set_replicas(crate::routes::replica_addrs(&up));
-            removed.idle(crate::switch::drain_limit(app)).await;
+            removed.idle(limits::drain(app)).await;
         }
         self.collect_logs(app, &release, &up);
         self.let_engine_restart(release.id).await;
         for container in self.containers_of(release.id).await.map_err(|e| engine_problem(&e))? {
             if replica_of(&container).is_none_or(|n| n > replicas) {
-                let stopped = self.engine.stop_container(&container.id, crate::start::STOP_GRACE).await;
+                let stopped = self.engine.stop_container(&container.id, limits::STOP_GRACE).await;
                 stopped.map_err(|e| engine_problem(&e))?;
                 self.remove_container(&container.id).await.map_err(|e| engine_problem(&e))?;
             }
@@ -267,7 +268,7 @@ impl Inner {
         }
         let _inside = self.traffic.enter(app.environment.id).await;
         if let Some(old) = self.routes.remove(app.environment.id) {
-            self.routes.drain(&old, crate::switch::drain_limit(app)).await;
+            self.routes.drain(&old, limits::drain(app)).await;
         }
         let containers = self.engine.list_containers().await.map_err(|e| engine_problem(&e))?;
         let own =

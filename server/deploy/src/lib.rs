@@ -19,6 +19,7 @@ mod gate;
 mod heal;
 mod jobs;
 mod journal;
+mod limits;
 mod output;
 mod pipeline;
 pub mod plan;
@@ -32,6 +33,8 @@ pub mod source;
 mod start;
 mod sweep;
 mod switch;
+mod watch;
+mod worse;
 
 pub use cleanup::{upload_expiry, upload_path};
 pub use config::{Addresses, PipelineConfig};

@@ -37,6 +37,7 @@ use crate::{
     gate::{Gates, Turns},
     journal::{DeploymentUpdate, Watchers},
     routes::Routes,
+    watch::Watches,
 };
 
 /// What a caller may say about a deployment.
@@ -72,6 +73,8 @@ pub(crate) struct Inner {
     pub(crate) working: Turns<Option<AppId>>,
     /// Containers that the engine was told to restart by itself.
     pub(crate) restartable: Mutex<HashSet<ContainerId>>,
+    /// Releases that got the traffic a moment ago.
+    pub(crate) watches: Watches,
     /// The engine answers again after it was away.
     pub(crate) engine_back: Notify,
     /// What is left over should be looked for now.
@@ -139,6 +142,7 @@ impl Pipeline {
             looking: Turns::default(),
             working: Turns::default(),
             restartable: Mutex::default(),
+            watches: Watches::default(),
             engine_back: Notify::new(),
             sweep_now: Notify::new(),
             wake: Notify::new(),

@@ -4,7 +4,6 @@ use std::{
     collections::{BTreeMap, HashSet},
     net::SocketAddr,
     sync::{MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use berth_schemas::{Code, EnvironmentName, Problem, VariableName, app::AppSettings};
@@ -18,14 +17,13 @@ use crate::{
         RestartPolicy, Workload, label,
     },
     fault::{Halt, engine_problem, sentence},
+    limits::{self, STOP_GRACE},
     pipeline::Inner,
     probe::HealthFailureKind,
 };
 
 /// Memory limit of a replica where none was set, in MiB.
 const DEFAULT_MEMORY_MB: u32 = 512;
-/// Time that an app has between SIGTERM and SIGKILL.
-pub(crate) const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// A running container of a release.
 #[derive(Debug, Clone)]
@@ -48,12 +46,12 @@ impl Inner {
         self.note_use(attempt.row.id, |active| active.release = Some(release.id));
         let wanted = attempt.app.environment.replicas.max(1);
         let running = attempt
-            .unless_cancelled(self, async {
+            .unless_cancelled(self, limits::step("starting the containers", limits::START, async {
                 // Somebody may be stopping what the release before this one left running.
                 let _inside = self.containers.enter(release.id).await;
                 self.prepare_containers(release).await?;
                 Ok(self.run_replicas(&attempt.app, release, 1..=wanted).await?)
-            })
+            }))
             .await?;
         let word = if running.len() == 1 { "container" } else { "containers" };
         attempt.journal.note(format!("{} {word} started", running.len())).await;
@@ -236,7 +234,7 @@ impl Inner {
         spec.command = command;
         spec.labels = workload(app, release, replica).labels();
         spec.aliases = vec![app.slug.to_string()];
-        spec.limits = limits(&release.settings);
+        spec.limits = resources(&release.settings);
         spec.restart = RestartPolicy::No;
         spec.stop_timeout = STOP_GRACE;
         spec
@@ -315,7 +313,7 @@ pub(crate) fn replica_of(container: &ContainerSummary) -> Option<i64> {
     container.labels.get(label::REPLICA)?.parse().ok()
 }
 
-fn limits(settings: &AppSettings) -> ResourceLimits {
+fn resources(settings: &AppSettings) -> ResourceLimits {
     ResourceLimits {
         memory_bytes: u64::from(settings.memory_mb.unwrap_or(DEFAULT_MEMORY_MB)) << 20,
         // The edge has checked the range; thousandths are as fine as the engine goes.
