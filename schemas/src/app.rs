@@ -62,7 +62,7 @@ pub struct AppSettings {
     /// 500, or an open port where the app speaks no HTTP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_path: Option<String>,
-    /// Seconds to wait for health. Default 60, at most 300.
+    /// Seconds to wait for health. Default 120, at most 300.
     #[schemars(range(min = 1, max = 300))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_timeout_s: Option<u32>,
@@ -79,6 +79,10 @@ pub struct AppSettings {
     #[schemars(range(min = 0, max = 3600))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub watch_window_s: Option<u32>,
+    /// Percent of 5xx answers in that window at which a release is rolled back; 0 turns it off. Default 50.
+    #[schemars(range(min = 0, max = 100))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error_rollback_percent: Option<u8>,
     /// Seconds that a build may take. Default 1800.
     #[schemars(range(min = 10, max = 14400))]
     #[serde(skip_serializing_if = "Option::is_none")]

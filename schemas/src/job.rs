@@ -126,6 +126,9 @@ pub struct JobDetail {
     pub app: Option<AppSlug>,
     /// Where it stands.
     pub state: JobState,
+    /// What it waits for, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
     /// What it is doing or did last, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,

@@ -39,6 +39,7 @@ async fn get(call: Call, input: JobGet) -> Result<JobDetail, Problem> {
         row = call.context.pipeline.wait_job(&row.id, wait).await?;
     }
     Ok(JobDetail {
+        waits_for: call.context.pipeline.job_waits_for(&row).await?,
         job: row.id,
         kind: row.kind,
         app: row.app,
@@ -75,6 +76,7 @@ impl Brief for JobDetail {
     fn brief(&self) -> Text {
         let app = self.app.as_ref().map(|a| format!(" of {a}")).unwrap_or_default();
         let mut text = Text::from(format!("{}{app}: {}.", self.kind.as_str(), self.state.as_str()));
+        text = text.say_if(self.waits_for.as_ref().map(|w| format!(" Waits for {w}.")));
         text = text.say_if(self.message.as_ref().map(|m| format!(" {m}")));
         text = text.say_if(self.problem.as_ref().map(|p| format!("\nFailed ({}): {p}", p.code.as_str())));
         if !self.state.is_final() {

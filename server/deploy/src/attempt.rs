@@ -14,7 +14,7 @@ use berth_schemas::{
 use berth_store::model::{AppRow, Artifact, Change, DeploymentRow, DeploymentSource, ReleaseRow};
 use tokio_util::sync::CancellationToken;
 
-use crate::{fault::Halt, journal::Journal, pipeline::Inner, start::Running};
+use crate::{fault::Halt, journal::Journal, limits, pipeline::Inner, start::Running};
 
 /// What every step of an attempt works with.
 pub(crate) struct Attempt {
@@ -124,7 +124,8 @@ impl Inner {
     async fn bring_up(&self, attempt: &mut Attempt, release: &ReleaseRow) -> Result<Vec<Running>, Halt> {
         let containers = self.start_release(attempt, release).await?;
         self.enter(attempt, DeploymentState::Checking).await?;
-        self.check_release(attempt, release, &containers).await?;
+        let limit = self.health_policy(release).total() + limits::CHECK_GRACE;
+        limits::step("the health check", limit, self.check_release(attempt, release, &containers)).await?;
         Ok(containers)
     }
 

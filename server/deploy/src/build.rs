@@ -3,14 +3,13 @@
 use std::{
     path::PathBuf,
     sync::{Arc, PoisonError},
-    time::Duration,
 };
 
 use berth_schemas::{
     Code, Problem, Timestamp,
     deployment::{BuildLineKind, PlanShown},
 };
-use berth_store::model::{Artifact, ReleaseRow, VariableRow};
+use berth_store::model::{Artifact, DeploymentId, ReleaseRow, VariableRow};
 use futures_util::{StreamExt, stream};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
@@ -24,15 +23,14 @@ use crate::{
     fault::Halt,
     fetch::{Source, start_command},
     journal::Journal,
+    limits,
     pipeline::Inner,
     plan::{
         self, BuildPlan, DirectoryTree, DockerfileSource, PlanError, PlanSettings, recipe::SECRETS_DIGEST_ARG,
     },
     source::ignore::{self, ContextDockerfile},
+    waits::Wait,
 };
-
-/// Time that a build may take where none was set.
-const DEFAULT_BUILD_TIME: u64 = 1800;
 
 impl Inner {
     /// Decides how to build the source and builds it.
@@ -54,11 +52,16 @@ impl Inner {
         let settings = PlanSettings::from_app(&attempt.app.settings, &attempt.app.uuid, secrets);
         let directory = source.directory.clone();
         let plan = self
-            .blocking(attempt, move |_| -> Result<BuildPlan, Problem> {
-                let tree =
-                    DirectoryTree::scan(&directory).map_err(|e| io_problem("looking at the source", &e))?;
-                plan::detect(&tree, &settings).map_err(|e| plan_problem(&e))
-            })
+            .blocking(
+                attempt,
+                "looking at the source",
+                limits::FILES,
+                move |_| -> Result<BuildPlan, Problem> {
+                    let tree = DirectoryTree::scan(&directory)
+                        .map_err(|e| io_problem("looking at the source", &e))?;
+                    plan::detect(&tree, &settings).map_err(|e| plan_problem(&e))
+                },
+            )
             .await??;
         let shown = serde_json::to_value(shown(&plan)).map_err(|e| {
             Problem::new(Code::Internal, format!("The build plan could not be written: {e}."))
@@ -94,17 +97,22 @@ impl Inner {
         let path = format!("{}/{}", attempt.app.id.0, attempt.row.number);
         let to = self.config.data_dir.join("releases").join(&path);
         let bytes = self
-            .blocking(attempt, move |_| -> Result<i64, std::io::Error> {
-                // What an earlier attempt at this deployment may have left.
-                if to.exists() {
-                    std::fs::remove_dir_all(&to)?;
-                }
-                if let Some(parent) = to.parent() {
-                    std::fs::create_dir_all(parent)?;
-                }
-                std::fs::rename(&from, &to)?;
-                crate::cleanup::tree_bytes(&to)
-            })
+            .blocking(
+                attempt,
+                "putting the files in place",
+                limits::FILES,
+                move |_| -> Result<i64, std::io::Error> {
+                    // What an earlier attempt at this deployment may have left.
+                    if to.exists() {
+                        std::fs::remove_dir_all(&to)?;
+                    }
+                    if let Some(parent) = to.parent() {
+                        std::fs::create_dir_all(parent)?;
+                    }
+                    std::fs::rename(&from, &to)?;
+                    crate::cleanup::tree_bytes(&to)
+                },
+            )
             .await?
             .map_err(|e| io_problem("putting the files in place", &e))?;
         attempt.journal.note("the files are served as they are; no container is needed").await;
@@ -119,26 +127,27 @@ impl Inner {
         dockerfile: &DockerfileSource,
     ) -> Result<ReleaseRow, Halt> {
         self.refuse_without_space(attempt, source).await?;
-        if self.builds.available_permits() == 0 {
-            attempt.journal.note("waiting for a free place to build").await;
-        }
-        let permit = attempt
-            .unless_cancelled(self, async { self.builds.acquire().await.map_err(|_| Halt::Shutdown) })
-            .await?;
+        let permit = self.place_to_build(attempt).await?;
         let request = self.build_request(attempt, source, plan, dockerfile).await?;
         let tag = request.tag.clone();
         // An attempt that a restart cut off has put its part into the cache already.
         let begun = if attempt.row.attempt > 0 { attempt.row.created_at } else { Timestamp::now() };
         let (sink, events) = mpsc::channel(1024);
-        let (built, steps) = tokio::join!(
-            self.engine.build(request, sink, attempt.cancel.clone()),
-            write_events(attempt.journal.clone(), events)
-        );
+        let build = async {
+            let (built, steps) = tokio::join!(
+                self.engine.build(request, sink, attempt.cancel.clone()),
+                write_events(attempt.journal.clone(), events)
+            );
+            self.steps.lock().unwrap_or_else(PoisonError::into_inner).add(steps);
+            Ok(built)
+        };
+        // The engine ends it in time and says where it was; this is for an engine that hangs.
+        let built = limits::step("the build", limits::build(&attempt.app) + limits::BUILD_GRACE, build).await;
         drop(permit);
-        self.steps.lock().unwrap_or_else(PoisonError::into_inner).add(steps);
         let inner = Arc::clone(self);
         // Nobody waits for it.
         self.spawn(async move { inner.note_cache(begun).await });
+        let built = built?;
         let built = match built {
             Ok(built) => built,
             Err(EngineError::Cancelled { .. }) => return Err(self.why_cancelled(&attempt.row)),
@@ -152,6 +161,21 @@ impl Inner {
             }
         }
         recorded
+    }
+
+    /// Waits for one of the places to build that this machine has.
+    async fn place_to_build(self: &Arc<Self>, attempt: &Attempt) -> Result<BuildPlace, Halt> {
+        if self.builds.available_permits() == 0 {
+            attempt.journal.note("waiting for a free place to build").await;
+        }
+        let _wait = self.waits(attempt.row.id, Wait::BuildPlace);
+        let permit = attempt
+            .unless_cancelled(self, async {
+                Arc::clone(&self.builds).acquire_owned().await.map_err(|_| Halt::Shutdown)
+            })
+            .await?;
+        self.note_use(attempt.row.id, |active| active.builds = true);
+        Ok(BuildPlace { inner: Arc::clone(self), id: attempt.row.id, _permit: permit })
     }
 
     async fn record_image(
@@ -196,8 +220,7 @@ impl Inner {
             .into_iter()
             .map(|v| BuildSecret { id: v.name.to_string(), value: v.value.into_bytes() })
             .collect();
-        let time = attempt.app.settings.build_timeout_s.map_or(DEFAULT_BUILD_TIME, u64::from);
-        request.limits = BuildLimits { time: Duration::from_secs(time) };
+        request.limits = BuildLimits { time: limits::build(&attempt.app) };
         Ok(request)
     }
 
@@ -206,7 +229,9 @@ impl Inner {
         let Some(free) = self.engine.info().await?.disk_free_bytes else { return Ok(()) };
         let directory = source.directory.clone();
         let source = self
-            .blocking(attempt, move |_| crate::cleanup::tree_bytes(&directory))
+            .blocking(attempt, "measuring the source", limits::FILES, move |_| {
+                crate::cleanup::tree_bytes(&directory)
+            })
             .await?
             .map_err(|e| io_problem("measuring the source", &e))?;
         let releases = self.store.releases().list(attempt.app.environment.id, false).await?;
@@ -220,6 +245,19 @@ impl Inner {
             Some(problem) => Err(problem.into()),
             None => Ok(()),
         }
+    }
+}
+
+/// A place to build; free again when dropped.
+struct BuildPlace {
+    inner: Arc<Inner>,
+    id: DeploymentId,
+    _permit: tokio::sync::OwnedSemaphorePermit,
+}
+
+impl Drop for BuildPlace {
+    fn drop(&mut self) {
+        self.inner.note_use(self.id, |active| active.builds = false);
     }
 }
 

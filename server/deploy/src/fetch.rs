@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use berth_schemas::{Code, Problem, deployment::BuildLineKind, ids::UploadId};
@@ -17,6 +18,7 @@ use crate::{
     attempt::{Attempt, io_problem},
     docker::{EngineError, ImageInfo, ImageRef, PullEvent},
     fault::Halt,
+    limits,
     pipeline::Inner,
     source::{
         ArchiveError, Limits, TreePath,
@@ -29,6 +31,8 @@ use crate::{
 const MAX_INLINE_FILES: usize = 500;
 /// Bytes that they may have together.
 const MAX_INLINE_BYTES: usize = 4 << 20;
+/// Time for blocking work to notice that it is to stop.
+const FLAG_GRACE: Duration = Duration::from_secs(10);
 /// Port of an app that says none and whose image declares none.
 pub(crate) const DEFAULT_PORT: u16 = 8080;
 
@@ -51,7 +55,8 @@ impl Inner {
                 self.unpack(attempt, &upload, &tree).await?;
             }
             DeploymentSource::Git { url, git_ref } => {
-                self.fetch_git(attempt, &url, git_ref.as_deref(), &tree).await?
+                let fetching = self.fetch_git(attempt, &url, git_ref.as_deref(), &tree);
+                limits::step("fetching the repository", limits::GIT, fetching).await?;
             }
             DeploymentSource::Image { .. }
             | DeploymentSource::Rollback { .. }
@@ -76,7 +81,9 @@ impl Inner {
         };
         let to = tree.to_path_buf();
         let report = self
-            .blocking(attempt, move |cancel| archive::extract(&archive, &to, &options, cancel))
+            .blocking(attempt, "unpacking the source", limits::UNPACK, move |cancel| {
+                archive::extract(&archive, &to, &options, cancel)
+            })
             .await?
             .map_err(|e| archive_problem(&e))?;
         attempt
@@ -208,7 +215,8 @@ impl Inner {
     /// Finds an image in the engine or pulls it, and makes it a release.
     pub(crate) async fn fetch_image(&self, attempt: &mut Attempt, image: &str) -> Result<ReleaseRow, Halt> {
         let reference = ImageRef::parse(image).map_err(|e| crate::fault::engine_problem(&e))?;
-        let info = match self.pull(attempt, &reference).await {
+        let pulling = self.pull(attempt, &reference);
+        let info = match limits::step("pulling the image", limits::PULL, pulling).await {
             Ok(info) => info,
             // An image that only the local engine has cannot be pulled; that it is there is enough.
             Err(Halt::Failed(problem)) if problem.code == Code::ImageUnavailable => {
@@ -275,32 +283,36 @@ impl Inner {
         }
     }
 
-    /// Runs blocking work that looks at a flag, setting the flag when the attempt is cancelled.
+    /// Runs blocking work that looks at a flag, setting the flag when the attempt is cancelled or the time is over.
     pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         attempt: &Attempt,
+        name: &str,
+        limit: Duration,
         work: impl FnOnce(&AtomicBool) -> T + Send + 'static,
     ) -> Result<T, Halt> {
         let flag = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&flag);
         let mut task = tokio::task::spawn_blocking(move || work(&seen));
-        let done = tokio::select! {
-            done = &mut task => done,
-            () = attempt.cancel.cancelled() => {
-                flag.store(true, Ordering::Relaxed);
-                // It stops at its next look at the flag; what it made is removed with the work directory.
-                let _ = task.await;
-                return Err(self.why_cancelled(&attempt.row));
-            }
+        let halt = tokio::select! {
+            done = &mut task => return done.map_err(|e| {
+                tracing::error!(error = %e, "a blocking step ended badly");
+                Problem::new(
+                    Code::Internal,
+                    "A step of the deployment ended unexpectedly; the daemon's log says more.",
+                )
+                .into()
+            }),
+            () = attempt.cancel.cancelled() => self.why_cancelled(&attempt.row),
+            () = tokio::time::sleep(limit) => limits::timed_out(name, limit).into(),
         };
-        done.map_err(|e| {
-            tracing::error!(error = %e, "a blocking step ended badly");
-            Problem::new(
-                Code::Internal,
-                "A step of the deployment ended unexpectedly; the daemon's log says more.",
-            )
-            .into()
-        })
+        flag.store(true, Ordering::Relaxed);
+        // It stops at its next look at the flag; what it made is removed with the work directory. A disk that hangs
+        // does not hold up the rest.
+        if tokio::time::timeout(FLAG_GRACE, task).await.is_err() {
+            tracing::warn!(step = name, "a blocking step does not stop; going on without it");
+        }
+        Err(halt)
     }
 }
 
@@ -355,7 +367,8 @@ fn archive_problem(error: &ArchiveError) -> Problem {
 }
 
 fn git_problem(error: &GitError) -> Problem {
-    let mut problem = Problem::new(Code::GitFailed, crate::fault::sentence(&error.to_string()));
+    let code = if let GitError::TimedOut { .. } = error { Code::TimedOut } else { Code::GitFailed };
+    let mut problem = Problem::new(code, crate::fault::sentence(&error.to_string()));
     if let Some(hint) = error.hint() {
         problem = problem.hint(hint);
     }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use berth_schemas::{Code, Problem, Timestamp};
+use berth_schemas::{Code, Problem};
 use berth_store::model::{AppRow, Artifact, EnvironmentId, ReleaseRow};
 
 use crate::{
@@ -47,6 +47,7 @@ impl Inner {
                 () = self.shutdown.cancelled() => return,
                 healed = async {
                     let _inside = gate.enter_patiently().await;
+                    let _held = self.holds(environment, "its containers, which are being put right".to_owned());
                     self.heal(environment, &gate).await
                 } => healed,
             };
@@ -164,7 +165,7 @@ impl Inner {
             up.extend(started);
             self.route_running(app, release, &up)?;
         }
-        if self.watch_is_over(app, release) {
+        if !self.watches.watches(app.environment.id, release.id) {
             self.let_engine_restart(release.id).await;
         }
         for container in surplus {
@@ -219,11 +220,6 @@ impl Inner {
         }
     }
 
-    fn watch_is_over(&self, app: &AppRow, release: &ReleaseRow) -> bool {
-        let window = i64::try_from(crate::switch::watch_window(app).as_millis()).unwrap_or(i64::MAX);
-        release.live_at.is_some_and(|at| Timestamp::now().millis_since(at) > window)
-    }
-
     /// Points the route at the containers that run, without a new generation where the release stays the same.
     fn route_running(&self, app: &AppRow, release: &ReleaseRow, up: &[Running]) -> Result<(), Problem> {
         if up.is_empty() {
@@ -276,7 +272,8 @@ impl Inner {
         started: &[Running],
         gate: Option<&Gate>,
     ) -> Result<(), Problem> {
-        let policy = HealthPolicy { total: REOPEN_LIMIT, ..self.health_policy(release) };
+        let usual = self.health_policy(release);
+        let policy = HealthPolicy { total: usual.total.max(REOPEN_LIMIT), ..usual };
         let host = self.config.addresses.host(&app.slug);
         let all = started.iter().map(|container| async {
             self.wait_replica(&policy, &host, container, &self.shutdown)

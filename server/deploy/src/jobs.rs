@@ -21,9 +21,11 @@ use crate::{
     docker::label,
     fault::engine_problem,
     gate::{Inside, Turn},
+    limits,
     pipeline::Inner,
     stall,
     start::replica_of,
+    waits::Held,
 };
 
 /// Between tries when the store fails.
@@ -116,7 +118,7 @@ impl Inner {
         let outcome = tokio::select! {
             biased;
             () = self.shutdown.cancelled() => return Ok(()),
-            outcome = self.do_job(&job) => outcome,
+            outcome = self.do_in_time(&job) => outcome,
         };
         let (state, message, problem) = match outcome {
             Ok(message) => (JobState::Succeeded, Some(message), None),
@@ -150,6 +152,14 @@ impl Inner {
         }
     }
 
+    /// Does it, unless it takes unreasonably long.
+    async fn do_in_time(self: &Arc<Self>, job: &JobRow) -> Result<String, Problem> {
+        let limit = limits::job(job.kind);
+        let outcome = tokio::time::timeout(limit, self.do_job(job)).await;
+        self.jobs_at_gate().remove(&job.id);
+        outcome.unwrap_or_else(|_| Err(limits::timed_out(&format!("the job {}", job.kind.as_str()), limit)))
+    }
+
     /// Does it; returns what was done, in a sentence.
     async fn do_job(self: &Arc<Self>, job: &JobRow) -> Result<String, Problem> {
         match job.kind {
@@ -166,7 +176,7 @@ impl Inner {
             JobKind::Start => self.start_app(&app, job).await,
             JobKind::Scale => {
                 let replicas = job.input.get("replicas").and_then(serde_json::Value::as_i64).unwrap_or(1);
-                self.scale_app(&app, replicas).await
+                self.scale_app(&app, replicas, job).await
             }
             JobKind::DeleteApp => self.delete_app(&app).await,
             JobKind::Cleanup => self.clean_up(&job.input).await,
@@ -195,19 +205,22 @@ impl Inner {
     }
 
     /// Enters the gate of an app's traffic, and reads the app as it is once inside.
-    async fn hold(&self, app: &AppRow) -> Result<(Inside, AppRow), Problem> {
+    async fn hold(&self, app: &AppRow, job: &JobRow) -> Result<(Inside, Held<'_>, AppRow), Problem> {
+        self.jobs_at_gate().insert(job.id.clone());
         let inside = self.traffic.enter(app.environment.id).await;
-        Ok((inside, self.app(app.id).await?))
+        self.jobs_at_gate().remove(&job.id);
+        let held = self.holds(app.environment.id, format!("the job that is to {} it", job.kind.as_str()));
+        Ok((inside, held, self.app(app.id).await?))
     }
 
     async fn stop_app(self: &Arc<Self>, app: &AppRow, job: &JobRow) -> Result<String, Problem> {
-        let (_inside, app) = self.hold(app).await?;
+        let (_inside, _held, app) = self.hold(app, job).await?;
         stall::before("stopped").await;
         self.store.apps().set_stopped(app.environment.id, true, "berth").await?;
         stall::after("stopped").await;
         self.store.jobs().set_message(&job.id, "finishing open requests").await?;
         if let Some(old) = self.routes.stopped(&app) {
-            self.routes.drain(&old, crate::switch::drain_limit(&app)).await;
+            self.routes.drain(&old, limits::drain(&app)).await;
         }
         if let Some(live) = app.environment.live {
             let _inside = self.containers.enter(live).await;
@@ -217,7 +230,7 @@ impl Inner {
     }
 
     async fn start_app(self: &Arc<Self>, app: &AppRow, job: &JobRow) -> Result<String, Problem> {
-        let (_inside, app) = self.hold(app).await?;
+        let (_inside, _held, app) = self.hold(app, job).await?;
         let app = &app;
         let Some(live) = app.environment.live else {
             return Err(Problem::new(Code::Conflict, "It was never deployed.")
@@ -265,8 +278,13 @@ impl Inner {
         Ok(format!("{} runs.", app.slug))
     }
 
-    async fn scale_app(self: &Arc<Self>, app: &AppRow, replicas: i64) -> Result<String, Problem> {
-        let (_inside, app) = self.hold(app).await?;
+    async fn scale_app(
+        self: &Arc<Self>,
+        app: &AppRow,
+        replicas: i64,
+        job: &JobRow,
+    ) -> Result<String, Problem> {
+        let (_inside, _held, app) = self.hold(app, job).await?;
         let app = &app;
         let before = app.environment.replicas;
         let release = match app.environment.live {
@@ -303,7 +321,7 @@ impl Inner {
         if let Some(target) = self.routes.serving_target(app.environment.id) {
             // Open requests of replicas that go finish before their containers get SIGTERM.
             let removed = target.set_replicas(crate::routes::replica_addrs(&up));
-            let limit = crate::switch::drain_limit(app);
+            let limit = limits::drain(app);
             let others = tokio::time::timeout(limit, self.config.alone.cancelled());
             let _ = tokio::join!(removed.idle(limit), others);
         }
@@ -311,7 +329,7 @@ impl Inner {
         self.let_engine_restart(release.id).await;
         for container in self.containers_of(release.id).await.map_err(|e| engine_problem(&e))? {
             if replica_of(&container).is_none_or(|n| n > replicas) {
-                let stopped = self.engine.stop_container(&container.id, crate::start::STOP_GRACE).await;
+                let stopped = self.engine.stop_container(&container.id, limits::STOP_GRACE).await;
                 stopped.map_err(|e| engine_problem(&e))?;
                 self.remove_container(&container.id).await.map_err(|e| engine_problem(&e))?;
             }
@@ -329,7 +347,7 @@ impl Inner {
         }
         let _inside = self.traffic.enter(app.environment.id).await;
         if let Some(old) = self.routes.remove(app.environment.id) {
-            self.routes.drain(&old, crate::switch::drain_limit(app)).await;
+            self.routes.drain(&old, limits::drain(app)).await;
         }
         let containers = self.engine.list_containers().await.map_err(|e| engine_problem(&e))?;
         let own =

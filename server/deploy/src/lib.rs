@@ -20,6 +20,7 @@ mod gate;
 mod heal;
 mod jobs;
 mod journal;
+mod limits;
 mod output;
 mod pipeline;
 pub mod plan;
@@ -37,6 +38,8 @@ mod start;
 mod sweep;
 mod switch;
 mod traffic;
+mod waits;
+mod watch;
 mod worse;
 
 pub use cleanup::{CleanupFound, upload_expiry, upload_path};

@@ -41,6 +41,8 @@ use crate::{
     journal::{DeploymentUpdate, Watchers},
     routes::Routes,
     stall,
+    waits::{Holders, Wait},
+    watch::Watches,
 };
 
 /// What a caller may say about a deployment.
@@ -89,11 +91,17 @@ pub(crate) struct Inner {
     pub(crate) troubles: Mutex<HashMap<EnvironmentId, Problem>>,
     /// Steps of our builds, to tell their part of the build cache.
     pub(crate) steps: Mutex<Steps>,
+    /// Releases that got the traffic a moment ago.
+    pub(crate) watches: Watches,
+    /// Who changes what serves, by environment.
+    pub(crate) holders: Holders,
+    /// Jobs that wait for the gate of their app's traffic.
+    pub(crate) jobs_at_gate: Mutex<HashSet<JobId>>,
     /// The engine answers again after it was away.
     pub(crate) engine_back: Notify,
     /// What is left over should be looked for now.
     pub(crate) sweep_now: Notify,
-    pub(crate) builds: Semaphore,
+    pub(crate) builds: Arc<Semaphore>,
     /// There may be something to pick.
     pub(crate) wake: Notify,
     /// Ends of jobs and deployments, for those who wait.
@@ -108,6 +116,12 @@ pub(crate) struct Inner {
 pub(crate) struct Active {
     pub(crate) environment: EnvironmentId,
     pub(crate) number: i64,
+    /// Such as web#42.
+    pub(crate) name: String,
+    /// What it waits for, if it does.
+    pub(crate) waits: Option<Wait>,
+    /// It has a place to build.
+    pub(crate) builds: bool,
     /// Stops the work.
     pub(crate) cancel: CancellationToken,
     /// Set when it is cancelled because a newer one takes its place.
@@ -143,7 +157,7 @@ impl Pipeline {
         let (look, looks) = tokio::sync::mpsc::channel(256);
         let inner = Arc::new(Inner {
             routes: Routes::new(proxy, config.addresses.clone(), config.alone.clone()),
-            builds: Semaphore::new(config.concurrent_builds.max(1)),
+            builds: Arc::new(Semaphore::new(config.concurrent_builds.max(1))),
             store,
             engine,
             instance,
@@ -161,6 +175,9 @@ impl Pipeline {
             restartable: Mutex::default(),
             troubles: Mutex::default(),
             steps: Mutex::default(),
+            watches: Watches::default(),
+            holders: Holders::default(),
+            jobs_at_gate: Mutex::default(),
             engine_back: Notify::new(),
             sweep_now: Notify::new(),
             wake: Notify::new(),
@@ -404,33 +421,6 @@ impl Pipeline {
     /// The containers of an app's live release, as the engine knows them.
     pub async fn replicas(&self, app: &AppRow) -> Vec<Replica> {
         self.0.replicas_shown(app).await
-    }
-
-    /// What a queued deployment waits for.
-    #[must_use]
-    pub fn waits_for(&self, deployment: &DeploymentRow) -> Option<String> {
-        if deployment.state != DeploymentState::Queued {
-            return None;
-        }
-        let active = self.0.active.lock().unwrap_or_else(PoisonError::into_inner);
-        let same =
-            active.iter().find(|(id, a)| a.environment == deployment.environment_id && **id != deployment.id);
-        Some(match same {
-            Some((_, other)) if other.state == DeploymentState::RollingOut => format!(
-                "the rollout of {}#{}; rollout_promote or rollout_abort ends it",
-                deployment.app, other.number
-            ),
-            Some((_, other)) => {
-                format!("an earlier deployment of {}, which is {}", deployment.app, other.state.as_str())
-            }
-            None if self.0.builds.available_permits() == 0 => {
-                format!(
-                    "a free place to build; {} run at once on this machine",
-                    self.0.config.concurrent_builds
-                )
-            }
-            None => "its turn; it starts in a moment".to_owned(),
-        })
     }
 
     /// Bytes that must be free for a build to begin.

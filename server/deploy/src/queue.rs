@@ -106,6 +106,9 @@ impl Inner {
             Active {
                 environment: row.environment_id,
                 number: row.number,
+                name: row.reference().to_string(),
+                waits: None,
+                builds: false,
                 cancel: cancel.clone(),
                 superseded_by: None,
                 state: row.state,

@@ -68,6 +68,7 @@ impl Inner {
                 tracing::error!(deployment = %name, %problem, "a deployment could not be taken up");
             }
         }
+        self.resume_watches().await?;
         self.resume_jobs().await?;
         Ok(())
     }

@@ -19,11 +19,11 @@ use crate::{
     attempt::Attempt,
     docker::{ContainerPhase, ContainerSummary},
     fault::{Halt, engine_problem},
+    limits,
     pipeline::{Inner, Pipeline},
     routes::{Trial, replica_addrs, since},
     start::{Running, replica_of},
-    switch::drain_limit,
-    worse::{Thresholds, clearly_worse},
+    worse::{self, Thresholds},
 };
 
 /// A candidate is looked at this often; what is asked for is seen at once.
@@ -214,7 +214,11 @@ impl Inner {
         containers: &mut Option<Vec<Running>>,
     ) -> Result<(), Halt> {
         if let Some((candidate, live)) = self.compare(&attempt.row)
-            && let Some(why) = clearly_worse(candidate, Some(live), Thresholds::default())
+            && let Some(why) = worse::reason(
+                candidate,
+                Some(live),
+                Thresholds::of(attempt.app.settings.error_rollback_percent),
+            )
         {
             let tail = match containers.as_ref().and_then(|c| c.first()) {
                 Some(container) => self.output_tail(&container.id).await,
@@ -295,7 +299,7 @@ impl Inner {
     async fn take_traffic_back(&self, attempt: &Attempt) {
         let Some(target) = self.routes.end_trial(attempt.row.environment_id) else { return };
         tokio::select! {
-            report = self.routes.drain(&target, drain_limit(&attempt.app)) => {
+            report = self.routes.drain(&target, limits::drain(&attempt.app)) => {
                 if report.cut > 0 {
                     let text = format!("{} requests of the release on trial were ended", report.cut);
                     attempt.journal.note(text).await;

@@ -4,7 +4,6 @@ use std::{
     collections::{BTreeMap, HashSet},
     net::SocketAddr,
     sync::{MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use berth_schemas::{Code, EnvironmentName, Problem, VariableName, app::AppSettings};
@@ -18,6 +17,7 @@ use crate::{
         RestartPolicy, Workload, label,
     },
     fault::{Halt, engine_problem, sentence},
+    limits::{self, STOP_GRACE},
     pipeline::Inner,
     probe::HealthFailureKind,
     stall,
@@ -25,8 +25,6 @@ use crate::{
 
 /// Memory limit of a replica where none was set, in MiB.
 const DEFAULT_MEMORY_MB: u32 = 512;
-/// Time that an app has between SIGTERM and SIGKILL.
-pub(crate) const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// A running container of a release.
 #[derive(Debug, Clone)]
@@ -49,12 +47,15 @@ impl Inner {
         self.note_use(attempt.row.id, |active| active.release = Some(release.id));
         let wanted = attempt.app.environment.replicas.max(1);
         let running = attempt
-            .unless_cancelled(self, async {
-                // Somebody may be stopping what the release before this one left running.
-                let _inside = self.containers.enter(release.id).await;
-                self.prepare_containers(release).await?;
-                Ok(self.run_replicas(&attempt.app, release, 1..=wanted).await?)
-            })
+            .unless_cancelled(
+                self,
+                limits::step("starting the containers", limits::START, async {
+                    // Somebody may be stopping what the release before this one left running.
+                    let _inside = self.containers.enter(release.id).await;
+                    self.prepare_containers(release).await?;
+                    Ok(self.run_replicas(&attempt.app, release, 1..=wanted).await?)
+                }),
+            )
             .await?;
         let word = if running.len() == 1 { "container" } else { "containers" };
         attempt.journal.note(format!("{} {word} started", running.len())).await;
@@ -264,7 +265,7 @@ impl Inner {
         spec.command = command;
         spec.labels = workload(app, release, replica).labels();
         spec.aliases = vec![app.slug.to_string()];
-        spec.limits = limits(&release.settings);
+        spec.limits = resources(&release.settings);
         spec.restart = RestartPolicy::No;
         spec.stop_timeout = STOP_GRACE;
         spec
@@ -354,7 +355,7 @@ pub(crate) fn replica_of(container: &ContainerSummary) -> Option<i64> {
     container.labels.get(label::REPLICA)?.parse().ok()
 }
 
-fn limits(settings: &AppSettings) -> ResourceLimits {
+fn resources(settings: &AppSettings) -> ResourceLimits {
     ResourceLimits {
         memory_bytes: u64::from(settings.memory_mb.unwrap_or(DEFAULT_MEMORY_MB)) << 20,
         // The edge has checked the range; thousandths are as fine as the engine goes.

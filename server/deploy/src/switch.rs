@@ -3,28 +3,22 @@
 //! The store's pointer moves first and the route table follows in the same breath: a daemon that dies between
 //! the two routes by the pointer when it starts again.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use berth_proxy::ReleaseTarget;
-use berth_schemas::{Code, Problem, Timestamp, deployment::DeploymentState};
-use berth_store::model::{
-    AppRow, Artifact, Change, DeploymentId, DeploymentRow, EnvironmentId, ReleaseId, ReleaseRow,
-};
+use berth_schemas::{Problem, deployment::DeploymentState};
+use berth_store::model::{AppRow, Artifact, EnvironmentId, ReleaseId, ReleaseRow};
 
 use crate::{
     attempt::Attempt,
     docker::{ContainerPhase, RestartPolicy},
     fault::Halt,
-    gate::Gate,
+    limits::{self, STOP_GRACE},
     pipeline::Inner,
     stall,
-    start::{Running, STOP_GRACE},
+    start::Running,
+    waits::Wait,
 };
-
-/// Time for open requests of an old release where none was set.
-const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
-/// Window after a switch in which a dead release is rolled back, where none was set.
-const DEFAULT_WATCH: Duration = Duration::from_secs(30);
 
 impl Inner {
     /// Switches traffic to a checked release, drains the old one and brings the deployment to `live`.
@@ -46,6 +40,7 @@ impl Inner {
         attempt.journal.enter(DeploymentState::Draining);
         if let Some(containers) = &containers {
             self.collect_logs(&attempt.app, release, containers);
+            self.begin_watch(&attempt.app, release.id);
         }
         // Replicas or the wish to run may have changed since the containers were started, or one may have died.
         let _ = self.look.try_send(environment);
@@ -57,6 +52,7 @@ impl Inner {
         self.finish(attempt).await?;
         // What kept the release before it from being repaired does not matter any more.
         self.trouble_over(environment).await;
+        self.count_watch_down(&attempt.app, release.id);
         self.note_use(attempt.row.id, |active| {
             active.release = None;
             active.draining = None;
@@ -72,9 +68,6 @@ impl Inner {
                 () = inner.retire_others(environment) => inner.prune_releases(app).await,
             }
         });
-        if containers.is_some() {
-            self.spawn(Arc::clone(self).end_watch(attempt.app.clone(), attempt.row.id, release.id));
-        }
         Ok(())
     }
 
@@ -86,8 +79,13 @@ impl Inner {
         target: Arc<ReleaseTarget>,
     ) -> Result<Option<Arc<ReleaseTarget>>, Halt> {
         let environment = attempt.row.environment_id;
-        let _inside =
-            attempt.unless_cancelled(self, async { Ok(self.traffic.enter(environment).await) }).await?;
+        let gate = async {
+            let _wait = self.waits(attempt.row.id, Wait::Gate);
+            Ok(self.traffic.enter(environment).await)
+        };
+        let gate = limits::step("waiting for its turn to switch the traffic", limits::GATE, gate);
+        let _inside = attempt.unless_cancelled(self, gate).await?;
+        let _held = self.holds(environment, format!("{}, which is switching", attempt.row.reference()));
         // Whatever can fail comes before the pointer moves. The app may have been stopped, or its routes changed,
         // while this was being built.
         let was_stopped = attempt.app.environment.stopped;
@@ -156,7 +154,7 @@ impl Inner {
     }
 
     async fn drain(&self, attempt: &Attempt, old: &Arc<ReleaseTarget>) {
-        let limit = drain_limit(&attempt.app);
+        let limit = limits::drain(&attempt.app);
         let open = old.in_flight();
         if open > 0 {
             attempt
@@ -222,20 +220,6 @@ impl Inner {
         futures_util::future::join_all(stops).await;
     }
 
-    /// When the watch window is over, the engine may restart the release's containers by itself.
-    async fn end_watch(self: Arc<Self>, app: AppRow, deployment: DeploymentId, release: ReleaseId) {
-        let window = watch_window(&app);
-        tokio::select! {
-            () = tokio::time::sleep(window) => {}
-            () = self.shutdown.cancelled() => {}
-        }
-        if self.routes.serves(app.environment.id) != Some(release) {
-            return;
-        }
-        tracing::debug!(deployment = deployment.0, "the watch window is over");
-        self.let_engine_restart(release).await;
-    }
-
     /// Sets the restart policy of a release's running containers to what serving ones have.
     pub(crate) async fn let_engine_restart(&self, release: ReleaseId) {
         let Ok(containers) = self.containers_of(release).await else { return };
@@ -251,91 +235,9 @@ impl Inner {
             }
         }
     }
-
-    /// All replicas of a release died within its watch window: the release before it serves again, if there is
-    /// one. Returns whether it does. The caller is inside the gate of the environment's traffic.
-    pub(crate) async fn roll_back_dead(
-        self: &Arc<Self>,
-        app: &AppRow,
-        release: &ReleaseRow,
-        exit: Option<i64>,
-        gate: &Gate,
-    ) -> Result<bool, Problem> {
-        let Some(deployment) = self.watched_deployment(app, release).await? else { return Ok(false) };
-        let Some(back) = self.store.releases().previous_live(app.environment.id, release.id).await? else {
-            return Ok(false);
-        };
-        // Nobody may stop its containers until it is live again.
-        let _inside = self.containers.enter(back.id).await;
-        let containers = match &back.artifact {
-            Artifact::Image { .. } => {
-                let up = self.run_replicas(app, &back, 1..=app.environment.replicas.max(1)).await?;
-                self.wait_open(app, &back, &up, Some(gate)).await?;
-                Some(up)
-            }
-            Artifact::Static { .. } => None,
-        };
-        let target = self.target(app, &back, containers.as_deref())?;
-        let problem = died(app, release, &back, exit);
-        let change = Change { reason: Some(problem.detail.clone()), problem: Some(problem.clone()) };
-        // It may have got from draining to live meanwhile.
-        let state = self.deployment(deployment.id).await?.state;
-        stall::before("rolled_back").await;
-        self.store.deployments().roll_back(deployment.id, state, Some(back.id), change).await?;
-        stall::after("rolled_back").await;
-        self.routes.serve(app, &back, target);
-        if let Some(containers) = &containers {
-            self.collect_logs(app, &back, containers);
-            self.let_engine_restart(back.id).await;
-        }
-        self.moved(deployment.id, DeploymentState::RolledBack, Some(problem.detail));
-        tracing::warn!(app = %app.slug, from = release.number, to = back.number, "a release died after its switch and was rolled back");
-        Ok(true)
-    }
-
-    /// The deployment that gave a release the traffic, while it is watched.
-    async fn watched_deployment(
-        &self,
-        app: &AppRow,
-        release: &ReleaseRow,
-    ) -> Result<Option<DeploymentRow>, Problem> {
-        let deployments = self.store.deployments();
-        // It may die while requests to the one before it still finish.
-        let draining = deployments.list(app.id, Some(DeploymentState::Draining), None, 10).await?;
-        let draining = draining.into_iter().find(|d| d.release == Some(release.id));
-        let deployment = match draining {
-            Some(draining) => Some(draining),
-            None => deployments.live(app.environment.id).await?.filter(|d| d.release == Some(release.id)),
-        };
-        let window = i64::try_from(watch_window(app).as_millis()).unwrap_or(i64::MAX);
-        Ok(deployment.filter(|d| {
-            d.finished_at.or(release.live_at).is_some_and(|at| Timestamp::now().millis_since(at) < window)
-        }))
-    }
-}
-
-/// Why a release was rolled back.
-fn died(app: &AppRow, release: &ReleaseRow, back: &ReleaseRow, exit: Option<i64>) -> Problem {
-    let code = exit.map_or_else(String::new, |c| format!(" with exit code {c}"));
-    let within = watch_window(app).as_secs();
-    let detail =
-        format!("The app died{code} within {within} s of going live; release {} serves again.", back.number);
-    let hint =
-        format!("Read log_search with app {} and release {} for its last lines.", app.slug, release.number);
-    Problem::new(Code::ContainerExited, detail).hint(hint).step("live")
 }
 
 /// Whether a container in this phase runs, or may by itself.
 pub(crate) fn may_run(phase: ContainerPhase) -> bool {
     matches!(phase, ContainerPhase::Running | ContainerPhase::Restarting | ContainerPhase::Paused)
-}
-
-/// Time for open requests of a release that no longer gets new ones.
-pub(crate) fn drain_limit(app: &AppRow) -> Duration {
-    app.settings.drain_timeout_s.map_or(DEFAULT_DRAIN, |s| Duration::from_secs(u64::from(s)))
-}
-
-/// How long after a switch a dead release is rolled back.
-pub(crate) fn watch_window(app: &AppRow) -> Duration {
-    app.settings.watch_window_s.map_or(DEFAULT_WATCH, |s| Duration::from_secs(u64::from(s)))
 }

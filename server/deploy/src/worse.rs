@@ -1,70 +1,97 @@
-//! Whether a release answers clearly worse than the one beside it, or the one before it. Pure: numbers in, reason out.
+//! Whether a release answers worse than the one before it. Pure.
 
 use berth_proxy::Answers;
 
-/// From when on a release counts as clearly worse.
+/// What is bad enough.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Thresholds {
-    /// Fewer answers than this say nothing.
-    pub(crate) min_answers: u64,
-    /// Share of server errors, in percent, from which a release is bad.
-    pub(crate) bad_percent: u64,
+    /// Percent of answers that may be server errors; from here on it is too many. 0 turns the rule off.
+    pub(crate) percent: u8,
+    /// Answers without which nothing is decided.
+    pub(crate) at_least: u64,
 }
 
-impl Default for Thresholds {
-    fn default() -> Self {
-        Self { min_answers: 20, bad_percent: 50 }
+/// Errors of so many answers are no accident.
+const AT_LEAST: u64 = 20;
+/// Percent where none was set.
+const USUAL_PERCENT: u8 = 50;
+
+impl Thresholds {
+    /// The usual ones, with the percent that was set, if one was.
+    pub(crate) fn of(percent: Option<u8>) -> Self {
+        Self { percent: percent.unwrap_or(USUAL_PERCENT).min(100), at_least: AT_LEAST }
+    }
+
+    fn exceeded(self, answers: Answers) -> bool {
+        self.percent > 0
+            && answers.total >= self.at_least
+            && answers.server_errors.saturating_mul(100) >= answers.total.saturating_mul(self.percent.into())
     }
 }
 
-/// Why a release is clearly worse than the main one, in a sentence; None when it is not, or nobody can tell yet.
-///
-/// Where the main release fails as often, the cause lies elsewhere (a database that is away), and taking the traffic
-/// back would help nobody. A main release of which nothing is known, or too little, is taken for well.
-pub(crate) fn clearly_worse(
-    candidate: Answers,
-    main: Option<Answers>,
-    thresholds: Thresholds,
-) -> Option<String> {
-    if !is_bad(candidate, thresholds) || main.is_some_and(|main| is_bad(main, thresholds)) {
+/// Why `new` is too bad to keep, in words with the numbers; none if it is not, or if `old`, where known, was as bad:
+/// then the cause lies elsewhere, and going back would help nobody.
+pub(crate) fn reason(new: Answers, old: Option<Answers>, thresholds: Thresholds) -> Option<String> {
+    if !thresholds.exceeded(new) || old.is_some_and(|old| thresholds.exceeded(old)) {
         return None;
     }
-    let beside = match main {
-        Some(main) if main.total > 0 => {
-            format!("; of the live release {} of {} were", main.server_errors, main.total)
-        }
-        _ => String::new(),
-    };
-    Some(format!("{} of its {} answers were server errors{beside}", candidate.server_errors, candidate.total))
+    let mut reason =
+        format!("{} of {} answers were server errors ({} %)", new.server_errors, new.total, percent(new));
+    if let Some(old) = old.filter(|old| old.total > 0) {
+        reason.push_str(&format!(
+            ", while the release before had {} of {} ({} %)",
+            old.server_errors,
+            old.total,
+            percent(old)
+        ));
+    }
+    Some(reason)
 }
 
-fn is_bad(answers: Answers, thresholds: Thresholds) -> bool {
-    answers.total >= thresholds.min_answers.max(1)
-        && answers.server_errors.saturating_mul(100) >= answers.total.saturating_mul(thresholds.bad_percent)
+fn percent(answers: Answers) -> u64 {
+    answers.server_errors.saturating_mul(100) / answers.total.max(1)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn answers(total: u64, server_errors: u64) -> Answers {
+    fn answers(server_errors: u64, total: u64) -> Answers {
         Answers { total, server_errors }
     }
 
     #[test]
-    fn half_of_twenty_is_clearly_worse_and_less_is_not() {
-        let judge = |candidate| clearly_worse(candidate, None, Thresholds::default());
-        assert!(judge(answers(20, 10)).is_some_and(|why| why.contains("10 of its 20 answers")));
-        assert_eq!(judge(answers(20, 9)), None);
-        assert_eq!(judge(answers(19, 19)), None, "too few to tell");
-        assert_eq!(judge(answers(0, 0)), None);
+    fn most_answers_of_enough_must_be_errors() {
+        let usual = Thresholds::of(None);
+        for (errors, total, bad) in [
+            (19, 19, false),
+            (10, 20, true),
+            (9, 20, false),
+            (20, 20, true),
+            (499, 1000, false),
+            (0, 0, false),
+        ] {
+            assert_eq!(reason(answers(errors, total), None, usual).is_some(), bad, "{errors} of {total}");
+        }
+        let said = reason(answers(41, 52), Some(answers(1, 100)), usual).unwrap();
+        assert_eq!(
+            said,
+            "41 of 52 answers were server errors (78 %), while the release before had 1 of 100 (1 %)"
+        );
     }
 
     #[test]
-    fn a_trouble_that_both_have_is_not_the_candidates() {
-        let judge = |main| clearly_worse(answers(40, 40), Some(main), Thresholds::default());
-        assert_eq!(judge(answers(100, 60)), None);
-        assert!(judge(answers(100, 3)).is_some_and(|why| why.contains("3 of 100")));
-        assert!(judge(answers(0, 0)).is_some(), "a main release that nobody asked says nothing");
+    fn what_was_as_bad_before_is_not_the_release() {
+        let usual = Thresholds::of(None);
+        assert_eq!(reason(answers(30, 30), Some(answers(25, 30)), usual), None);
+        assert!(reason(answers(30, 30), Some(answers(5, 5)), usual).is_some(), "too few to tell");
+    }
+
+    #[test]
+    fn the_rule_can_be_set_and_turned_off() {
+        assert_eq!(reason(answers(100, 100), None, Thresholds::of(Some(0))), None);
+        assert!(reason(answers(5, 100), None, Thresholds::of(Some(5))).is_some());
+        assert_eq!(reason(answers(99, 100), None, Thresholds::of(Some(100))), None);
+        assert!(reason(answers(u64::MAX, u64::MAX), None, Thresholds::of(Some(255))).is_some());
     }
 }

@@ -107,6 +107,15 @@ pub struct RequestQuery {
     pub limit: i64,
 }
 
+/// What visitors got, counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AnswerCounts {
+    /// All answers.
+    pub total: u64,
+    /// Those with a status of 5xx.
+    pub server_errors: u64,
+}
+
 /// Request records of a [`crate::Store`].
 #[derive(Clone, Copy)]
 pub struct Requests<'a>(pub(crate) &'a Inner);
@@ -216,6 +225,24 @@ impl Requests<'_> {
         }
         let requests = rows.iter().map(from_row).collect::<Result<Vec<_>>>()?;
         Ok(RequestPage { requests, total, errors, p50_ms, p95_ms })
+    }
+
+    /// What visitors got of a release since a moment: how many answers, and how many of them with a status of 5xx.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn answers(self, app: AppId, release: i64, since: Timestamp) -> Result<AnswerCounts> {
+        let row = sqlx::query(
+            "SELECT COUNT(*) AS n, CAST(COALESCE(SUM(CASE WHEN status >= 500 THEN 1 ELSE 0 END), 0) AS BIGINT)
+             AS errors FROM requests WHERE app_id = $1 AND at >= $2 AND release_number = $3 AND status > 0",
+        )
+        .bind(app.0)
+        .bind(since.0)
+        .bind(release)
+        .fetch_one(self.0.read())
+        .await?;
+        let count = |name| row.try_get::<i64, _>(name).map(|n| n.max(0).unsigned_abs());
+        Ok(AnswerCounts { total: count("n")?, server_errors: count("errors")? })
     }
 
     /// What the kept records amount to.

@@ -28,7 +28,7 @@ pub struct HealthPolicy {
 }
 
 impl HealthPolicy {
-    /// The usual check of `port`: every second, 5 s for one attempt, 60 s in all.
+    /// The usual check of `port`: every second, 5 s for one attempt, two minutes in all: some apps take a minute to start.
     pub fn of_port(port: u16) -> Self {
         Self {
             path: None,
@@ -36,7 +36,7 @@ impl HealthPolicy {
             host: None,
             interval: Duration::from_secs(1),
             timeout_per_try: Duration::from_secs(5),
-            total: Duration::from_secs(60),
+            total: Duration::from_secs(120),
         }
     }
 

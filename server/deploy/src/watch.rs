@@ -1,0 +1,331 @@
+//! Watching a release after its switch: one that dies, or answers mostly with errors, is taken back by itself.
+//!
+//! The window is measured by the clock that only goes forward. After a restart of the daemon it is what the store's
+//! times leave of it, at most the whole: a clock that was set does not end it early by more than that, nor make it
+//! last for ever.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use berth_proxy::Answers;
+use berth_schemas::{Code, Problem, Timestamp, deployment::DeploymentState};
+use berth_store::model::{
+    AppRow, Artifact, Change, DeploymentRow, EnvironmentId, ReleaseId, ReleaseRow, Visible,
+};
+use tokio::time::Instant;
+
+use crate::{
+    gate::Gate,
+    limits,
+    pipeline::Inner,
+    stall,
+    worse::{self, Thresholds},
+};
+
+/// Window after a switch in which a bad release is taken back, where none was set.
+const DEFAULT_WATCH: Duration = Duration::from_secs(30);
+/// Answers are looked at this often.
+const TICK: Duration = Duration::from_millis(250);
+/// After a way back that failed, the next try comes this much later.
+const AGAIN: Duration = Duration::from_secs(3);
+/// How far back the answers of the release before count.
+const RECENT: Duration = Duration::from_secs(300);
+
+/// The releases that are watched.
+#[derive(Default)]
+pub(crate) struct Watches(Mutex<HashMap<EnvironmentId, Watched>>);
+
+#[derive(Clone, Copy)]
+struct Watched {
+    release: ReleaseId,
+    /// None while the release before still drains.
+    until: Option<Instant>,
+}
+
+impl Watches {
+    fn set(&self, environment: EnvironmentId, release: ReleaseId, until: Option<Instant>) {
+        self.lock().insert(environment, Watched { release, until });
+    }
+
+    /// Whether a release is within its window.
+    pub(crate) fn watches(&self, environment: EnvironmentId, release: ReleaseId) -> bool {
+        self.lock()
+            .get(&environment)
+            .is_some_and(|w| w.release == release && w.until.is_none_or(|until| Instant::now() < until))
+    }
+
+    fn end(&self, environment: EnvironmentId, release: ReleaseId) {
+        let mut all = self.lock();
+        if all.get(&environment).is_some_and(|w| w.release == release) {
+            all.remove(&environment);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<EnvironmentId, Watched>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// A release of containers got the traffic: from now on it is watched.
+    pub(crate) fn begin_watch(self: &Arc<Self>, app: &AppRow, release: ReleaseId) {
+        let window = watch_window(app);
+        if window.is_zero() {
+            self.watches.end(app.environment.id, release);
+            return;
+        }
+        self.watches.set(app.environment.id, release, None);
+        self.spawn(Arc::clone(self).watch(app.clone(), release));
+    }
+
+    /// The release before has drained: the window counts from here.
+    pub(crate) fn count_watch_down(&self, app: &AppRow, release: ReleaseId) {
+        if self.watches.watches(app.environment.id, release) {
+            self.watches.set(app.environment.id, release, Some(Instant::now() + watch_window(app)));
+        }
+    }
+
+    /// Goes on watching what the last run of the daemon watched.
+    pub(crate) async fn resume_watches(self: &Arc<Self>) -> Result<(), Problem> {
+        let now = self.store.clock().now();
+        for app in self.store.apps().all(&Visible::All).await? {
+            let Some(live) = app.environment.live else { continue };
+            let Some(release) = self.store.releases().get(live).await? else { continue };
+            if let Artifact::Static { .. } = release.artifact {
+                continue;
+            }
+            let deployment = self.store.deployments().live(app.environment.id).await?;
+            let since = deployment.filter(|d| d.release == Some(live)).and_then(|d| d.finished_at);
+            let Some(since) = since.or(release.live_at) else { continue };
+            let left = left_of(watch_window(&app), since, now);
+            if !left.is_zero() {
+                self.watches.set(app.environment.id, live, Some(Instant::now() + left));
+                self.spawn(Arc::clone(self).watch(app, live));
+            }
+        }
+        Ok(())
+    }
+
+    /// Watches a release until its window is over or it no longer serves. Its death is noticed elsewhere.
+    async fn watch(self: Arc<Self>, app: AppRow, release: ReleaseId) {
+        let environment = app.environment.id;
+        let usual = Thresholds::of(app.settings.error_rollback_percent);
+        let mut pause = TICK;
+        while self.watches.watches(environment, release) {
+            tokio::select! {
+                () = self.shutdown.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = match self.take_back_if_worse(environment, release, usual).await {
+                Ok(pause) => pause,
+                Err(problem) => {
+                    tracing::warn!(app = %app.slug, %problem, "a release that answers with errors could not be taken back; trying again");
+                    AGAIN
+                }
+            };
+        }
+        self.watches.end(environment, release);
+        if self.routes.serves(environment) == Some(release) {
+            tracing::debug!(app = %app.slug, "the watch window is over");
+            // From now on the engine restarts its containers by itself.
+            self.let_engine_restart(release).await;
+        }
+    }
+
+    /// Takes a watched release back if most of its answers are errors. Returns the time until the next look.
+    async fn take_back_if_worse(
+        self: &Arc<Self>,
+        environment: EnvironmentId,
+        release: ReleaseId,
+        usual: Thresholds,
+    ) -> Result<Duration, Problem> {
+        let new = || {
+            let watched = self.watches.watches(environment, release);
+            let serves = watched && self.routes.serves(environment) == Some(release);
+            serves.then(|| self.routes.serving_target(environment).map(|t| t.answers())).flatten()
+        };
+        // Mostly nothing is wrong, and this is all.
+        if new().and_then(|new| worse::reason(new, None, usual)).is_none() {
+            return Ok(TICK);
+        }
+        let gate = self.traffic.of(environment);
+        let _inside = gate.enter_patiently().await;
+        let _held = self.holds(environment, "a release that is being taken back".to_owned());
+        let Some(new) = new() else { return Ok(TICK) };
+        let Some(app) = self.store.apps().by_environment(environment).await? else { return Ok(AGAIN) };
+        let Some(row) = self.store.releases().get(release).await? else { return Ok(AGAIN) };
+        let Some(back) = self.store.releases().previous_live(environment, release).await? else {
+            return Ok(AGAIN);
+        };
+        let old = self.answers_before(&app, &row, &back).await?;
+        let Some(reason) = worse::reason(new, Some(old), Thresholds::of(app.settings.error_rollback_percent))
+        else {
+            return Ok(AGAIN);
+        };
+        let hint = format!(
+            "See request_list with app {} and status 5xx, and log_search with release {}. The setting error_rollback_percent changes this rule; 0 turns it off.",
+            app.slug, row.number
+        );
+        let detail = format!(
+            "{reason} within {} s of going live; release {} serves again.",
+            watch_window(&app).as_secs(),
+            back.number
+        );
+        let problem = Problem::new(Code::HealthCheckFailed, detail).hint(hint).step("live");
+        self.go_back(&app, &row, &back, problem, &gate).await?;
+        Ok(TICK)
+    }
+
+    /// What the release before answered in the minutes before it gave the traffic away, as far as it was recorded.
+    async fn answers_before(
+        &self,
+        app: &AppRow,
+        release: &ReleaseRow,
+        before: &ReleaseRow,
+    ) -> Result<Answers, Problem> {
+        let switched = release.live_at.unwrap_or_else(|| self.store.clock().now());
+        let since = switched.micros() - i64::try_from(RECENT.as_micros()).unwrap_or(i64::MAX);
+        let counts = self.store.requests().answers(app.id, before.number, Timestamp(since)).await?;
+        Ok(Answers { total: counts.total, server_errors: counts.server_errors })
+    }
+
+    /// All replicas of a release died within its watch window: the release before it serves again, if there is
+    /// one. Returns whether it does. The caller is inside the gate of the environment's traffic.
+    pub(crate) async fn roll_back_dead(
+        self: &Arc<Self>,
+        app: &AppRow,
+        release: &ReleaseRow,
+        exit: Option<i64>,
+        gate: &Gate,
+    ) -> Result<bool, Problem> {
+        if !self.watches.watches(app.environment.id, release.id) {
+            return Ok(false);
+        }
+        let Some(back) = self.store.releases().previous_live(app.environment.id, release.id).await? else {
+            return Ok(false);
+        };
+        let problem = died(app, release, &back, exit);
+        self.go_back(app, release, &back, problem, gate).await
+    }
+
+    /// Gives the traffic of a watched release to the one before it. The caller is inside the gate of the
+    /// environment's traffic. Returns whether that serves now.
+    async fn go_back(
+        self: &Arc<Self>,
+        app: &AppRow,
+        release: &ReleaseRow,
+        back: &ReleaseRow,
+        problem: Problem,
+        gate: &Gate,
+    ) -> Result<bool, Problem> {
+        let Some(deployment) = self.watched_deployment(app, release).await? else { return Ok(false) };
+        // Nobody may stop its containers until it is live again.
+        let inside = self.containers.enter(back.id).await;
+        let containers = match &back.artifact {
+            Artifact::Image { .. } => {
+                let up = self.run_replicas(app, back, 1..=app.environment.replicas.max(1)).await?;
+                self.wait_open(app, back, &up, Some(gate)).await?;
+                Some(up)
+            }
+            Artifact::Static { .. } => None,
+        };
+        let target = self.target(app, back, containers.as_deref())?;
+        let change = Change { reason: Some(problem.detail.clone()), problem: Some(problem.clone()) };
+        // It may have got from draining to live meanwhile.
+        let state = self.deployment(deployment.id).await?.state;
+        stall::before("rolled_back").await;
+        self.store.deployments().roll_back(deployment.id, state, Some(back.id), change).await?;
+        stall::after("rolled_back").await;
+        let bad = self.routes.serve(app, back, target);
+        self.watches.end(app.environment.id, release.id);
+        drop(inside);
+        if let Some(containers) = &containers {
+            self.collect_logs(app, back, containers);
+            self.let_engine_restart(back.id).await;
+        }
+        self.moved(deployment.id, DeploymentState::RolledBack, Some(problem.detail));
+        tracing::warn!(app = %app.slug, from = release.number, to = back.number, reason = problem.code.as_str(), "a release was taken back after its switch");
+        if let Some(bad) = bad {
+            let (inner, environment) = (Arc::clone(self), app.environment.id);
+            let limit = limits::drain(app);
+            // What it still answers may finish; then its containers are stopped.
+            self.spawn(async move {
+                tokio::select! {
+                    _ = inner.routes.drain(&bad, limit) => inner.retire_others(environment).await,
+                    () = inner.shutdown.cancelled() => {}
+                }
+            });
+        }
+        Ok(true)
+    }
+
+    /// The deployment that gave a release the traffic.
+    async fn watched_deployment(
+        &self,
+        app: &AppRow,
+        release: &ReleaseRow,
+    ) -> Result<Option<DeploymentRow>, Problem> {
+        let deployments = self.store.deployments();
+        // It may die while requests to the one before it still finish.
+        let draining = deployments.list(app.id, Some(DeploymentState::Draining), None, 10).await?;
+        Ok(match draining.into_iter().find(|d| d.release == Some(release.id)) {
+            Some(draining) => Some(draining),
+            None => deployments.live(app.environment.id).await?.filter(|d| d.release == Some(release.id)),
+        })
+    }
+}
+
+/// Why a release was rolled back.
+fn died(app: &AppRow, release: &ReleaseRow, back: &ReleaseRow, exit: Option<i64>) -> Problem {
+    let code = exit.map_or_else(String::new, |c| format!(" with exit code {c}"));
+    let within = watch_window(app).as_secs();
+    let detail =
+        format!("The app died{code} within {within} s of going live; release {} serves again.", back.number);
+    let hint =
+        format!("Read log_search with app {} and release {} for its last lines.", app.slug, release.number);
+    Problem::new(Code::ContainerExited, detail).hint(hint).step("live")
+}
+
+/// How long after a switch a bad release is taken back.
+fn watch_window(app: &AppRow) -> Duration {
+    app.settings.watch_window_s.map_or(DEFAULT_WATCH, |s| Duration::from_secs(u64::from(s)))
+}
+
+/// What is left of a window that began at `since`, whatever was done to the clock.
+fn left_of(window: Duration, since: Timestamp, now: Timestamp) -> Duration {
+    let gone = Duration::from_millis(now.millis_since(since).max(0).unsigned_abs());
+    window.saturating_sub(gone)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_ends_whatever_the_clock_says() {
+        let window = Duration::from_secs(30);
+        let at = |s: i64| Timestamp(s * 1_000_000);
+        assert_eq!(left_of(window, at(100), at(110)), Duration::from_secs(20));
+        assert_eq!(left_of(window, at(100), at(100 + 86_400)), Duration::ZERO);
+        assert_eq!(left_of(window, at(86_400), at(0)), window, "set back by a day: not a day longer");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_is_of_one_release_and_ends() {
+        let watches = Watches::default();
+        let (environment, release) = (EnvironmentId(1), ReleaseId(1));
+        assert!(!watches.watches(environment, release));
+        watches.set(environment, release, None);
+        tokio::time::advance(Duration::from_secs(9999)).await;
+        assert!(watches.watches(environment, release), "it drains");
+        watches.set(environment, release, Some(Instant::now() + Duration::from_secs(5)));
+        assert!(!watches.watches(environment, ReleaseId(2)));
+        tokio::time::advance(Duration::from_secs(6)).await;
+        assert!(!watches.watches(environment, release));
+        watches.end(environment, ReleaseId(2));
+        assert!(!watches.watches(environment, release));
+    }
+}
