@@ -70,16 +70,15 @@ pub struct AppSettings {
     #[schemars(range(min = 1, max = 60))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_interval_s: Option<u32>,
-    /// Seconds that requests to the old release may take to finish after a switch. Default 30.
+    /// Seconds that requests to the old release may take after a switch. Default 30.
     #[schemars(range(min = 0, max = 3600))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain_timeout_s: Option<u32>,
-    /// Seconds after a switch in which a release that dies is rolled back by itself; 0 turns it off.
-    /// Default 30.
+    /// Seconds after a switch in which a release that dies is rolled back; 0: none. Default 30.
     #[schemars(range(min = 0, max = 3600))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub watch_window_s: Option<u32>,
-    /// Percent of 5xx answers in that window at which a release is rolled back; 0 turns it off. Default 50.
+    /// Percent of 5xx answers in it that rolls back, too; 0: never. Default 50.
     #[schemars(range(min = 0, max = 100))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error_rollback_percent: Option<u8>,
@@ -99,7 +98,7 @@ pub struct AppSettings {
     #[schemars(range(min = 0, max = 50))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_releases: Option<u32>,
-    /// More places where the app answers, as host or host/path-prefix, besides its own host name.
+    /// More places where the app answers, as host or host/path-prefix.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub routes: Option<Vec<String>>,
     /// Variables that must be set before a deployment starts.

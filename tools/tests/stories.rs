@@ -27,9 +27,14 @@ async fn an_image_goes_live_and_the_answer_says_where() {
     assert_eq!((&app["state"], &app["live"]), (&json!("running"), &json!("web#1")));
     assert_eq!(app["settings"]["image"], "hello:1", "a new app remembers its source");
     let again = world.ok("deployment_create", json!({ "app": "web", "wait_s": 30 })).await;
-    assert_eq!(again["state"], "live", "the configured source is enough: {again:#}");
+    assert_eq!(
+        again["nothing_new"], true,
+        "the configured source is enough, and brings what is live: {again:#}"
+    );
+    let anew = world.ok("deployment_create", json!({ "app": "web", "no_cache": true, "wait_s": 30 })).await;
+    assert_eq!(anew["state"], "live", "{anew:#}");
     let status = world.ok("platform_status", json!({})).await;
-    assert_eq!((&status["healthy"], &status["apps"]["running"]), (&json!(true), &json!(1)));
+    assert_eq!((&status["apps"]["unhealthy"], &status["apps"]["running"]), (&json!([]), &json!(1)));
 }
 
 #[tokio::test]
@@ -299,7 +304,7 @@ async fn a_caller_who_hangs_up_does_not_undo_what_was_begun() {
     let world = World::open().await;
     world.deploy("web").await;
     let call = Call::new(world.context.clone(), admin());
-    let input = json!({ "app": "web", "wait_s": 50, "idempotency_key": "gone" });
+    let input = json!({ "app": "web", "wait_s": 50, "no_cache": true, "idempotency_key": "gone" });
     let tool = world.registry.get("deployment_create").unwrap();
     // The first poll begins the work; then the caller is gone.
     let _ = tokio::time::timeout(Duration::from_millis(1), tool.call(call, input.clone())).await;

@@ -130,10 +130,17 @@ impl Database {
     pub(crate) async fn close(&self) {
         // Taken out first, so that the guard is gone before the await.
         let lock = self.server_lock.lock().ok().and_then(|mut slot| slot.take());
-        if let Some(connection) = lock
-            && let Err(error) = connection.close().await
-        {
-            tracing::debug!(%error, "the lock's connection did not close cleanly");
+        if let Some(mut connection) = lock {
+            // Said, not left to the end of the connection: the server notices that a moment later, and whoever opens
+            // the database next may be waiting.
+            let unlocked =
+                sqlx::query("SELECT pg_advisory_unlock($1)").bind(LOCK_ID).execute(&mut *connection);
+            if let Err(error) = unlocked.await {
+                tracing::debug!(%error, "the lock was not released");
+            }
+            if let Err(error) = connection.close().await {
+                tracing::debug!(%error, "the lock's connection did not close cleanly");
+            }
         }
         self.readers.close().await;
         self.writer.close().await;

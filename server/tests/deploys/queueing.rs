@@ -166,7 +166,10 @@ async fn a_build_is_repeated_from_the_cache_unless_told_otherwise() {
         };
         (of("cached"), of("step"))
     };
-    let second = berth.deploy_live("web", source.clone()).await;
+    // The same once more would be no deployment at all.
+    let mut changed = source.clone();
+    changed["files"]["unused.txt"] = json!("changed");
+    let second = berth.deploy_live("web", changed).await;
     let path = |d: &Value| format!("{}/log?limit=1000", api::path_of(d["deployment"].as_str().unwrap()));
     assert_eq!(kinds(&berth.get(&path(&second)).await).0, 1);
     let mut fresh = source;

@@ -109,7 +109,7 @@ async fn what_hands_do_to_a_container_is_put_right_and_others_notice_nothing() {
     for kind in ["container.died", "container.paused", "container.disconnected", "container.repaired"] {
         assert!(seen.iter().any(|k| k == kind), "no {kind} in {seen:?}");
     }
-    assert_eq!(texts(&berth.get("/v1/platform").await["attention"]), [""; 0]);
+    assert_eq!(berth.attention().await, [""; 0]);
     berth.deploy_live("web", apps::probe("2")).await;
     assert_eq!(berth.visit("web", "/").await.json()["version"], "2");
 }
@@ -282,7 +282,7 @@ async fn docker_itself_is_restarted() {
             assert_eq!(after, before, "it is the same container");
         }
         eventually("Docker's return in the status", Duration::from_secs(10), async || {
-            (berth.get("/v1/platform").await["healthy"] == true).then_some(())
+            berth.attention().await.is_empty().then_some(())
         })
         .await;
         berth.deploy_live("web", perl_app("2")).await;
@@ -406,10 +406,8 @@ async fn what_cannot_be_repaired_is_said_with_what_to_do() {
 
     berth.deploy_live("web", apps::probe("2")).await;
     assert_eq!(berth.visit("web", "/").await.json()["version"], "2");
-    eventually("the end of the trouble", REPAIR, async || {
-        texts(&berth.get("/v1/platform").await["attention"]).is_empty().then_some(())
-    })
-    .await;
+    eventually("the end of the trouble", REPAIR, async || berth.attention().await.is_empty().then_some(()))
+        .await;
     assert!(events(&berth).await.iter().any(|k| k == "app.recovered"));
     // What is gone cannot be gone back to, and that is said too.
     let refused = berth.try_send(Method::POST, "/v1/apps/web/rollback", json!({ "wait_s": 30 })).await;

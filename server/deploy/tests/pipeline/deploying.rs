@@ -284,6 +284,10 @@ async fn a_build_goes_live_and_one_that_fails_leaves_no_image() {
     assert_eq!(built.state, S::Live, "{:?}", built.problem);
     world.is_true().await;
     world.engine.next_build(BuildScript { result: Ok(failing()), ..BuildScript::default() });
+    // The same source once more is something new only with other settings.
+    let app = world.app().await;
+    let settings = AppSettings { memory_mb: Some(64), ..quick() };
+    world.store.apps().update_settings(&Principal::daemon(), app.id, settings).await.unwrap();
     let dies = world.enqueue(world.files().await).await.unwrap();
     assert_eq!(world.end(dies.id).await.state, S::Failed);
     world.is_true().await;

@@ -50,6 +50,12 @@ impl Berth {
         read(self.request(method, path).json(&body).send().await.unwrap()).await
     }
 
+    /// What needs attention, but for how full the machine's disk is.
+    pub(crate) async fn attention(&self) -> Vec<String> {
+        let status = self.get("/v1/platform").await;
+        super::texts(&status["attention"]).into_iter().filter(|a| !a.contains("disk space")).collect()
+    }
+
     /// GET that must succeed.
     pub(crate) async fn get(&self, path: &str) -> Value {
         self.try_get(path).await.unwrap_or_else(|r| panic!("GET {path}: {r:#?}"))
