@@ -200,6 +200,9 @@ pub struct AppDetail {
     pub replicas_wanted: i64,
     /// The replicas there are.
     pub replicas: Vec<Replica>,
+    /// What keeps it from serving as it should, and what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
     /// The deployment that serves, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live: Option<DeploymentRef>,

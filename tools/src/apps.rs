@@ -210,6 +210,11 @@ async fn detail(call: &Call, app: &AppRow) -> Result<AppDetail, Problem> {
         settings: app.settings.clone(),
         replicas_wanted: app.environment.replicas,
         replicas: context.pipeline.replicas(app).await,
+        trouble: context
+            .pipeline
+            .trouble(app)
+            .or_else(|| context.pipeline.crash_loop(app))
+            .map(|problem| problem.to_string()),
         changes_pending: changes_pending(app, live.as_ref()),
         live: live.map(|r| DeploymentRef::new(app.slug.clone(), r.number)),
         latest: latest(call, app).await?,
@@ -474,6 +479,7 @@ impl Brief for AppDetail {
             }
             None => text = text.say(" Nothing is live."),
         }
+        text = text.say_if(self.trouble.as_ref().map(|trouble| format!("\n{trouble}")));
         for replica in self.replicas.iter().filter(|r| r.state != "running" || r.restarts > 0) {
             let exit = replica.exit_code.map(|c| format!(", exit code {c}")).unwrap_or_default();
             text = text.say(format!(

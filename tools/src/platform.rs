@@ -157,7 +157,7 @@ struct Seen {
     ids: HashSet<AppId>,
     /// What stands in the way of repairing some, by name.
     troubles: BTreeMap<String, Problem>,
-    /// What visitors of some meet instead, because somebody wanted that.
+    /// What visitors of some meet instead, because somebody wanted that; and which apps keep dying.
     held: Vec<String>,
 }
 
@@ -169,6 +169,7 @@ async fn apps(call: &Call) -> Result<Seen, Problem> {
         ids.insert(app.id);
         troubles.extend(call.context.pipeline.trouble(&app).map(|t| (app.slug.to_string(), t)));
         held.extend(held_back(&app));
+        held.extend(call.context.pipeline.crash_loop(&app).map(|p| p.to_string()));
         match call.context.pipeline.app_state(&app).await {
             AppState::Running => counts.running += 1,
             AppState::Stopped => counts.stopped += 1,

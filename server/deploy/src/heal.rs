@@ -54,6 +54,7 @@ impl Inner {
             match healed {
                 Ok(()) => {
                     self.trouble_over(environment).await;
+                    self.crash_loop_over(environment).await;
                     if turn.end() {
                         return;
                     }

@@ -13,6 +13,7 @@ mod check;
 mod cleanup;
 pub mod command;
 mod config;
+mod crash_loop;
 pub mod docker;
 mod fault;
 mod fetch;

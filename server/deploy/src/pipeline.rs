@@ -36,6 +36,7 @@ use crate::{
     build_cache::Steps,
     cleanup::CleanupFound,
     config::PipelineConfig,
+    crash_loop::CrashLoops,
     docker::{ContainerId, Engine, InstanceId},
     gate::{Gates, Turns},
     journal::{DeploymentUpdate, Watchers},
@@ -93,6 +94,8 @@ pub(crate) struct Inner {
     pub(crate) steps: Mutex<Steps>,
     /// Releases that got the traffic a moment ago.
     pub(crate) watches: Watches,
+    /// Apps that keep dying.
+    pub(crate) crash_loops: CrashLoops,
     /// Who changes what serves, by environment.
     pub(crate) holders: Holders,
     /// Jobs that wait for the gate of their app's traffic.
@@ -176,6 +179,7 @@ impl Pipeline {
             troubles: Mutex::default(),
             steps: Mutex::default(),
             watches: Watches::default(),
+            crash_loops: CrashLoops::default(),
             holders: Holders::default(),
             jobs_at_gate: Mutex::default(),
             engine_back: Notify::new(),

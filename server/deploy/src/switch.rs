@@ -52,6 +52,7 @@ impl Inner {
         self.finish(attempt).await?;
         // What kept the release before it from being repaired does not matter any more.
         self.trouble_over(environment).await;
+        self.crash_loops.forget(environment);
         self.count_watch_down(&attempt.app, release.id);
         self.note_use(attempt.row.id, |active| {
             active.release = None;
