@@ -22,10 +22,9 @@ use crate::{
 };
 
 /// A switch, as the load saw it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Switch {
     pub(crate) at: Instant,
-    pub(crate) release: String,
 }
 
 /// Tells guests of the switch that they wait for; none so far.
@@ -215,7 +214,7 @@ fn unreachable_end() -> Result<Bytes, Failure> {
 
 /// Seconds since the switch; an error if that is not about when the drain ends.
 pub(crate) fn at_deadline(switched: &Switched, sizes: Sizes) -> Result<f64, Failure> {
-    let Some(switch) = switched.borrow().clone() else {
+    let Some(switch) = *switched.borrow() else {
         return Err(Failure::new(Kind::ClosedEarly, "it ended before there was a switch"));
     };
     let after = switch.at.elapsed().as_secs_f64();

@@ -23,7 +23,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use self::{berth::Berth, docker::Image, guests::Sizes, nginx::Nginx, side::Side, switch::Plan};
+use self::{berth::Berth, docker::Image, guests::Sizes, nginx::Nginx, side::Side, switch::{Plan, Run}};
 
 /// Deploy again and again under load, and tell every request that was not answered as it should be.
 #[derive(Debug, Parser)]
@@ -158,11 +158,9 @@ async fn switching(options: &SwitchOptions) -> Result<bool> {
         runs.push(switch::run(&mut Side::Berth(Box::new(berth)), plan).await?);
     }
     if let Some(Peer::Nginx) = options.beside {
-        if Nginx::is_there().await {
-            let nginx = Nginx::start(&image, Duration::from_secs(options.nginx_pause)).await?;
-            runs.push(switch::run(&mut Side::Nginx(Box::new(nginx)), plan).await?);
-        } else {
-            println!("skipped: nginx is not there and cannot be installed (apt-get install nginx-light)");
+        match beside_nginx(&image, options, plan).await {
+            Ok(run) => runs.push(run),
+            Err(error) => println!("skipped: nginx ({error:#})"),
         }
     }
     report::print(&runs, &load_average());
@@ -171,6 +169,14 @@ async fn switching(options: &SwitchOptions) -> Result<bool> {
             .with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(runs.first().is_some_and(|berth| berth.problems.is_empty()))
+}
+
+async fn beside_nginx(image: &Image, options: &SwitchOptions, plan: Plan) -> Result<Run> {
+    if !Nginx::is_there().await {
+        bail!("it is not there and cannot be installed: apt-get install nginx-light");
+    }
+    let nginx = Nginx::start(image, Duration::from_secs(options.nginx_pause)).await?;
+    switch::run(&mut Side::Nginx(Box::new(nginx)), plan).await
 }
 
 /// Of the last 1, 5 and 15 minutes.

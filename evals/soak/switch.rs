@@ -22,8 +22,6 @@ use crate::{
 const STEADY: Duration = Duration::from_secs(3);
 /// Guests have begun their visit by then.
 const SEATED: Duration = Duration::from_millis(500);
-/// After a deployment is over, an answer of the new release must have been seen by then.
-const SEEN: Duration = Duration::from_secs(5);
 /// Time between looks at whether the new release answers.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -163,9 +161,9 @@ async fn notice(
 ) -> Option<Instant> {
     const LONG: Duration = Duration::from_secs(120);
     while asked.elapsed() < LONG {
-        if let Some((release, at)) = tally.switched_after(asked) {
+        if let Some(at) = tally.switched_after(asked) {
             tally.step(format!("the switch of deployment {n}"));
-            tell.send_replace(Some(Switch { at, release }));
+            tell.send_replace(Some(Switch { at }));
             return Some(at);
         }
         tokio::time::sleep(LOOK).await;
