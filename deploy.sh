@@ -256,6 +256,7 @@ fetch() {
 }
 
 # One string field of a small JSON file of ours.
+json_number() { sed -n "s/.*\"$2\"[[:space:]]*:[[:space:]]*\([0-9][0-9]*\).*/\1/p" "$1" 2>/dev/null | head -n 1; }
 json_field() { sed -n "s/.*\"$2\"[[:space:]]*:[[:space:]]*\"\([^\"]*\)\".*/\1/p" "$1" 2>/dev/null | head -n 1; }
 
 # ------------------------------------------------------------------------------------------------- Docker
@@ -905,6 +906,10 @@ After=network-online.target docker.service
 Type=notify
 NotifyAccess=main
 ExecStart=$BIN serve --config $CONFIG --token-file $TOKEN_FILE
+# Hands over to the program that is installed now: no connection is refused, no request cut.
+ExecReload=/bin/kill -USR2 \$MAINPID
+# Listening sockets outlive a restart and a crash.
+FileDescriptorStoreMax=8
 Restart=always
 RestartSec=1
 TimeoutStartSec=60
@@ -946,11 +951,25 @@ WantedBy=multi-user.target
 EOF
 }
 
-# Stop, swap, start, and back again if the new program does not answer.
+# Swap and have the running daemon hand over; where it cannot: stop, swap, start, and back again if the new program
+# does not answer.
 activate() {
   step "Installing Berth $VERSION${PREVIOUS:+ over $PREVIOUS}"
+  if can_hand_over; then
+    swap_program
+    hand_over
+    return 0
+  fi
   stop_service
   back_up
+  swap_program
+  [ "$SERVICE" != none ] || return 0
+  start_service
+  wait_service || roll_back
+  rm -rf "$DATA/before-upgrade"
+}
+
+swap_program() {
   if [ -e "$BIN" ]; then rm -f "$BIN.previous" && ln "$BIN" "$BIN.previous"; fi
   mv -f "$NEW_BIN" "$BIN"
   NEW_BIN=''
@@ -959,10 +978,37 @@ activate() {
     if [ -e "$UNIT" ]; then cp -p "$UNIT" "$TEMP/unit.previous"; fi
     unit_text >"$UNIT.new" && mv "$UNIT.new" "$UNIT"
   fi
-  [ "$SERVICE" != none ] || return 0
-  start_service
-  wait_service || roll_back
-  rm -rf "$DATA/before-upgrade"
+}
+
+# The running daemon, if it is one that can hand over. An older one would take the signal for its end.
+can_hand_over() {
+  [ "$SERVICE" != none ] && [ -n "$PREVIOUS" ] && "$BIN" upgrade --help >/dev/null 2>&1 || return 1
+  [ "$(json_field "$DATA/daemon.json" version)" = "$PREVIOUS" ] && answers_now || return 1
+  RUNNING=$(json_number "$DATA/daemon.json" pid)
+  [ -n "$RUNNING" ] && command_line "$RUNNING" | grep -q 'berth.* serve'
+}
+
+# The new process takes the sockets, and opens the store when the old one has closed it. If it fails, the old one goes
+# on, with the database as it was; then its program comes back as well.
+hand_over() {
+  if [ "$SERVICE" = systemd ]; then systemctl daemon-reload; fi
+  kill -USR2 "$RUNNING"
+  left=$((WAIT_S * 5))
+  while [ "$left" -gt 0 ]; do
+    pid=$(json_number "$DATA/daemon.json" pid)
+    if [ -n "$pid" ] && [ "$pid" != "$RUNNING" ] && answers_now; then
+      if [ "$SERVICE" != systemd ]; then echo "$pid" >"$PID_FILE"; fi
+      say "version $VERSION has taken over; requests that were open end in the process before"
+      return 0
+    fi
+    sleep 0.2
+    left=$((left - 1))
+  done
+  show_log
+  cp -p "$BIN.previous" "$BIN.restored" && mv -f "$BIN.restored" "$BIN"
+  if [ -e "$TEMP/unit.previous" ]; then cp -p "$TEMP/unit.previous" "$UNIT"; fi
+  if [ "$SERVICE" = systemd ]; then systemctl daemon-reload; fi
+  die "version $VERSION did not take over within $WAIT_S s; version $PREVIOUS goes on, and is installed again" "The log is above; tell us what it says."
 }
 
 # The new program may bring the database forward before it fails, and the previous one would refuse it then.

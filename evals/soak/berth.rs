@@ -38,15 +38,20 @@ impl Berth {
         let directory = tempfile::Builder::new().prefix("berth-soak-").tempdir()?;
         let certificate = Certificate::make(directory.path(), &[HOST, "patient.localhost"])?;
         let https = free_address()?;
-        let (addr, chain, key) =
-            (https.to_string(), certificate.chain.display().to_string(), certificate.key.display().to_string());
-        let flags = ["--https-addr", &addr, "--tls-cert", &chain, "--tls-key", &key, "--min-free-disk-mb", "64"];
+        let (addr, chain, key) = (
+            https.to_string(),
+            certificate.chain.display().to_string(),
+            certificate.key.display().to_string(),
+        );
+        let flags =
+            ["--https-addr", &addr, "--tls-cert", &chain, "--tls-key", &key, "--min-free-disk-mb", "64"];
         let daemon = Daemon::start(program, directory, &flags).await?;
         let sweep = Sweep::of(format!("berth.instance={}", daemon.instance));
         let door = Door::new(daemon.http, https, HOST, &certificate.pem)?;
         let berth = Self { daemon, door, image: image.name().to_owned(), drain_s, sweep };
         for app in [APP, PATIENT] {
-            let settings = json!({ "port": 8080, "health_path": "/health", "drain_timeout_s": berth.drain_s });
+            let settings =
+                json!({ "port": 8080, "health_path": "/health", "drain_timeout_s": berth.drain_s });
             berth.daemon.call("POST", "/v1/apps", json!({ "name": app, "settings": settings })).await?;
         }
         Ok(berth)
@@ -55,7 +60,8 @@ impl Berth {
     /// Deploys a version and waits for the end.
     pub(crate) async fn deploy(&self, app: &str, version: &str) -> Result<()> {
         let dockerfile = format!("FROM {}\nENV SOAK_VERSION={version}\n", self.image);
-        let source = json!({ "files": { "Dockerfile": dockerfile }, "message": format!("version {version}") });
+        let source =
+            json!({ "files": { "Dockerfile": dockerfile }, "message": format!("version {version}") });
         let made = self.daemon.call("POST", &format!("/v1/apps/{app}/deployments"), source).await?;
         let deployment = made["deployment"].as_str().context("the answer names no deployment")?;
         self.daemon.settled(deployment).await?;

@@ -58,7 +58,12 @@ pub(crate) struct Door {
 
 impl Door {
     /// Trusts this one certificate.
-    pub(crate) fn new(http: SocketAddr, https: SocketAddr, host: &str, certificate_pem: &str) -> Result<Self> {
+    pub(crate) fn new(
+        http: SocketAddr,
+        https: SocketAddr,
+        host: &str,
+        certificate_pem: &str,
+    ) -> Result<Self> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(certificate_pem.as_bytes())?)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -84,10 +89,9 @@ impl Door {
         let name = ServerName::try_from(self.host.clone())
             .map_err(|e| Failure::new(Kind::Protocol, format!("{}: {e}", self.host)))?;
         let stream = open(self.https).await?;
-        let stream = TlsConnector::from(Arc::new(config))
-            .connect(name, stream)
-            .await
-            .map_err(|e| Failure::new(io_kind(&e).unwrap_or(Kind::Protocol), format!("TLS handshake: {e}")))?;
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|e| {
+            Failure::new(io_kind(&e).unwrap_or(Kind::Protocol), format!("TLS handshake: {e}"))
+        })?;
         match stream.get_ref().1.alpn_protocol() {
             Some(chosen) if chosen == alpn => Ok(stream),
             chosen => Err(Failure::new(Kind::Protocol, format!("ALPN chose {chosen:?}"))),
@@ -125,7 +129,8 @@ impl Door {
 }
 
 async fn open(addr: SocketAddr) -> Result<TcpStream, Failure> {
-    let failed = |e: io::Error| Failure::new(io_kind(&e).unwrap_or(Kind::Protocol), format!("connecting: {e}"));
+    let failed =
+        |e: io::Error| Failure::new(io_kind(&e).unwrap_or(Kind::Protocol), format!("connecting: {e}"));
     let stream = TcpStream::connect(addr).await.map_err(failed)?;
     stream.set_nodelay(true).map_err(failed)?;
     Ok(stream)

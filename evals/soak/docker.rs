@@ -57,7 +57,8 @@ fn copy_with_libraries(app: &Path, folder: &Path) -> Result<()> {
     let app = app.display().to_string();
     std::fs::copy(&app, folder.join("app"))?;
     let needed = libraries(&process::output("ldd", &[&app])?);
-    let loader = needed.iter().find(|path| path.to_string_lossy().contains("/ld-")).context("no loader in ldd")?;
+    let loader =
+        needed.iter().find(|path| path.to_string_lossy().contains("/ld-")).context("no loader in ldd")?;
     for library in &needed {
         let name = library.file_name().context("a library without a name")?;
         std::fs::copy(library, folder.join(name)).with_context(|| library.display().to_string())?;
@@ -126,7 +127,8 @@ impl Drop for Sweep {
             (&["images", "--quiet"], &["rmi", "--force"]),
             (&["network", "ls", "--quiet"], &["network", "rm"]),
         ] {
-            let found = process::output("docker", &[list, &["--filter", &filter]].concat()).unwrap_or_default();
+            let found =
+                process::output("docker", &[list, &["--filter", &filter]].concat()).unwrap_or_default();
             for id in found.lines().filter(|line| !line.is_empty()) {
                 // An image with two names is listed twice; the second removal finds nothing.
                 let _ = process::output("docker", &[remove, &[id]].concat());

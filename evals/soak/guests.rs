@@ -71,7 +71,8 @@ impl Ended {
             Ok(detail) => (None, detail),
             Err(f) => {
                 let after = at.map(|at| self.ended.saturating_duration_since(at).as_secs_f64());
-                let when = after.map_or("no switch was seen".to_owned(), |s| format!("{s:.1} s after the switch"));
+                let when =
+                    after.map_or("no switch was seen".to_owned(), |s| format!("{s:.1} s after the switch"));
                 (Some(format!("{}: {} ({when})", f.kind.name(), f.detail)), String::new())
             }
         };
@@ -81,7 +82,12 @@ impl Ended {
 
 /// All guests of one deployment. They begin now; the slow ones follow each other until the switch is seen, so that
 /// one at least is in the midst of its answer.
-pub(crate) async fn receive(visit: Visit, sizes: Sizes, deployment: usize, switched: Switched) -> Vec<Outcome> {
+pub(crate) async fn receive(
+    visit: Visit,
+    sizes: Sizes,
+    deployment: usize,
+    switched: Switched,
+) -> Vec<Outcome> {
     let (mut uploads, mut events, mut sockets) = (Vec::new(), Vec::new(), Vec::new());
     for protocol in [Protocol::Http1, Protocol::Http2] {
         uploads.push(upload(&visit, sizes, protocol, deployment, &switched));
@@ -123,7 +129,8 @@ async fn one_slow(visit: &Visit, seconds: u64, protocol: Protocol) -> Ended {
     let began = Instant::now();
     let read = async {
         let path = format!("/slow?seconds={seconds}");
-        let (_connection, response) = ask(visit, protocol, Method::GET, &path, clients::whole(Vec::new())).await?;
+        let (_connection, response) =
+            ask(visit, protocol, Method::GET, &path, clients::whole(Vec::new())).await?;
         let release = visit.release_of(&response)?;
         let body = clients::read_all(response.into_body()).await?;
         let text = String::from_utf8_lossy(&body).into_owned();
@@ -140,7 +147,13 @@ async fn one_slow(visit: &Visit, seconds: u64, protocol: Protocol) -> Ended {
 }
 
 /// An upload, paced so that it takes about as long as a slow response. The app must have got every byte.
-async fn upload(visit: &Visit, sizes: Sizes, protocol: Protocol, deployment: usize, switched: &Switched) -> Outcome {
+async fn upload(
+    visit: &Visit,
+    sizes: Sizes,
+    protocol: Protocol,
+    deployment: usize,
+    switched: &Switched,
+) -> Outcome {
     const PIECE: usize = 256 << 10;
     let began = Instant::now();
     let pieces = (sizes.upload_mb << 20) as usize / PIECE;
@@ -158,7 +171,8 @@ async fn upload(visit: &Visit, sizes: Sizes, protocol: Protocol, deployment: usi
         }
     }));
     let send = async {
-        let (_connection, response) = ask(visit, protocol, Method::POST, "/upload", body.boxed_unsync()).await?;
+        let (_connection, response) =
+            ask(visit, protocol, Method::POST, "/upload", body.boxed_unsync()).await?;
         visit.release_of(&response)?;
         let answer = clients::read_all(response.into_body()).await?;
         let answer = String::from_utf8_lossy(&answer).trim().to_owned();
@@ -205,7 +219,11 @@ async fn watch_events(
         Ok(format!("ended {after:.1} s after the switch, reconnected"))
     };
     let result = limited(Duration::from_secs(sizes.drain_s + 90), watch).await;
-    Ended::now(began, result).outcome(format!("server-sent events, {}", protocol.name()), deployment, switched)
+    Ended::now(began, result).outcome(
+        format!("server-sent events, {}", protocol.name()),
+        deployment,
+        switched,
+    )
 }
 
 fn unreachable_end() -> Result<Bytes, Failure> {
@@ -271,4 +289,3 @@ async fn limited<T>(limit: Duration, work: impl Future<Output = Result<T, Failur
     let done = tokio::time::timeout(limit, work).await;
     done.unwrap_or_else(|_| Err(Failure::new(Kind::Timeout, format!("not over after {limit:?}"))))
 }
-

@@ -65,7 +65,8 @@ impl Ledgers {
     }
 
     async fn listen(&self, addr: SocketAddr, release: String) {
-        let Ok(Ok(stream)) = tokio::time::timeout(Duration::from_secs(5), TcpStream::connect(addr)).await else {
+        let Ok(Ok(stream)) = tokio::time::timeout(Duration::from_secs(5), TcpStream::connect(addr)).await
+        else {
             return;
         };
         self.inner().known.insert(release, true);

@@ -39,8 +39,11 @@ pub(crate) struct Way {
 impl Way {
     fn all() -> impl Iterator<Item = Self> {
         Protocol::ALL.into_iter().flat_map(|protocol| {
-            [(false, true), (false, false), (true, true), (true, false)]
-                .map(|(post, kept)| Self { protocol, post, kept })
+            [(false, true), (false, false), (true, true), (true, false)].map(|(post, kept)| Self {
+                protocol,
+                post,
+                kept,
+            })
         })
     }
 
@@ -142,7 +145,8 @@ impl Visit {
     async fn count(&self, way: Way, name: &str, connection: &mut Option<Connection>, id: &str) {
         let began = Instant::now();
         let outcome = tokio::time::timeout(LIMIT, self.once(way, connection, id)).await;
-        let outcome = outcome.unwrap_or_else(|_| Err(Failure::new(Kind::Timeout, format!("after {LIMIT:?}"))));
+        let outcome =
+            outcome.unwrap_or_else(|_| Err(Failure::new(Kind::Timeout, format!("after {LIMIT:?}"))));
         match outcome {
             Ok(release) => {
                 self.tally.answered(name, &release, began.elapsed());
@@ -201,7 +205,9 @@ impl Visit {
                     n if n < expected.len() => {
                         Err(Failure::new(Kind::Truncated, format!("{n} of {} bytes", expected.len())))
                     }
-                    _ if body != expected => Err(Failure::new(Kind::Changed, format!("answered by {release}"))),
+                    _ if body != expected => {
+                        Err(Failure::new(Kind::Changed, format!("answered by {release}")))
+                    }
                     _ => Ok(release),
                 }
             }

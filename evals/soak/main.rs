@@ -90,7 +90,9 @@ enum Peer {
 
 impl Common {
     fn sizes(&self) -> Result<Sizes> {
-        let or = |given: Option<u64>, long: u64, short: u64| given.unwrap_or(if self.short { short } else { long });
+        let or = |given: Option<u64>, long: u64, short: u64| {
+            given.unwrap_or(if self.short { short } else { long })
+        };
         let sizes = Sizes {
             slow_s: or(self.seconds, 20, 4),
             upload_mb: or(self.upload_mb, 100, 8),

@@ -49,7 +49,8 @@ pub(crate) async fn hold(
         Ok(format!("closed with {code} {after:.1} s after the switch, {said} words came back, reconnected"))
     };
     let result = tokio::time::timeout(limit, talk).await;
-    let result = result.unwrap_or_else(|_| Err(Failure::new(Kind::Timeout, format!("not over after {limit:?}"))));
+    let result =
+        result.unwrap_or_else(|_| Err(Failure::new(Kind::Timeout, format!("not over after {limit:?}"))));
     let name = if tls { "WebSocket, TLS" } else { "WebSocket" };
     Ended::now(began, result).outcome(name, deployment, switched)
 }
@@ -127,7 +128,9 @@ where
                 while let Ok(Some(Ok(_))) = tokio::time::timeout(ECHO, socket.next()).await {}
                 return Ok((own, back, frame));
             }
-            Some(Ok(other)) => return Err(Failure::new(Kind::Changed, format!("after {back} words: {other:?}"))),
+            Some(Ok(other)) => {
+                return Err(Failure::new(Kind::Changed, format!("after {back} words: {other:?}")));
+            }
             Some(Err(error)) => return Err(failure(error)),
             None => return Err(Failure::new(Kind::ClosedEarly, "without a close frame")),
         }

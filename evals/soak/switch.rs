@@ -74,7 +74,8 @@ pub(crate) async fn run(side: &mut Side, plan: Plan) -> Result<Run> {
     let visitors = Visitors::start(&visit, &patient, plan.rate);
     tokio::time::sleep(STEADY).await;
     let resident_before = side.resident()?;
-    let mut run = Progress { visit: &visit, plan, deployments: Vec::new(), guests: Vec::new(), problems: Vec::new() };
+    let mut run =
+        Progress { visit: &visit, plan, deployments: Vec::new(), guests: Vec::new(), problems: Vec::new() };
     for n in 1..=plan.deployments {
         run.deployment(side, n).await;
     }

@@ -13,7 +13,8 @@ pub(crate) const SLOW_END: &str = "end\n";
 /// Bytes that follow from an id, so that both sides know what a body must be.
 pub(crate) fn fill(id: &str, len: usize) -> Vec<u8> {
     // FNV-1a for the seed, xorshift from there: different for each id, and a shifted or repeated part shows.
-    let mut state = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    let mut state =
+        id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     let mut bytes = Vec::with_capacity(len + 8);
     while bytes.len() < len {
         state ^= state << 13;

@@ -95,7 +95,8 @@ impl Daemon {
             tokio::time::sleep(Duration::from_millis(2)).await;
         };
         let ready = began.elapsed();
-        let address = |url: &str| url.trim_start_matches("http://").parse().context("an address in daemon.json");
+        let address =
+            |url: &str| url.trim_start_matches("http://").parse().context("an address in daemon.json");
         let (control, http) = (address(&found.control_url)?, address(&found.http_url)?);
         let instance = found.instance;
         let mut daemon =
@@ -150,7 +151,9 @@ impl Daemon {
     /// The end of what it wrote.
     #[must_use]
     pub fn log_tail(&self) -> String {
-        std::fs::read_to_string(self.directory.path().join("daemon.log")).map(|log| tail(&log)).unwrap_or_default()
+        std::fs::read_to_string(self.directory.path().join("daemon.log"))
+            .map(|log| tail(&log))
+            .unwrap_or_default()
     }
 
     /// A request to the control plane with the admin token: status and answer.
@@ -203,7 +206,8 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         // The first process ends with its own guard; one that an upgrade started is nobody's child here.
         let pid = self.pid();
-        let Some(other) = i32::try_from(pid).ok().filter(|_| pid != self.process.id()).and_then(Pid::from_raw)
+        let Some(other) =
+            i32::try_from(pid).ok().filter(|_| pid != self.process.id()).and_then(Pid::from_raw)
         else {
             return;
         };

@@ -111,6 +111,10 @@ pub enum AccessFault {
     NotDeployed,
     /// The app was stopped.
     Stopped,
+    /// The app takes no requests for a moment, and this one could not wait for it.
+    Paused,
+    /// The app's owner has put up a maintenance page.
+    Maintenance,
     /// No replica could be reached.
     Unhealthy,
     /// The app closed the connection or answered something that is no HTTP.
@@ -135,6 +139,8 @@ impl AccessFault {
             Self::Starting => "app_starting",
             Self::NotDeployed => "app_not_deployed",
             Self::Stopped => "app_stopped",
+            Self::Paused => "paused",
+            Self::Maintenance => "maintenance",
             Self::Unhealthy => "app_unhealthy",
             Self::NoAnswer => "app_no_answer",
             Self::Timeout => "app_timeout",

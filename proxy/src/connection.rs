@@ -5,8 +5,9 @@
 //! that overstayed. To end a connection its task is aborted: dropping the request's future gives back every
 //! count and lease it holds.
 //!
-//! WebSockets are ended politely: the list raises `closing`, and the stream itself writes a close frame between
-//! two frames of the app (see [`crate::websocket`]).
+//! Two kinds are ended politely: the list raises `closing`, and a WebSocket's stream itself writes a close frame
+//! between two frames of the app (see [`crate::websocket`]); an event stream's request completes the answer after
+//! an event (see [`crate::events`]).
 
 use std::{
     collections::HashMap,
@@ -23,13 +24,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures_util::{future, task::AtomicWaker};
+use futures_util::{FutureExt as _, future, task::AtomicWaker};
 use pingora::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
     UniqueID, raw_connect::ProxyDigest,
 };
 use tokio::{
-    io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncBufRead, AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
 };
 use tokio_rustls::server::TlsStream;
@@ -38,6 +39,9 @@ use crate::websocket::{CLOSE_SERVICE_RESTART, FrameTracker};
 
 /// How long a client may take to answer the close frame.
 const CLOSE_LINGER: Duration = Duration::from_secs(1);
+
+/// Between two looks at whether the client of a request that is held is still there.
+const LOOK_FOR_CLIENT: Duration = Duration::from_millis(100);
 
 /// Up to so many bytes are held back until a flush; larger writes go out at once.
 const PENDING_MAX: usize = 16 << 10;
@@ -75,6 +79,7 @@ pub(crate) struct ConnectionState {
     /// Generation of the target its request is in flight on, or 0.
     target: AtomicU64,
     websocket: AtomicBool,
+    event_stream: AtomicBool,
     closing: AtomicBool,
     cut: AtomicBool,
     reader: AtomicWaker,
@@ -119,6 +124,33 @@ impl ConnectionState {
         self.websocket.store(true, Ordering::Release);
     }
 
+    /// From here on the answer is an event stream, whose request watches [`Self::asked_to_end`].
+    pub(crate) fn set_event_stream(&self) {
+        self.event_stream.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_asked_to_end(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// Returns when the event stream is to end.
+    pub(crate) async fn asked_to_end(&self) {
+        std::future::poll_fn(|cx| {
+            self.reader.register(cx.waker());
+            if self.is_asked_to_end() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    /// Its request is over. After an event stream that was ended the connection lives on, for others.
+    pub(crate) fn request_over(&self) {
+        self.set_target(0);
+        if self.event_stream.swap(false, Ordering::AcqRel) {
+            self.closing.store(false, Ordering::Release);
+            self.cut.store(false, Ordering::Release);
+        }
+    }
+
     /// Whether the platform, not the client or the app, ended it.
     pub(crate) fn was_cut(&self) -> bool {
         self.cut.load(Ordering::Acquire)
@@ -128,10 +160,10 @@ impl ConnectionState {
         *lock(&self.task) = Some(task);
     }
 
-    /// Ends it: a WebSocket with a close frame, everything else at once.
+    /// Ends it: a WebSocket with a close frame, an event stream after an event, everything else at once.
     fn end(&self) {
         self.cut.store(true, Ordering::Release);
-        if self.websocket.load(Ordering::Acquire) {
+        if self.websocket.load(Ordering::Acquire) || self.event_stream.load(Ordering::Acquire) {
             self.closing.store(true, Ordering::Release);
             self.reader.wake();
         } else {
@@ -168,6 +200,8 @@ pub(crate) struct Connections {
     list: Mutex<HashMap<u64, Arc<ConnectionState>>>,
     next: AtomicU64,
     sockets: AtomicUsize,
+    /// Whoever has no request is to leave.
+    no_idle: AtomicBool,
     clock: Arc<Clock>,
 }
 
@@ -230,6 +264,7 @@ impl Connections {
             since: AtomicU32::new(self.clock.now()),
             target: AtomicU64::new(0),
             websocket: AtomicBool::new(false),
+            event_stream: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             reader: AtomicWaker::new(),
@@ -266,8 +301,14 @@ impl Connections {
         idle.len()
     }
 
-    /// Ends every connection that is not handling a request.
+    /// Whether a connection that has no request any more is to be closed.
+    pub(crate) fn no_idle(&self) -> bool {
+        self.no_idle.load(Ordering::SeqCst)
+    }
+
+    /// Ends every connection that is not handling a request, now and from now on.
     pub(crate) fn end_idle(&self) {
+        self.no_idle.store(true, Ordering::SeqCst);
         for state in lock(&self.list).values() {
             if !state.is_in(Phase::Request) && !state.is_in(Phase::Multiplexed) {
                 state.abort();
@@ -275,9 +316,10 @@ impl Connections {
         }
     }
 
-    /// Ends what is in flight on a target, or everything; politely first.
+    /// Ends what is in flight on a target, or everything; politely first. An HTTP/2 connection ends by itself
+    /// when its streams have.
     pub(crate) fn end(&self, target: Option<u64>) {
-        for state in lock(&self.list).values().filter(|s| s.matches(target)) {
+        for state in lock(&self.list).values().filter(|s| s.matches(target) && !s.is_in(Phase::Multiplexed)) {
             state.end();
         }
     }
@@ -362,6 +404,18 @@ impl Connection {
                 });
                 filled.await.unwrap_or(false)
             }
+        }
+    }
+
+    /// Returns when the client has closed its side. Takes nothing of what it sent: while a request is held, an
+    /// upload stays in the kernel's buffers, so a read cannot tell.
+    pub(crate) async fn left(&self) {
+        loop {
+            let known = self.socket().ready(Interest::READABLE).now_or_never();
+            if known.is_some_and(|ready| ready.map_or(true, |ready| ready.is_read_closed())) {
+                return;
+            }
+            tokio::time::sleep(LOOK_FOR_CLIENT).await;
         }
     }
 
@@ -493,6 +547,9 @@ impl AsyncRead for Connection {
             if this.is_closing() && this.frames.as_ref().is_some_and(|f| f.at_boundary() || f.is_closed()) {
                 return this.poll_farewell(cx).map(Ok);
             }
+        } else if !this.pending.is_empty() {
+            // Who waits for the client has nothing more to write for now. A failure will be seen by a write.
+            let _ = Pin::new(&mut *this).poll_flush(cx);
         }
         this.transport.poll_read(cx, buf)
     }

@@ -1,13 +1,19 @@
-//! The direct way for requests without a body, which most are.
+//! The direct way for requests with a small body or none, which most are.
 //!
 //! Pingora's general proxying runs the client's and the app's half as two futures with channels between them,
 //! because bodies may flow both ways at once; and its connection pool starts a task per idle connection. For a
-//! request that has no body neither is needed: the head is sent, and then data flows one way. The protocol work
+//! request whose body is here already neither is needed: it is sent, and then data flows one way. The protocol work
 //! (parsing, framing, validation) is still Pingora's own sessions on both sides; only the pumping between them
 //! is here, and it is where most of the proxy's CPU time per request went.
 //!
-//! Everything else (uploads, upgrades, odd targets) goes Pingora's general way, by the same rules.
+//! Only a request that may be repeated goes on a connection that was used before: the app may be closing it. All
+//! others get one of their own, and say so (`Connection: close`).
+//!
+//! Everything else (large uploads, upgrades, odd targets) goes Pingora's general way, by the same rules.
 
+use std::{sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt as _;
 use http::{HeaderName, HeaderValue, Method, Version, header};
 use pingora::{
@@ -18,6 +24,8 @@ use pingora::{
 };
 
 use crate::{
+    connection::ConnectionState,
+    events::{self, EventTracker},
     exchange::Exchange,
     forwarded::{self, X_REQUEST_ID, id_value},
     gateway::MAX_TRIES,
@@ -27,12 +35,20 @@ use crate::{
 /// Pieces of a response that are written together.
 const BATCH: usize = 4;
 
+/// Bodies up to this size are read before the app is asked.
+const SMALL_BODY: usize = 64 << 10;
+
+/// How long an event that is half told may take to be completed when its stream is to end; less than what a
+/// drain grants for farewells.
+const EVENT_END: Duration = Duration::from_secs(1);
+
 /// Whether a request can go the direct way.
 pub(crate) fn suits(session: &mut Session) -> bool {
-    if !session.is_body_empty() {
+    let bodyless = session.is_body_empty();
+    let request = session.req_header();
+    if !bodyless && !request.headers.get(header::CONTENT_LENGTH).is_some_and(is_small) {
         return false;
     }
-    let request = session.req_header();
     let plain_connection = request.headers.get(header::CONNECTION).is_none_or(|value| {
         value.as_bytes().eq_ignore_ascii_case(b"keep-alive")
             || value.as_bytes().eq_ignore_ascii_case(b"close")
@@ -44,6 +60,10 @@ pub(crate) fn suits(session: &mut Session) -> bool {
         && request.method != Method::CONNECT
         && !request.headers.contains_key(header::UPGRADE)
         && !request.headers.contains_key(header::EXPECT)
+}
+
+fn is_small(length: &HeaderValue) -> bool {
+    length.to_str().ok().and_then(|length| length.parse::<usize>().ok()).is_some_and(|n| n <= SMALL_BODY)
 }
 
 /// How a try ended.
@@ -61,10 +81,19 @@ pub(crate) enum Forwarded {
     Removed,
 }
 
-/// Sends the request to the app and its answer to the client.
-pub(crate) async fn forward(session: &mut Session, exchange: &mut Exchange) -> Result<Forwarded> {
+/// Sends the request to the app and its answer to the client. `body` is what was read of it so far: all, after
+/// the first call.
+pub(crate) async fn forward(
+    session: &mut Session,
+    exchange: &mut Exchange,
+    body: &mut Option<Bytes>,
+) -> Result<Forwarded> {
+    let body = match body {
+        Some(body) => &*body,
+        None => body.insert(read_body(session).await?),
+    };
     loop {
-        match one_try(session, exchange).await {
+        match one_try(session, exchange, body).await {
             Tried::Done => return Ok(Forwarded::Done),
             Tried::Again(_) if exchange.tries() < MAX_TRIES => {
                 exchange.count_retry();
@@ -77,9 +106,21 @@ pub(crate) async fn forward(session: &mut Session, exchange: &mut Exchange) -> R
     }
 }
 
-async fn one_try(session: &mut Session, exchange: &mut Exchange) -> Tried {
+async fn read_body(session: &mut Session) -> Result<Bytes> {
+    if session.is_body_empty() {
+        return Ok(Bytes::new());
+    }
+    let mut body = BytesMut::new();
+    while let Some(piece) = session.read_request_body().await.map_err(Error::into_down)? {
+        body.extend_from_slice(&piece);
+    }
+    Ok(body.freeze())
+}
+
+async fn one_try(session: &mut Session, exchange: &mut Exchange, body: &Bytes) -> Tried {
+    let repeatable = body.is_empty() && session.req_header().method.is_idempotent();
     // A second try gets a connection of its own: others of the same age may be closed too.
-    let reuse = !exchange.is_retry();
+    let reuse = repeatable && !exchange.is_retry();
     let Some(replica) = exchange.next_replica() else {
         return Tried::Failed(Error::explain(ErrorType::HTTPStatus(503), "no replica can be reached"));
     };
@@ -102,11 +143,15 @@ async fn one_try(session: &mut Session, exchange: &mut Exchange) -> Tried {
     let mut app = HttpSession::new(upstream);
     app.read_timeout = Some(timeout);
     app.write_timeout = Some(timeout);
-    let request = match upstream_request(session.req_header(), exchange) {
+    let mut request = match upstream_request(session.req_header(), exchange) {
         Ok(request) => Box::new(request),
         Err(error) => return Tried::Failed(error),
     };
-    let first = match ask(session, &mut app, request).await {
+    if !repeatable {
+        // Inserting a valid value into a map of valid values does not fail.
+        let _ = request.insert_header(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    let first = match ask(session, &mut app, request, body).await {
         Ok(first) => first,
         Err(error) => {
             let closed = matches!(
@@ -114,20 +159,20 @@ async fn one_try(session: &mut Session, exchange: &mut Exchange) -> Tried {
                 ErrorType::ConnectionClosed | ErrorType::WriteError | ErrorType::ReadError
             );
             let from_app = matches!(error.esource(), pingora::ErrorSource::Upstream);
-            return if reused && closed && from_app && session.req_header().method.is_idempotent() {
-                Tried::Again(error)
-            } else {
-                Tried::Failed(error)
-            };
+            return if reused && closed && from_app { Tried::Again(error) } else { Tried::Failed(error) };
         }
     };
     match answer(session, exchange, &mut app, first).await {
         Ok(()) => {
-            app.respect_keepalive();
-            if let Some(stream) = app.reuse().await
-                && let Ok(upstream) = stream.into_any().downcast()
-            {
-                exchange.keep(upstream);
+            if repeatable {
+                app.respect_keepalive();
+                if let Some(stream) = app.reuse().await
+                    && let Ok(upstream) = stream.into_any().downcast()
+                {
+                    exchange.keep(upstream);
+                }
+            } else if let Some(upstream) = app.stream().as_any().downcast_ref::<Upstream>() {
+                upstream.close_without_trace();
             }
             Tried::Done
         }
@@ -135,9 +180,19 @@ async fn one_try(session: &mut Session, exchange: &mut Exchange) -> Tried {
     }
 }
 
-/// Sends the head, and waits for the first of the answer.
-async fn ask(session: &mut Session, app: &mut HttpSession, request: Box<RequestHeader>) -> Result<HttpTask> {
+/// Sends the request, and waits for the first of the answer.
+async fn ask(
+    session: &mut Session,
+    app: &mut HttpSession,
+    request: Box<RequestHeader>,
+    body: &Bytes,
+) -> Result<HttpTask> {
     app.write_request_header(request).await.map_err(Error::into_up)?;
+    if !body.is_empty() {
+        // An app that refuses a body closes before it has taken all; its answer tells why.
+        let _ = app.write_body(body).await;
+        let _ = app.finish_body().await;
+    }
     next(session, app).await
 }
 
@@ -153,6 +208,26 @@ async fn next(session: &mut Session, app: &mut HttpSession) -> Result<HttpTask> 
     }
 }
 
+/// As [`next`], or `None` when the event stream is to end.
+async fn next_event(
+    session: &mut Session,
+    app: &mut HttpSession,
+    connection: &ConnectionState,
+    between_events: bool,
+) -> Result<Option<HttpTask>> {
+    let to_end = async {
+        connection.asked_to_end().await;
+        if !between_events {
+            tokio::time::sleep(EVENT_END).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = to_end => Ok(None),
+        task = next(session, app) => task.map(Some),
+    }
+}
+
 async fn answer(
     session: &mut Session,
     exchange: &mut Exchange,
@@ -160,10 +235,19 @@ async fn answer(
     first: HttpTask,
 ) -> Result<()> {
     let mut first = Some(first);
+    let mut events: Option<EventTracker> = None;
     loop {
-        let task = match first.take() {
-            Some(task) => task,
-            None => next(session, app).await?,
+        let task = match (first.take(), &events) {
+            (Some(task), _) => task,
+            (None, None) => next(session, app).await?,
+            (None, Some(events)) => {
+                let connection = Arc::clone(exchange.connection());
+                match next_event(session, app, &connection, events.is_between()).await? {
+                    Some(task) => task,
+                    // Complete for the client, so that it connects again.
+                    None => HttpTask::Done,
+                }
+            }
         };
         let mut tasks = Vec::with_capacity(BATCH);
         let mut ended = task.is_end();
@@ -179,12 +263,39 @@ async fn answer(
                 None => break,
             }
         }
-        for task in &mut tasks {
-            if let HttpTask::Header(head, ended) = task {
-                finish_head(head, *ended, session.req_header(), exchange)?;
+        let mut complete = None;
+        for (at, task) in tasks.iter_mut().enumerate() {
+            match task {
+                HttpTask::Header(head, ended) => {
+                    finish_head(head, *ended, session.req_header(), exchange)?;
+                    if !*ended && events::is_event_stream(head) {
+                        // May be silent for as long as it likes.
+                        app.read_timeout = None;
+                        if !head.headers.contains_key(header::CONTENT_LENGTH) {
+                            exchange.connection().set_event_stream();
+                            events = Some(EventTracker::default());
+                        }
+                    }
+                }
+                HttpTask::Body(Some(piece), ended) => {
+                    let told = events.as_mut().and_then(|events| events.passed(piece));
+                    if let Some(told) = told
+                        && exchange.connection().is_asked_to_end()
+                    {
+                        piece.truncate(told);
+                        *ended = false;
+                        complete = Some(at);
+                        break;
+                    }
+                }
+                _ => {}
             }
         }
-        if session.write_response_tasks(tasks).await? {
+        if let Some(last) = complete {
+            tasks.truncate(last + 1);
+            tasks.push(HttpTask::Done);
+        }
+        if session.write_response_tasks(tasks).await.map_err(Error::into_down)? {
             return Ok(());
         }
     }
@@ -203,7 +314,7 @@ fn finish_head(
         );
     }
     if !head.status.is_informational() {
-        exchange.answered();
+        exchange.answered(head.status);
         let bodyless = ended || request.method == Method::HEAD || matches!(head.status.as_u16(), 204 | 304);
         if request.version == Version::HTTP_10 {
             // Knows no chunks: the end of the connection ends the body.

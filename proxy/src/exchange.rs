@@ -8,13 +8,14 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use http::header;
+use http::{StatusCode, header};
 use pingora::{http::RequestHeader, proxy::Session};
 
 use crate::{
     access::{self, AccessFault, AccessRecord, Protocol},
     connection::ConnectionState,
     forwarded::{Origin, TrustedPeers},
+    gateway::Own,
     handle::{Shared, count},
     replica::ReplicaLease,
     request_id::RequestId,
@@ -33,6 +34,10 @@ pub(crate) struct Exchange {
     place: Option<InFlight>,
     replica: Option<ReplicaLease>,
     tries: usize,
+    /// What is answered in the app's place, found on a retry.
+    pub(crate) instead: Option<Own>,
+    /// Whether the answer is counted on its target, and then whether as an error.
+    counted: Option<bool>,
     /// Replicas that could not be reached.
     unreachable: Vec<Arc<str>>,
 }
@@ -74,6 +79,8 @@ impl Exchange {
             place: None,
             replica: None,
             tries: 0,
+            instead: None,
+            counted: None,
             unreachable: Vec::new(),
         }
     }
@@ -111,9 +118,16 @@ impl Exchange {
 
     /// The connection to the replica can be used again.
     pub(crate) fn keep(&self, upstream: Box<Upstream>) {
-        if let Some(replica) = &self.replica {
+        if let Some(replica) = &self.replica
+            && !replica.is_removed()
+            && self.target().is_some_and(|target| !target.is_removed())
+        {
             replica.keep(upstream);
         }
+    }
+
+    pub(crate) fn connection(&self) -> &Arc<ConnectionState> {
+        &self.connection
     }
 
     pub(crate) fn is_retry(&self) -> bool {
@@ -148,8 +162,29 @@ impl Exchange {
     }
 
     /// The app's response head is there.
-    pub(crate) fn answered(&mut self) {
+    pub(crate) fn answered(&mut self, status: StatusCode) {
         self.record.upstream_us.get_or_insert(self.begun.elapsed().as_micros() as u64);
+        self.count_answer(status.is_server_error());
+    }
+
+    /// The app gave no answer, or not all of it. A WebSocket that broke was answered: with its upgrade.
+    pub(crate) fn app_failed(&mut self) {
+        if self.record.protocol != Protocol::WebSocket {
+            self.count_answer(true);
+        }
+    }
+
+    /// Counts the answer once, and at most once as an error.
+    pub(crate) fn count_answer(&mut self, error: bool) {
+        let Some(place) = &self.place else { return };
+        let (counted, as_error) = self.counted.map_or((false, false), |error| (true, error));
+        if !counted {
+            place.target().count_answer();
+        }
+        if error && !as_error {
+            place.target().count_server_error();
+        }
+        self.counted = Some(error || as_error);
     }
 
     pub(crate) fn upgraded(&mut self) {
@@ -188,6 +223,6 @@ impl Drop for Exchange {
             self.record.fault.get_or_insert(AccessFault::ClientGone);
         }
         self.finish();
-        self.connection.set_target(0);
+        self.connection.request_over();
     }
 }

@@ -67,6 +67,9 @@ impl Front {
         let mut settings: Option<HttpPersistentSettings> = None;
         loop {
             state.enter(Phase::Idle);
+            if self.connections.no_idle() {
+                return;
+            }
             if !stream.readable().await {
                 return;
             }

@@ -1,8 +1,10 @@
 //! What happens to a request, in Pingora's order: admit, route, count, pick a replica, rewrite, retry, record.
 //!
 //! What may be tried again: a connection that could not be opened, for any method, because nothing was sent.
-//! Beyond that only an idempotent request whose *reused* connection turned out to be closed. A request whose
-//! bytes the app may have seen is never sent twice.
+//! Beyond that only an idempotent request without a body whose *reused* connection turned out to be closed. A
+//! request whose bytes the app may have seen is never sent twice; and because an app may close an idle
+//! connection at the very moment a request arrives on it, a request that could not be repeated always gets a
+//! connection of its own.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,6 +27,7 @@ use crate::{
     exchange::Exchange,
     forwarded::{self, TrustedPeers, X_REQUEST_ID, id_value},
     handle::Shared,
+    hold::{Hold, Waited},
     page::Notice,
     router::{Destination, Route},
     target::{Backend, ReleaseTarget},
@@ -54,8 +57,23 @@ pub(crate) struct Gateway {
 enum Routed {
     /// Counted in on a release; the rest of the request goes there.
     Release(Arc<ReleaseTarget>),
+    Hold(Arc<Hold>),
     Notice(Notice),
     Redirect(String),
+}
+
+/// Answers that no container is asked for.
+pub(crate) enum Own {
+    Files(Arc<ReleaseTarget>),
+    Notice(Notice),
+    Redirect(String),
+}
+
+/// Who answers a request, once it waits for nothing any more.
+enum Answerer {
+    /// A release in containers, on which it is counted in.
+    Containers,
+    Own(Own),
 }
 
 impl Gateway {
@@ -88,10 +106,62 @@ impl Gateway {
                 exchange.enter(target.admit()?);
                 Some(Routed::Release(Arc::clone(target)))
             }
+            Destination::Split(split) => {
+                let place = split.admit(exchange.origin.ip, &request.headers)?;
+                let target = Arc::clone(place.target());
+                exchange.enter(place);
+                Some(Routed::Release(target))
+            }
+            Destination::Hold(hold) => Some(Routed::Hold(Arc::clone(hold))),
             Destination::Page(page) => Some(Routed::Notice(Notice::of(page))),
             Destination::Redirect { host } => {
                 let scheme = if exchange.origin.tls { "https" } else { "http" };
                 Some(Routed::Redirect(format!("{scheme}://{host}{}", path_and_query(request))))
+            }
+        }
+    }
+
+    /// Routes a request, and again after each hold that it had to wait in. The limit counts from its first.
+    async fn find_answerer(&self, session: &mut ServerSession, exchange: &mut Exchange) -> Result<Answerer> {
+        let mut held_since = None;
+        loop {
+            let hold = match self.route(exchange, session.req_header()) {
+                Routed::Release(target) => {
+                    return Ok(match target.backend() {
+                        Backend::Containers(_) => Answerer::Containers,
+                        Backend::Static(_) => Answerer::Own(Own::Files(target)),
+                    });
+                }
+                Routed::Notice(notice) => return Ok(Answerer::Own(Own::Notice(notice))),
+                Routed::Redirect(to) => return Ok(Answerer::Own(Own::Redirect(to))),
+                Routed::Hold(hold) => hold,
+            };
+            let since = *held_since.get_or_insert_with(tokio::time::Instant::now);
+            match hold.wait(session, since, &self.shared.stopping).await? {
+                Waited::Released => {}
+                Waited::TurnedAway => {
+                    return Ok(Answerer::Own(Own::Notice(Notice::paused(hold.app()))));
+                }
+            }
+        }
+    }
+
+    /// Always `true`, as Pingora wants it for "answered".
+    async fn answer_own(
+        &self,
+        session: &mut ServerSession,
+        exchange: &mut Exchange,
+        answer: Own,
+    ) -> Result<bool> {
+        match answer {
+            Own::Notice(notice) => self.answer(session, exchange, &notice).await,
+            Own::Redirect(to) => redirect(session, exchange, &to).await,
+            Own::Files(target) => {
+                if let Backend::Static(files) = target.backend() {
+                    files.serve(session, exchange.record.request_id).await?;
+                    exchange.count_answer(false);
+                }
+                Ok(true)
             }
         }
     }
@@ -182,24 +252,16 @@ impl ProxyHttp for Gateway {
                 return plain_text(session, answer).await;
             }
         }
+        let mut body = None;
         loop {
-            return match self.route(exchange, session.req_header()) {
-                Routed::Release(target) => match target.backend() {
-                    Backend::Containers(_) if direct::suits(session) => {
-                        match direct::forward(session, exchange).await? {
-                            Forwarded::Done => Ok(true),
-                            Forwarded::Removed => {
-                                exchange.leave();
-                                continue;
-                            }
-                        }
-                    }
-                    Backend::Containers(_) => Ok(false),
-                    Backend::Static(files) => files.serve(session, exchange.record.request_id).await,
+            match self.find_answerer(session, exchange).await? {
+                Answerer::Own(answer) => return self.answer_own(session, exchange, answer).await,
+                Answerer::Containers if !direct::suits(session) => return Ok(false),
+                Answerer::Containers => match direct::forward(session, exchange, &mut body).await? {
+                    Forwarded::Done => return Ok(true),
+                    Forwarded::Removed => exchange.leave(),
                 },
-                Routed::Notice(notice) => self.answer(session, exchange, &notice).await,
-                Routed::Redirect(to) => redirect(session, exchange, &to).await,
-            };
+            }
         }
     }
 
@@ -210,14 +272,24 @@ impl ProxyHttp for Gateway {
             // The release may have been replaced since; what was not sent goes to the newest one.
             if exchange.target().is_none_or(|target| target.is_removed()) {
                 exchange.leave();
-                self.route(exchange, session.req_header());
+                if let Answerer::Own(answer) = self.find_answerer(session, exchange).await? {
+                    exchange.instead = Some(answer);
+                    return Error::e_explain(
+                        ErrorType::InternalError,
+                        "no container is to be asked any more",
+                    );
+                }
             }
         }
         let Some(replica) = exchange.next_replica() else {
             return Error::e_explain(ErrorType::HTTPStatus(503), "no replica can be reached");
         };
-        let mut peer = Box::new(replica.peer().clone());
+        let mut peer = Box::new(replica.peer());
         if session.is_upgrade_req() {
+            // May be silent for ever, and its last frames must not be lost to a reset.
+            peer.options.read_timeout = None;
+            peer.options.upstream_tcp_sock_tweak_hook = None;
+        } else if wants_events(session.req_header()) {
             peer.options.read_timeout = None;
         }
         Ok(peer)
@@ -255,27 +327,26 @@ impl ProxyHttp for Gateway {
     fn error_while_proxy(
         &self,
         _peer: &HttpPeer,
-        session: &mut Session,
+        _session: &mut Session,
         mut error: Box<Error>,
         _ctx: &mut Self::CTX,
-        reused: bool,
+        _reused: bool,
     ) -> Box<Error> {
-        let again = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
-        if again {
-            error.retry.decide_reuse(reused);
-        } else {
-            error.set_retry(false);
-        }
+        // The connection was a new one, so the app may have seen the request.
+        error.set_retry(false);
         error
     }
 
     async fn upstream_request_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         request: &mut RequestHeader,
         ctx: &mut Self::CTX,
     ) -> Result<()> {
         let exchange = exchange(ctx)?;
+        if !session.is_upgrade_req() {
+            request.insert_header(header::CONNECTION, "close")?;
+        }
         let host = request.headers.get(header::HOST).cloned();
         forwarded::rewrite(request, exchange.origin, exchange.record.request_id, host)
     }
@@ -287,9 +358,12 @@ impl ProxyHttp for Gateway {
         ctx: &mut Self::CTX,
     ) -> Result<()> {
         let exchange = exchange(ctx)?;
-        exchange.answered();
-        if response.status == StatusCode::SWITCHING_PROTOCOLS && session.is_upgrade_req() {
+        let upgraded = response.status == StatusCode::SWITCHING_PROTOCOLS && session.is_upgrade_req();
+        if upgraded {
             exchange.upgraded();
+        }
+        if upgraded || !response.status.is_informational() {
+            exchange.answered(response.status);
         }
         // The platform alone says this; an app's copy would make its errors look like the platform's.
         response.remove_header("x-berth-error");
@@ -301,11 +375,20 @@ impl ProxyHttp for Gateway {
         let Some(exchange) = ctx else {
             return failed(500);
         };
+        if let Some(answer) = exchange.instead.take() {
+            session.set_keepalive(None);
+            let sent = self.answer_own(session, exchange, answer).await;
+            let status = session.response_written().map_or(500, |head| head.status.as_u16());
+            return failed(if sent.is_ok() { status } else { 0 });
+        }
         let Some(notice) = notice_for(error, exchange) else {
             exchange.record.fault = Some(AccessFault::ClientGone);
             return failed(0);
         };
         exchange.record.fault = Some(notice.fault);
+        if matches!(notice.fault, AccessFault::NoAnswer | AccessFault::Timeout | AccessFault::Unhealthy) {
+            exchange.app_failed();
+        }
         if session.response_written().is_some_and(|head| !head.status.is_informational()) {
             // Too late for a page: the broken end must be seen as one.
             return failed(0);
@@ -335,6 +418,15 @@ impl ProxyHttp for Gateway {
     ) -> bool {
         true
     }
+}
+
+/// Pingora's general way has one timeout for the head of an answer and the rest, so it must be known before.
+fn wants_events(request: &RequestHeader) -> bool {
+    request
+        .headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .any(|accept| accept.to_str().is_ok_and(|accept| accept.contains("text/event-stream")))
 }
 
 fn exchange(ctx: &mut Option<Box<Exchange>>) -> Result<&mut Exchange> {

@@ -9,6 +9,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     access::AccessSink,
@@ -31,6 +32,8 @@ pub(crate) struct Shared {
     pub(crate) connections: Arc<Connections>,
     pub(crate) access: AccessSink,
     pub(crate) counts: Counts,
+    /// The server is about to end: who waits for something is told to come again.
+    pub(crate) stopping: CancellationToken,
 }
 
 #[derive(Debug, Default)]
@@ -125,7 +128,7 @@ impl ProxyHandle {
     /// [`Self::set_routes`] that no longer leads there; from then on nothing new is routed to it.
     ///
     /// What is still in flight at the deadline is ended: a WebSocket with a close frame (1012, "service
-    /// restart"), everything else by closing its connection or resetting its stream.
+    /// restart"), an event stream by completing it after an event, everything else by closing its connection or resetting its stream.
     pub async fn drain(&self, target: &Arc<ReleaseTarget>, deadline: Duration) -> DrainReport {
         let begun = Instant::now();
         let finished_before = target.finished();

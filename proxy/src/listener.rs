@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener as StdListener},
+    os::fd::AsFd as _,
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -20,6 +21,19 @@ pub enum ListenOn {
     Addr(SocketAddr),
     /// Take this listener, which is bound and listening already.
     Bound(StdListener),
+}
+
+/// Second handles to a server's listening sockets: whoever has them accepts from the same queues.
+#[derive(Debug)]
+pub struct Listeners {
+    /// Plain HTTP, in the order they were configured.
+    pub http: Vec<StdListener>,
+    /// TLS, in the order they were configured.
+    pub https: Vec<StdListener>,
+}
+
+pub(crate) fn duplicates(listeners: &[TcpListener]) -> io::Result<Vec<StdListener>> {
+    listeners.iter().map(|listener| listener.as_fd().try_clone_to_owned().map(StdListener::from)).collect()
 }
 
 impl From<SocketAddr> for ListenOn {

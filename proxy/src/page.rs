@@ -38,7 +38,19 @@ pub enum StatusPage {
         /// The app's name.
         app: String,
     },
+    /// The app's owner is working on it.
+    Maintenance {
+        /// The app's name.
+        app: String,
+        /// What the owner says to visitors.
+        message: Option<String>,
+        /// After how many seconds they should come again.
+        retry_after_s: Option<u32>,
+    },
 }
+
+/// When those come again who could not be held.
+const PAUSED_RETRY_S: u32 = 5;
 
 /// An answer in the platform's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +87,26 @@ impl Notice {
                 retry_after: None,
             },
             StatusPage::Unhealthy { app } => Self::unhealthy(app),
+            StatusPage::Maintenance { app, message, retry_after_s } => Self {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                fault: AccessFault::Maintenance,
+                title: "Maintenance",
+                text: message
+                    .clone()
+                    .unwrap_or_else(|| format!("{app} is being worked on. Please come again later.")),
+                retry_after: *retry_after_s,
+            },
+        }
+    }
+
+    /// For requests that were to wait, and waited too long or found no room.
+    pub(crate) fn paused(app: &str) -> Self {
+        Self {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            fault: AccessFault::Paused,
+            title: "One moment",
+            text: format!("{app} is paused for a moment. This page tries again by itself."),
+            retry_after: Some(PAUSED_RETRY_S),
         }
     }
 

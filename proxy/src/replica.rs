@@ -11,13 +11,13 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, LazyLock,
-        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
-use pingora::upstreams::peer::HttpPeer;
+use pingora::{ErrorType, OrErr as _, upstreams::peer::HttpPeer};
 
 use crate::{
     target::TargetOptions,
@@ -47,13 +47,13 @@ pub struct ReplicaAddr {
 pub(crate) struct Replica {
     id: Arc<str>,
     addr: SocketAddr,
-    /// What Pingora wants to know for a connection. Its group key keeps pooled connections of another
-    /// container that had the same address away.
+    /// What Pingora wants to know for a connection.
     peer: HttpPeer,
     options: TargetOptions,
     /// Kept for requests that go the direct way.
     idle: IdleUpstreams,
     in_flight: AtomicUsize,
+    removed: AtomicBool,
     failures: AtomicU32,
     /// Milliseconds after [`START`] until which the replica is out; 0 when it is in.
     out_until: AtomicU64,
@@ -62,11 +62,15 @@ pub(crate) struct Replica {
 impl Replica {
     fn new(at: &ReplicaAddr, options: &TargetOptions) -> Self {
         let mut peer = HttpPeer::new(at.addr, false, String::new());
-        peer.group_key = NEXT_GROUP.fetch_add(1, Ordering::Relaxed);
         peer.options.connection_timeout = Some(options.connect_timeout);
         peer.options.total_connection_timeout = Some(options.connect_timeout);
-        peer.options.idle_timeout = Some(options.idle_timeout);
         peer.options.read_timeout = Some(options.response_timeout);
+        // Closed by us, a connection's local port would be taken for a minute: 28,000 requests later none is left.
+        peer.options.upstream_tcp_sock_tweak_hook = Some(Arc::new(|socket| {
+            socket.set_zero_linger().or_err(ErrorType::InternalError, "setting up a connection to a replica")
+        }));
+        // Put aside after its request, it is closed at once: nobody has its key.
+        peer.options.idle_timeout = Some(Duration::ZERO);
         Self {
             id: at.id.as_str().into(),
             addr: at.addr,
@@ -74,6 +78,7 @@ impl Replica {
             options: *options,
             idle: IdleUpstreams::default(),
             in_flight: AtomicUsize::new(0),
+            removed: AtomicBool::new(false),
             failures: AtomicU32::new(0),
             out_until: AtomicU64::new(0),
         }
@@ -87,12 +92,21 @@ impl Replica {
         &self.id
     }
 
+    /// No longer among its release's replicas.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    pub(crate) fn peer(&self) -> &HttpPeer {
-        &self.peer
+    /// For one request that goes the general way, on a connection of its own: Pingora takes a pooled one only
+    /// under the same key, and this key is given out once.
+    pub(crate) fn peer(&self) -> HttpPeer {
+        let mut peer = self.peer.clone();
+        peer.group_key = NEXT_GROUP.fetch_add(1, Ordering::Relaxed);
+        peer
     }
 
     pub(crate) fn options(&self) -> &TargetOptions {
@@ -149,7 +163,7 @@ pub(crate) struct ReplicaLease(Arc<Replica>);
 
 impl ReplicaLease {
     fn new(replica: &Arc<Replica>) -> Self {
-        replica.in_flight.fetch_add(1, Ordering::Relaxed);
+        replica.in_flight.fetch_add(1, Ordering::SeqCst);
         Self(Arc::clone(replica))
     }
 }
@@ -177,9 +191,7 @@ impl RemovedReplicas {
     /// Waits until no request is open on any of them, at most for `limit`. Returns whether that is so.
     pub async fn idle(self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
-        // A request that picked a replica just before it was removed counts itself a moment later.
-        tokio::time::sleep(LOOK_AGAIN).await;
-        while self.0.iter().any(|r| r.in_flight.load(Ordering::Relaxed) > 0) {
+        while self.0.iter().any(|r| r.in_flight.load(Ordering::SeqCst) > 0) {
             if Instant::now() >= deadline {
                 return false;
             }
@@ -211,8 +223,14 @@ impl ReplicaSet {
                 None => Arc::new(Replica::new(at, &self.options)),
             })
             .collect::<Vec<_>>();
-        let removed = old.iter().filter(|r| !new.iter().any(|n| Arc::ptr_eq(n, r))).cloned().collect();
+        let removed: Vec<_> =
+            old.iter().filter(|r| !new.iter().any(|n| Arc::ptr_eq(n, r))).cloned().collect();
         self.replicas.store(Arc::new(new));
+        // After the store: who finds itself on a removed replica finds the new list.
+        for replica in &removed {
+            replica.removed.store(true, Ordering::SeqCst);
+            replica.idle.close_older_than(Duration::ZERO);
+        }
         RemovedReplicas(removed)
     }
 
@@ -231,6 +249,16 @@ impl ReplicaSet {
     /// The replica for the next try, avoiding those in `tried`. When all are out it is better to ask one that
     /// failed lately than to refuse: a refused connection costs nothing, and the app may be back.
     pub(crate) fn pick(&self, tried: &[Arc<str>]) -> Option<ReplicaLease> {
+        loop {
+            let lease = self.pick_once(tried)?;
+            // Counted first, looked second, as on targets: a wait that read zero is never overtaken.
+            if !lease.is_removed() {
+                return Some(lease);
+            }
+        }
+    }
+
+    fn pick_once(&self, tried: &[Arc<str>]) -> Option<ReplicaLease> {
         let replicas = self.replicas.load();
         if let [only] = replicas.as_slice() {
             return (!tried.contains(&only.id)).then(|| ReplicaLease::new(only));
@@ -307,12 +335,12 @@ mod tests {
     #[test]
     fn replacing_keeps_those_that_stayed_and_renews_those_that_moved() {
         let set = set(vec![at("a", 1), at("b", 2)]);
-        let before: Vec<_> = set.replicas.load().iter().map(|r| r.peer.group_key).collect();
+        let before = set.replicas.load_full();
         let removed = set.replace(vec![at("a", 1), at("b", 3), at("c", 4)]);
         assert_eq!(removed.0.len(), 1);
-        let after: Vec<_> = set.replicas.load().iter().map(|r| r.peer.group_key).collect();
-        assert_eq!(before[0], after[0]);
-        assert_ne!(before[1], after[1]);
+        let after = set.replicas.load_full();
+        assert!(Arc::ptr_eq(&before[0], &after[0]));
+        assert!(!after.iter().any(|replica| Arc::ptr_eq(&before[1], replica)));
         assert_eq!(after.len(), 3);
     }
 }

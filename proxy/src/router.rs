@@ -6,13 +6,17 @@
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
-use crate::{page::StatusPage, target::ReleaseTarget};
+use crate::{hold::Hold, page::StatusPage, split::Split, target::ReleaseTarget};
 
 /// Where a route leads.
 #[derive(Debug, Clone)]
 pub enum Destination {
     /// To a release.
     Release(Arc<ReleaseTarget>),
+    /// To one of two releases.
+    Split(Arc<Split>),
+    /// To none for now: requests wait until the hold is released, and are routed anew.
+    Hold(Arc<Hold>),
     /// To a page that says why there is none.
     Page(StatusPage),
     /// To the same path and query on another host (308), such as from `www.` to the bare domain.
@@ -90,11 +94,13 @@ impl RouteTable {
 
     /// Every release the table leads to; one that several routes share comes once per route.
     pub fn targets(&self) -> impl Iterator<Item = &Arc<ReleaseTarget>> {
-        self.exact.values().chain(self.wildcard.values()).flatten().filter_map(|route| {
-            match &route.destination {
-                Destination::Release(target) => Some(target),
-                Destination::Page(_) | Destination::Redirect { .. } => None,
-            }
+        self.exact.values().chain(self.wildcard.values()).flatten().flat_map(|route| {
+            let (one, other) = match &route.destination {
+                Destination::Release(target) => (Some(target), None),
+                Destination::Split(split) => (Some(&split.main), Some(&split.trial)),
+                Destination::Hold(_) | Destination::Page(_) | Destination::Redirect { .. } => (None, None),
+            };
+            one.into_iter().chain(other)
         })
     }
 }

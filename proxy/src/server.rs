@@ -4,6 +4,7 @@
 //! themselves; then idle connections are closed, and what is in flight may finish until a deadline.
 
 use std::{
+    io,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -13,7 +14,7 @@ use arc_swap::ArcSwap;
 use pingora::{apps::HttpServerOptions, proxy::http_proxy, server::configuration::ServerConf};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_rustls::TlsAcceptor;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     access::AccessSink,
@@ -24,7 +25,7 @@ use crate::{
     front::Front,
     gateway::{Gateway, GatewayOptions},
     handle::{Counts, ProxyHandle, Shared, count},
-    listener::{self, ListenOn},
+    listener::{self, ListenOn, Listeners},
     router::RouteTable,
     tls::{self, CertificateResolver},
 };
@@ -120,6 +121,7 @@ impl ProxyServer {
             connections: Arc::default(),
             access,
             counts: Counts::default(),
+            stopping: CancellationToken::new(),
         });
         let server = Self {
             http: listen(config.http)?,
@@ -146,6 +148,15 @@ impl ProxyServer {
     #[must_use]
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
         self.http.iter().chain(&self.https).filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+
+    /// Handles to the bound listeners, to hand over to another process, which takes them as
+    /// [`ListenOn::Bound`]. Both accept from the same queue, until one of them stops.
+    ///
+    /// # Errors
+    /// When the process has no file descriptors left.
+    pub fn listeners(&self) -> io::Result<Listeners> {
+        Ok(Listeners { http: listener::duplicates(&self.http)?, https: listener::duplicates(&self.https)? })
     }
 
     /// Serves until `shutdown` becomes true (or its sender is gone), then stops gracefully. Returns when the last
@@ -191,6 +202,7 @@ impl ProxyServer {
         loops.shutdown().await;
         // Nobody but this future holds a receiver that could be gone.
         let _ = stopping.send(true);
+        self.shared.stopping.cancel();
         tasks.close();
         let wait = |limit: Duration| tokio::time::timeout(limit, tasks.wait());
         if wait(LINGER).await.is_ok() {

@@ -72,8 +72,21 @@ pub struct ReleaseTarget {
     backend: Backend,
     in_flight: AtomicUsize,
     finished: AtomicU64,
+    answers: AtomicU64,
+    server_errors: AtomicU64,
     removed: AtomicBool,
     idle: Notify,
+}
+
+/// What an app answered on one target. Not counted: the platform's own pages, and requests whose client left
+/// before there was an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Answers {
+    /// Requests that were answered, or should have been. An upgrade to WebSocket is an answer.
+    pub total: u64,
+    /// Of these, answers with a status of 5xx, and requests that got no complete answer: the app could not be
+    /// reached, closed the connection, or was silent for too long.
+    pub server_errors: u64,
 }
 
 #[derive(Debug)]
@@ -104,6 +117,8 @@ impl ReleaseTarget {
             backend,
             in_flight: AtomicUsize::new(0),
             finished: AtomicU64::new(0),
+            answers: AtomicU64::new(0),
+            server_errors: AtomicU64::new(0),
             removed: AtomicBool::new(false),
             idle: Notify::new(),
         })
@@ -125,6 +140,22 @@ impl ReleaseTarget {
     #[must_use]
     pub fn finished(&self) -> u64 {
         self.finished.load(Ordering::Relaxed)
+    }
+
+    /// What the app answered here since the target was made.
+    #[must_use]
+    pub fn answers(&self) -> Answers {
+        // Errors first: read in between, an answer is missing from both rather than an error from the total.
+        let server_errors = self.server_errors.load(Ordering::Relaxed);
+        Answers { total: self.answers.load(Ordering::Relaxed).max(server_errors), server_errors }
+    }
+
+    pub(crate) fn count_answer(&self) {
+        self.answers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_server_error(&self) {
+        self.server_errors.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether a drain has begun: nothing is routed here any more.

@@ -44,6 +44,13 @@ impl Upstream {
         Ok(Box::new(Self(socket)))
     }
 
+    /// It carried its one request: when dropped, it leaves no trace that would keep its local port from being
+    /// used again for a minute.
+    pub(crate) fn close_without_trace(&self) {
+        // A socket that is gone needs none.
+        let _ = self.0.set_zero_linger();
+    }
+
     /// Open as far as is known, and silent, as an idle connection must be. Asks the system only when something
     /// has come in.
     fn is_fresh(&self) -> bool {

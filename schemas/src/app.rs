@@ -121,6 +121,10 @@ pub enum AppState {
     Down,
     /// Stopped by request.
     Stopped,
+    /// Requests wait until traffic_resume.
+    Paused,
+    /// Visitors get a maintenance page until traffic_resume.
+    Maintenance,
 }
 
 /// An app in a list.

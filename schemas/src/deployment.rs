@@ -24,6 +24,8 @@ pub enum DeploymentState {
     Starting,
     /// Its health is being checked.
     Checking,
+    /// Healthy; gets a part of the traffic until it is promoted or aborted.
+    RollingOut,
     /// Traffic is being switched to it.
     Switching,
     /// It has the traffic; requests to the release before it are finishing.
@@ -34,7 +36,7 @@ pub enum DeploymentState {
     Failed,
     /// It was cancelled.
     Cancelled,
-    /// A newer deployment took its place before it was live.
+    /// Another deployment took its place before it was live: a newer one, or the live one, which brings the same.
     Superseded,
     /// It was live, died soon after, and the release before it serves again.
     RolledBack,
@@ -44,12 +46,13 @@ pub enum DeploymentState {
 
 impl DeploymentState {
     /// Every state, in the order of a life.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Queued,
         Self::Fetching,
         Self::Building,
         Self::Starting,
         Self::Checking,
+        Self::RollingOut,
         Self::Switching,
         Self::Draining,
         Self::Live,
@@ -69,6 +72,7 @@ impl DeploymentState {
             Self::Building => "building",
             Self::Starting => "starting",
             Self::Checking => "checking",
+            Self::RollingOut => "rolling_out",
             Self::Switching => "switching",
             Self::Draining => "draining",
             Self::Live => "live",
@@ -110,7 +114,15 @@ impl DeploymentState {
     /// Whether it can still be cancelled: traffic has not been switched to it.
     #[must_use]
     pub fn is_cancellable(self) -> bool {
-        matches!(self, Self::Queued | Self::Fetching | Self::Building | Self::Starting | Self::Checking)
+        matches!(
+            self,
+            Self::Queued
+                | Self::Fetching
+                | Self::Building
+                | Self::Starting
+                | Self::Checking
+                | Self::RollingOut
+        )
     }
 
     /// Whether a deployment may go from this state to `next`. The one place that knows the life of a
@@ -121,19 +133,27 @@ impl DeploymentState {
         match self {
             S::Queued => matches!(
                 next,
-                S::Fetching | S::Starting | S::Switching | S::Failed | S::Cancelled | S::Superseded
+                S::Fetching
+                    | S::Starting
+                    | S::RollingOut
+                    | S::Switching
+                    | S::Failed
+                    | S::Cancelled
+                    | S::Superseded
             ),
             // A restart of the daemon puts unfinished work back in the queue.
             S::Fetching | S::Building | S::Starting | S::Checking => {
                 matches!(next, S::Failed | S::Cancelled | S::Superseded | S::Queued)
                     || matches!(
                         (self, next),
-                        (S::Fetching, S::Building | S::Starting | S::Switching)
-                            | (S::Building, S::Starting | S::Switching)
+                        (S::Fetching, S::Building | S::Starting | S::RollingOut | S::Switching)
+                            | (S::Building, S::Starting | S::RollingOut | S::Switching)
                             | (S::Starting, S::Checking)
-                            | (S::Checking, S::Switching)
+                            | (S::Checking, S::RollingOut | S::Switching)
                     )
             }
+            // Not back in the queue: a restart takes it up where it was.
+            S::RollingOut => matches!(next, S::Switching | S::Failed | S::Cancelled | S::Superseded),
             S::Switching => matches!(next, S::Draining | S::Live | S::Failed | S::Queued),
             S::Draining => matches!(next, S::Live | S::RolledBack | S::Retired),
             S::Live => matches!(next, S::RolledBack | S::Retired),
@@ -261,6 +281,9 @@ pub struct DeploymentDetail {
     /// Things that did not stop it but should be known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// Nothing was deployed for this request: a deployment with the same source is live or on its way.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub nothing_new: bool,
     /// What to do next.
     pub next: String,
     /// When it was asked for.

@@ -76,6 +76,8 @@ pub enum JobKind {
     DeleteApp,
     /// Remove what is no longer needed.
     Cleanup,
+    /// Hand over to the program that is installed now.
+    Upgrade,
 }
 
 impl JobKind {
@@ -88,13 +90,14 @@ impl JobKind {
             Self::Scale => "scale",
             Self::DeleteApp => "delete_app",
             Self::Cleanup => "cleanup",
+            Self::Upgrade => "upgrade",
         }
     }
 
     /// The kind with this name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Stop, Self::Start, Self::Scale, Self::DeleteApp, Self::Cleanup]
+        [Self::Stop, Self::Start, Self::Scale, Self::DeleteApp, Self::Cleanup, Self::Upgrade]
             .into_iter()
             .find(|k| k.as_str() == text)
     }

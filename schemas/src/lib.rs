@@ -21,6 +21,7 @@ pub mod scope;
 pub mod text;
 pub mod time;
 pub mod token;
+pub mod traffic;
 pub mod upload;
 pub mod variable;
 

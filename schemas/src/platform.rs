@@ -84,16 +84,30 @@ pub struct PlatformCleanup {
     pub confirm: Option<String>,
 }
 
-/// Something that cleanup removes.
+/// Input of `platform_upgrade`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PlatformUpgrade {}
+
+/// Output of `platform_upgrade`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PlatformUpgrading {
+    /// Version of the daemon that hands over.
+    pub from: String,
+    /// The job; the daemon that has taken over ends it.
+    pub job: JobHandle,
+}
+
+/// Something that cleanup removes or keeps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Removable {
-    /// container, image, release_files, upload, build_cache.
+    /// release, image, release_files, work_files, upload, build_cache.
     pub kind: String,
     /// Its name.
     pub name: String,
     /// Bytes it takes.
     pub bytes: i64,
-    /// Why it is not needed.
+    /// Why it is not needed, or why it stays.
     pub why: String,
 }
 
@@ -104,6 +118,9 @@ pub struct CleanupPlan {
     pub items: Vec<Removable>,
     /// Bytes in all.
     pub bytes: i64,
+    /// What stays, in short.
+    #[serde(default)]
+    pub kept: Vec<Removable>,
     /// The job that removes it; absent for a dry run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobHandle>,

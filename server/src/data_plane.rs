@@ -1,23 +1,18 @@
-//! The data plane within the daemon: its listeners, its certificate, and the way of its access records into the
-//! store.
+//! The data plane within the daemon: its listeners and its certificate.
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::net::{SocketAddr, TcpListener};
 
-use berth_observe::RequestRecorder;
 use berth_proxy::{
     AccessRecord, AccessSink, CertificateTable, ListenOn, ProxyConfig, ProxyHandle, ProxyServer,
 };
-use berth_schemas::Timestamp;
-use berth_store::{
-    NewRequest, Store,
-    model::{AppId, Visible},
-};
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     cli::failure::Failure,
     config::{Config, DefaultCertificate},
+    sockets::Sockets,
+    takeover::Role,
 };
 
 /// Access records that may wait to be sorted; more are dropped and counted.
@@ -35,16 +30,20 @@ pub struct DataPlane {
     pub http: SocketAddr,
 }
 
-/// Binds the listeners and loads the default certificate.
+/// Takes the listeners and loads the default certificate.
 ///
 /// # Errors
-/// When an address is taken or the certificate is not valid.
-pub fn bind(config: &Config) -> Result<DataPlane, Failure> {
+/// When a listener cannot be used or the certificate is not valid.
+pub fn open(config: &Config, sockets: &Sockets) -> Result<DataPlane, Failure> {
     let (sink, records) = AccessSink::channel(RECORDS);
     let https = config.https.as_ref();
+    let listeners = |role| -> Result<Vec<ListenOn>, Failure> {
+        let duplicate: Option<TcpListener> = sockets.duplicate(role)?;
+        Ok(duplicate.map(ListenOn::Bound).into_iter().collect())
+    };
     let proxy = ProxyConfig {
-        http: vec![ListenOn::Addr(config.http_addr)],
-        https: https.map(|(addr, _)| ListenOn::Addr(*addr)).into_iter().collect(),
+        http: listeners(Role::Http)?,
+        https: listeners(Role::Https)?,
         public_https_port: https.map(|(addr, _)| addr.port()).filter(|port| *port != 443),
         connection_limit: config.visitors.max_connections,
         idle_timeout: config.visitors.idle_timeout,
@@ -53,15 +52,12 @@ pub fn bind(config: &Config) -> Result<DataPlane, Failure> {
         shutdown_timeout: config.shutdown_timeout,
         ..ProxyConfig::default()
     };
-    let (server, handle) = ProxyServer::bind(proxy, sink).map_err(|e| {
-        Failure::local(format!("the data plane cannot listen: {e}")).hint(
-            "Is something else listening there? Choose other addresses with --http-addr and --https-addr.",
-        )
-    })?;
+    let (server, handle) = ProxyServer::bind(proxy, sink)
+        .map_err(|e| Failure::local(format!("the data plane cannot listen: {e}")))?;
     if let Some((_, certificate)) = https {
         handle.set_certificates(default_certificate(certificate)?);
     }
-    let http = server.local_addrs().first().copied().unwrap_or(config.http_addr);
+    let http = sockets.addr(Role::Http).unwrap_or(config.http_addr);
     Ok(DataPlane { server, handle, records, http })
 }
 
@@ -89,64 +85,4 @@ pub async fn run(server: ProxyServer, shutdown: CancellationToken) {
     }
     let _ = stop.send(true);
     serving.await;
-}
-
-/// Hands access records to the recorder, with the app they belong to. Ends when `done` is cancelled and no
-/// record waits.
-pub async fn record(
-    mut records: mpsc::Receiver<AccessRecord>,
-    store: Store,
-    recorder: RequestRecorder,
-    done: CancellationToken,
-) {
-    let mut events = store.events().subscribe();
-    let mut apps: HashMap<String, AppId> = HashMap::new();
-    loop {
-        let next = tokio::select! {
-            biased;
-            record = records.recv() => record,
-            () = done.cancelled() => None,
-        };
-        let Some(record) = next else { return };
-        // A name may have come to mean another app.
-        loop {
-            match events.try_recv() {
-                Ok(event) if event.event.kind.starts_with("app.") => apps.clear(),
-                Ok(_) => {}
-                Err(broadcast::error::TryRecvError::Lagged(_)) => apps.clear(),
-                Err(_) => break,
-            }
-        }
-        let Some(label) = record.label.clone() else { continue };
-        let app = match apps.get(&label.app) {
-            Some(app) => *app,
-            None => {
-                let Ok(slug) = label.app.parse() else { continue };
-                let Ok(Some(app)) = store.apps().by_slug(&Visible::All, &slug).await else { continue };
-                apps.insert(label.app.clone(), app.id);
-                app.id
-            }
-        };
-        recorder.record(request(record, app, label.release));
-    }
-}
-
-fn request(record: AccessRecord, app_id: AppId, release: i64) -> NewRequest {
-    let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-    NewRequest {
-        app_id,
-        at: Timestamp(record.at_micros),
-        request_id: record.request_id.to_string(),
-        method: record.method.to_string(),
-        host: record.host,
-        // What follows the question mark may be a password or a token.
-        path: record.path.split_once('?').map_or(record.path.as_str(), |(path, _)| path).to_owned(),
-        status: i64::from(record.status),
-        bytes_in: signed(record.bytes_in),
-        bytes_out: signed(record.bytes_out),
-        micros: signed(record.duration_us),
-        app_micros: record.upstream_us.map(signed),
-        release: Some(release),
-        error: record.fault.map(|f| f.code().to_owned()),
-    }
 }

@@ -6,6 +6,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod data_plane;
 pub mod notify;
 pub mod presence;
@@ -14,4 +15,7 @@ pub mod route;
 pub mod schema;
 pub mod serve;
 pub mod signals;
+pub mod sockets;
 pub mod supervise;
+pub mod takeover;
+pub mod visits;

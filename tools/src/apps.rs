@@ -400,7 +400,7 @@ async fn restart(call: Call, input: AppRestart) -> Result<DeploymentDetail, Prob
         redeploy(&call, &app, "restart").await
     })
     .await?;
-    let row = follow::deployment(&call, row, wait).await?;
+    let row = follow::deployment(&call, row.into_row(), wait).await?;
     deployments::detail(&call, &row).await
 }
 
@@ -409,7 +409,7 @@ pub(crate) async fn redeploy(
     call: &Call,
     app: &AppRow,
     message: &str,
-) -> Result<berth_store::model::DeploymentRow, Problem> {
+) -> Result<berth_store::model::Enqueued, Problem> {
     let name = app.slug.as_str();
     if app.environment.stopped {
         return Err(Problem::new(Code::Conflict, format!("{name} is stopped."))
@@ -424,7 +424,11 @@ pub(crate) async fn redeploy(
     };
     let of = DeploymentRef::new(app.slug.clone(), release.number);
     let source = DeploymentSource::Redeploy { release: release.id, of };
-    let options = berth_deploy::EnqueueOptions { message: Some(message.to_owned()), no_cache: false };
+    let options = berth_deploy::EnqueueOptions {
+        message: Some(message.to_owned()),
+        no_cache: false,
+        ..Default::default()
+    };
     call.context.pipeline.enqueue(&call.principal, app, source, options).await
 }
 
@@ -436,6 +440,8 @@ pub(crate) fn state_name(state: AppState) -> &'static str {
         AppState::Degraded => "degraded",
         AppState::Down => "down",
         AppState::Stopped => "stopped",
+        AppState::Paused => "paused",
+        AppState::Maintenance => "in maintenance",
     }
 }
 

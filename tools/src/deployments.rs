@@ -1,14 +1,16 @@
 //! Deployments: make, watch, list, cancel, and read what they logged.
 
+use std::time::Duration;
+
 use berth_schemas::{
-    Code, Problem, Scope, Untrusted,
+    Code, DeploymentRef, Problem, Scope, Untrusted,
     app::AppSettings,
     deployment::{
         BuildLineKind, DeploymentCancel, DeploymentCreate, DeploymentDetail, DeploymentGet, DeploymentList,
         DeploymentLog, DeploymentLogPage, DeploymentPage, DeploymentState, DeploymentSummary, SourceShown,
     },
 };
-use berth_store::model::{AppRow, DeploymentRow, DeploymentSource};
+use berth_store::model::{AppRow, DeploymentRow, DeploymentSource, Enqueued};
 use serde::Serialize;
 
 use crate::{
@@ -94,7 +96,7 @@ pub(crate) fn tools() -> Vec<Tool> {
 async fn create(call: Call, input: DeploymentCreate) -> Result<DeploymentDetail, Problem> {
     let wait = follow::wait(input.wait_s, 0)?;
     check(&input, call.context.allow_local_sources)?;
-    let row = once::deployment(
+    let made = once::deployment(
         &call,
         "deployment_create",
         input.idempotency_key.as_deref(),
@@ -102,14 +104,47 @@ async fn create(call: Call, input: DeploymentCreate) -> Result<DeploymentDetail,
         async {
             let app = app_for(&call, &input).await?;
             let source = source(&call, &app, &input).await?;
-            let options =
-                berth_deploy::EnqueueOptions { message: input.message.clone(), no_cache: input.no_cache };
+            let options = berth_deploy::EnqueueOptions {
+                message: input.message.clone(),
+                no_cache: input.no_cache,
+                rollout: None,
+            };
             call.context.pipeline.enqueue(&call.principal, &app, source, options).await
         },
     )
     .await?;
+    let row = match made {
+        Enqueued::New(row) => row,
+        Enqueued::Same(row) => return same(&call, row, wait).await,
+    };
     let row = follow::deployment(&call, row, wait).await?;
     detail(&call, &row).await
+}
+
+/// The answer to who asked for what is there, or on its way, already.
+async fn same(call: &Call, row: DeploymentRow, wait: Duration) -> Result<DeploymentDetail, Problem> {
+    let on_its_way = !row.state.is_settled();
+    // Who follows hears of what goes on, not of what is long over.
+    let row = if on_its_way { follow::deployment(call, row, wait).await? } else { row };
+    let detail = detail(call, &row).await?;
+    let next = if on_its_way {
+        format!(
+            "{} was asked for before and brings the same, so this request joined it. {}",
+            row.reference(),
+            detail.next
+        )
+    } else {
+        already_live(&row, &row.reference(), &detail.url)
+    };
+    Ok(DeploymentDetail { nothing_new: true, next, ..detail })
+}
+
+/// What to say when there is nothing to deploy.
+fn already_live(row: &DeploymentRow, live: &DeploymentRef, url: &str) -> String {
+    let app = row.app.as_str();
+    format!(
+        "Nothing to deploy: {live} brings the same source, settings and variables and serves at {url}. To build it anew pass no_cache=true; to restart it use app_restart(app={app:?})."
+    )
 }
 
 /// The part of the input that makes two calls the same intention: all but how long to wait.
@@ -118,7 +153,7 @@ fn what_is_wanted(input: &DeploymentCreate) -> impl Serialize {
 }
 
 /// Checks what can be checked without asking anybody.
-fn check(input: &DeploymentCreate, allow_local: bool) -> Result<(), Problem> {
+pub(crate) fn check(input: &DeploymentCreate, allow_local: bool) -> Result<(), Problem> {
     if input.folder.is_some() {
         let detail = "The daemon cannot read a folder of your machine.";
         return Err(Problem::invalid("folder", detail).hint(
@@ -199,7 +234,12 @@ fn no_source(app: &str) -> Problem {
         .hint("Pass git_url, image, upload, files or folder; or set one with app_update(settings={git_url: …}).")
 }
 
-async fn source(call: &Call, app: &AppRow, input: &DeploymentCreate) -> Result<DeploymentSource, Problem> {
+/// What a deployment brings.
+pub(crate) async fn source(
+    call: &Call,
+    app: &AppRow,
+    input: &DeploymentCreate,
+) -> Result<DeploymentSource, Problem> {
     if let Some(url) = &input.git_url {
         return Ok(DeploymentSource::Git { url: url.clone(), git_ref: input.git_ref.clone() });
     }
@@ -327,7 +367,10 @@ async fn wait_for_line(
 ) -> Result<DeploymentRow, Problem> {
     let mut updates = call.context.pipeline.watch(row.id);
     // Whatever the broadcast says, even that it ended, is a reason to look again.
-    let _ = tokio::time::timeout(at_most, updates.recv()).await;
+    tokio::select! {
+        _ = tokio::time::timeout(at_most, updates.recv()) => {}
+        () = call.context.pipeline.stopping() => {}
+    }
     Ok(call.context.store.deployments().get(row.id).await?.unwrap_or(row))
 }
 
@@ -349,6 +392,7 @@ fn summary(row: &DeploymentRow) -> DeploymentSummary {
 pub(crate) async fn detail(call: &Call, row: &DeploymentRow) -> Result<DeploymentDetail, Problem> {
     let steps = call.context.store.deployments().transitions(row.id).await?;
     let url = call.context.addresses.url(&row.app);
+    let same = live_one_with_the_same(call, row).await?;
     Ok(DeploymentDetail {
         deployment: row.reference(),
         environment: row.environment.clone(),
@@ -363,11 +407,24 @@ pub(crate) async fn detail(call: &Call, row: &DeploymentRow) -> Result<Deploymen
         waits_for: call.context.pipeline.waits_for(row),
         problem: row.problem.clone(),
         warnings: row.warnings.clone(),
-        next: next(row, &url),
+        nothing_new: same.is_some(),
+        next: match &same {
+            Some(live) => already_live(row, live, &url),
+            None => next(row, &url),
+        },
         url,
         created_at: row.created_at,
         finished_at: row.finished_at,
     })
+}
+
+/// The deployment that was live with the same source when this one found that it brings nothing new. Such a one has
+/// the release of another, as otherwise only a rollback has.
+async fn live_one_with_the_same(call: &Call, row: &DeploymentRow) -> Result<Option<DeploymentRef>, Problem> {
+    let superseded = row.state == DeploymentState::Superseded;
+    let (true, Some(release)) = (superseded && row.source.is_new(), row.release) else { return Ok(None) };
+    let release = call.context.store.releases().get(release).await?;
+    Ok(release.filter(|r| r.deployment_id != row.id).map(|r| DeploymentRef::new(row.app.clone(), r.number)))
 }
 
 /// The next step, in words that a model or a person can follow.
@@ -376,6 +433,15 @@ fn next(row: &DeploymentRow, url: &str) -> String {
     let app = row.app.as_str();
     let which = row.reference().to_string();
     match row.state {
+        S::RollingOut if row.promote_requested => format!(
+            "It is being promoted: call deployment_get(deployment={which:?}, wait_s=50) until settled is true."
+        ),
+        S::RollingOut => {
+            let percent = row.rollout.as_ref().map_or(0, |r| r.percent);
+            format!(
+                "It is healthy and gets {percent} % of the visitors until somebody decides: rollout_promote(app={app:?}) gives it all traffic, rollout_abort takes it back, rollout_set changes its part. traffic_get(app={app:?}) shows how it does."
+            )
+        }
         S::Live => format!("It serves at {url}. What it prints: log_search(app={app:?})."),
         S::Failed => {
             let code = row.problem.as_ref().map(|p| p.code);

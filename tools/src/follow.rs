@@ -39,7 +39,7 @@ pub(crate) async fn deployment(
     at_most: Duration,
 ) -> Result<DeploymentRow, Problem> {
     let follows = call.progress.follows();
-    if !follows && (row.state.is_settled() || at_most.is_zero()) {
+    if !follows && (row.rests() || at_most.is_zero()) {
         return Ok(row);
     }
     if !call.progress.wanted() {
@@ -81,7 +81,7 @@ impl Follower<'_> {
         let mut updates = self.call.context.pipeline.watch(self.row.id);
         self.tell_state(None).await;
         self.catch_up().await?;
-        while !self.row.state.is_settled() {
+        while !self.row.rests() {
             let end = deadline.unwrap_or_else(|| Instant::now() + LOOK_AGAIN);
             tokio::select! {
                 update = updates.recv() => match update {
@@ -109,6 +109,7 @@ impl Follower<'_> {
                     }
                 },
                 () = tokio::time::sleep_until(end.min(Instant::now() + LOOK_AGAIN)) => self.catch_up().await?,
+                () = self.call.context.pipeline.stopping() => break,
             }
             let late = deadline.is_some_and(|d| Instant::now() >= d);
             if late || !self.call.progress.wanted() {

@@ -20,10 +20,12 @@ mod projects;
 pub mod registry;
 mod releases;
 mod requests;
+mod rollouts;
 mod settings;
 pub mod text;
 mod tidy;
 mod tokens;
+mod traffic;
 mod variables;
 
 pub use berth_deploy::Addresses;
@@ -46,7 +48,9 @@ pub fn registry() -> Registry {
         projects::tools(),
         releases::tools(),
         requests::tools(),
+        rollouts::tools(),
         tokens::tools(),
+        traffic::tools(),
         variables::tools(),
     ];
     Registry::new(nouns.into_iter().flatten().collect())

@@ -45,7 +45,10 @@ async fn search(call: Call, input: LogSearch) -> Result<LogPage, Problem> {
         return follow_lines(&call, &app, &query, lines, arriving).await;
     }
     if lines.is_empty() && !wait.is_zero() {
-        wait_for_match(&query, &mut arriving, wait).await;
+        tokio::select! {
+            () = wait_for_match(&query, &mut arriving, wait) => {}
+            () = call.context.pipeline.stopping() => {}
+        }
         (lines, more) = call.context.store.logs().search(app.id, &query).await?;
     }
     let keep = if input.after.is_some() { Keep::First } else { Keep::Last };
@@ -114,7 +117,11 @@ async fn follow_lines(
     }
     while call.progress.wanted() {
         // The timeout is there to notice a caller who left while the app was silent.
-        match tokio::time::timeout(Duration::from_secs(5), arriving.recv()).await {
+        let next = tokio::select! {
+            next = tokio::time::timeout(Duration::from_secs(5), arriving.recv()) => next,
+            () = call.context.pipeline.stopping() => break,
+        };
+        match next {
             Err(_) => {}
             Ok(Ok(line)) => {
                 // A line may arrive before it has an id; what has one was perhaps told already.

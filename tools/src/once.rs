@@ -10,7 +10,7 @@ use std::{
 };
 
 use berth_schemas::{Code, Problem};
-use berth_store::model::{DeploymentId, DeploymentRow};
+use berth_store::model::{DeploymentId, Enqueued};
 use serde::{Deserialize, Serialize};
 
 use crate::registry::Call;
@@ -20,6 +20,9 @@ use crate::registry::Call;
 struct Remembered {
     deployment: DeploymentId,
     input: u64,
+    /// It was there already, with the same source.
+    #[serde(default)]
+    same: bool,
 }
 
 /// Runs `make`, or finds the deployment that the same key made before.
@@ -28,8 +31,8 @@ pub(crate) async fn deployment(
     tool: &str,
     key: Option<&str>,
     input: &impl Serialize,
-    make: impl Future<Output = Result<DeploymentRow, Problem>>,
-) -> Result<DeploymentRow, Problem> {
+    make: impl Future<Output = Result<Enqueued, Problem>>,
+) -> Result<Enqueued, Problem> {
     let Some(key) = key else { return make.await };
     if key.is_empty() || key.len() > 200 {
         return Err(Problem::invalid("idempotency_key", "idempotency_key must have 1 to 200 characters."));
@@ -40,10 +43,11 @@ pub(crate) async fn deployment(
     match keys.claim(who, tool, key).await? {
         Some(result) => again(call, result, input).await,
         None => match make.await {
-            Ok(row) => {
-                let remembered = serde_json::json!(Remembered { deployment: row.id, input });
+            Ok(made) => {
+                let same = matches!(made, Enqueued::Same(_));
+                let remembered = serde_json::json!(Remembered { deployment: made.row().id, input, same });
                 keys.store(who, tool, key, &remembered).await?;
-                Ok(row)
+                Ok(made)
             }
             Err(problem) => {
                 keys.release(who, tool, key).await?;
@@ -53,7 +57,7 @@ pub(crate) async fn deployment(
     }
 }
 
-async fn again(call: &Call, result: serde_json::Value, input: u64) -> Result<DeploymentRow, Problem> {
+async fn again(call: &Call, result: serde_json::Value, input: u64) -> Result<Enqueued, Problem> {
     let gone = || {
         Problem::new(Code::Conflict, "What this idempotency_key made is gone.")
             .hint("Call again with a new key.")
@@ -66,7 +70,8 @@ async fn again(call: &Call, result: serde_json::Value, input: u64) -> Result<Dep
         }
         .hint("Use a new key for a new intention."));
     }
-    call.context.store.deployments().get(remembered.deployment).await?.ok_or_else(gone)
+    let row = call.context.store.deployments().get(remembered.deployment).await?.ok_or_else(gone)?;
+    Ok(if remembered.same { Enqueued::Same(row) } else { Enqueued::New(row) })
 }
 
 /// A number that two inputs share when they say the same.

@@ -1,16 +1,23 @@
 //! The platform itself: its health, and cleaning up.
 
-use std::{collections::HashSet, fs, path::Path};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs,
+    path::Path,
+};
 
 use berth_schemas::{
     Code, Problem, Scope,
     app::AppState,
     platform::{
-        AppCounts, CleanupPlan, DiskStatus, PlatformCleanup, PlatformStatus, PlatformStatusGet, Removable,
+        AppCounts, CleanupPlan, DiskStatus, PlatformCleanup, PlatformStatus, PlatformStatusGet,
+        PlatformUpgrade, PlatformUpgrading, Removable,
     },
+    traffic::TrafficMode,
 };
 
-use berth_store::model::AppId;
+use berth_deploy::CleanupFound;
+use berth_store::model::{AppId, AppRow};
 
 use crate::{
     confirm::confirmed,
@@ -52,18 +59,37 @@ pub(crate) fn tools() -> Vec<Tool> {
             },
             cleanup,
         ),
+        Tool::new(
+            Spec {
+                name: "platform_upgrade",
+                title: "Replace the daemon by its new version",
+                description: "Start the Berth program that is installed on the server now and hand over to it: listening sockets stay open, open requests finish in the old process. If the new one does not start, the old one goes on. Install the new program first (deploy.sh does both). Watch it with job_get.",
+                hints: Hints::CREATE,
+                scope: Scope::Admin,
+                tier: Tier::Extended,
+                method: Method::Post,
+                path: "/v1/platform/upgrade",
+            },
+            upgrade,
+        ),
     ]
+}
+
+async fn upgrade(call: Call, _: PlatformUpgrade) -> Result<PlatformUpgrading, Problem> {
+    find::demand_all_projects(&call, "platform_upgrade")?;
+    let job = call.context.pipeline.upgrade(&call.principal).await?;
+    Ok(PlatformUpgrading { from: call.context.version.into(), job: jobs::handle(&job) })
 }
 
 async fn status(call: Call, _: PlatformStatusGet) -> Result<PlatformStatus, Problem> {
     let context = &call.context;
     let docker = context.pipeline.docker_status().await;
     let disk = disk(context).await?;
-    let (apps, ids) = apps(&call).await?;
+    let seen = apps(&call).await?;
     let unsettled = context.store.deployments().unsettled().await?;
-    let in_progress = unsettled.iter().filter(|d| ids.contains(&d.app_id)).count();
+    let in_progress = unsettled.iter().filter(|d| seen.ids.contains(&d.app_id)).count();
     let needed = i64::try_from(context.pipeline.min_free_bytes()).unwrap_or(i64::MAX);
-    let attention = attention(docker.available, docker.problem.as_deref(), &disk, needed, &apps);
+    let attention = attention(docker.available, docker.problem.as_deref(), &disk, needed, &seen);
     Ok(PlatformStatus {
         healthy: attention.is_empty(),
         attention,
@@ -73,7 +99,7 @@ async fn status(call: Call, _: PlatformStatusGet) -> Result<PlatformStatus, Prob
         disk,
         store: context.store.kind().into(),
         memory_bytes: memory_bytes(),
-        apps,
+        apps: seen.counts,
         deployments_in_progress: i64::try_from(in_progress).unwrap_or(i64::MAX),
         app_url_pattern: url_pattern(context),
     })
@@ -85,7 +111,7 @@ fn attention(
     docker_problem: Option<&str>,
     disk: &DiskStatus,
     needed: i64,
-    apps: &AppCounts,
+    seen: &Seen,
 ) -> Vec<String> {
     let mut list = Vec::new();
     if !docker {
@@ -107,29 +133,61 @@ fn attention(
             jobs::size(disk.total_bytes)
         ));
     }
-    for app in &apps.unhealthy {
-        list.push(format!(
-            "{app} does not serve as it should. See app_get(app={app:?}) and log_search(app={app:?})."
-        ));
+    for app in &seen.counts.unhealthy {
+        list.push(match seen.troubles.get(app) {
+            Some(trouble) => format!(
+                "{app} does not serve as it should: {} {}",
+                trouble.detail,
+                trouble.hint.as_deref().unwrap_or("See app_get and log_search.")
+            ),
+            None => format!(
+                "{app} does not serve as it should. See app_get(app={app:?}) and log_search(app={app:?})."
+            ),
+        });
     }
+    list.extend(seen.held.iter().cloned());
     list
 }
 
-/// The apps that the caller may see, counted by state, and their ids.
-async fn apps(call: &Call) -> Result<(AppCounts, HashSet<AppId>), Problem> {
-    let mut counts = AppCounts::default();
-    let mut ids = HashSet::new();
+/// The apps that a caller may see.
+#[derive(Default)]
+struct Seen {
+    /// Counted by state.
+    counts: AppCounts,
+    ids: HashSet<AppId>,
+    /// What stands in the way of repairing some, by name.
+    troubles: BTreeMap<String, Problem>,
+    /// What visitors of some meet instead, because somebody wanted that.
+    held: Vec<String>,
+}
+
+async fn apps(call: &Call) -> Result<Seen, Problem> {
+    let mut seen = Seen::default();
+    let Seen { counts, ids, troubles, held } = &mut seen;
     for app in call.context.store.apps().all(&call.principal.visible).await? {
         counts.total += 1;
         ids.insert(app.id);
+        troubles.extend(call.context.pipeline.trouble(&app).map(|t| (app.slug.to_string(), t)));
+        held.extend(held_back(&app));
         match call.context.pipeline.app_state(&app).await {
             AppState::Running => counts.running += 1,
             AppState::Stopped => counts.stopped += 1,
             AppState::Down | AppState::Degraded => counts.unhealthy.push(app.slug.to_string()),
-            AppState::Empty => {}
+            AppState::Empty | AppState::Paused | AppState::Maintenance => {}
         }
     }
-    Ok((counts, ids))
+    Ok(seen)
+}
+
+/// What keeps visitors from an app, where somebody wanted that.
+fn held_back(app: &AppRow) -> Option<String> {
+    let (what, by, since) = match &app.environment.traffic {
+        TrafficMode::Open => return None,
+        TrafficMode::Paused { by, since, .. } => ("is paused, so its visitors wait,", by, since),
+        TrafficMode::Maintenance { by, since, .. } => ("shows a maintenance page", by, since),
+    };
+    let name = app.slug.as_str();
+    Some(format!("{name} {what} since {since} (by {by}). traffic_resume(app={name:?}) ends it."))
 }
 
 async fn disk(context: &Context) -> Result<DiskStatus, Problem> {
@@ -189,15 +247,15 @@ fn url_pattern(context: &Context) -> String {
 
 async fn cleanup(call: Call, input: PlatformCleanup) -> Result<CleanupPlan, Problem> {
     find::demand_all_projects(&call, "platform_cleanup")?;
-    let items = call.context.pipeline.cleanup_plan().await?;
+    let CleanupFound { items, kept } = call.context.pipeline.cleanup_plan().await?;
     let bytes = items.iter().map(|i| i.bytes).sum();
     if input.dry_run.unwrap_or(true) {
-        return Ok(CleanupPlan { items, bytes, job: None });
+        return Ok(CleanupPlan { items, bytes, kept, job: None });
     }
     let effect = format!("remove {} unneeded things ({})", items.len(), jobs::size(bytes));
     confirmed("platform_cleanup", "cleanup", input.confirm.as_deref(), &[effect])?;
     let job = call.context.pipeline.cleanup(&call.principal).await?;
-    Ok(CleanupPlan { items, bytes, job: Some(jobs::handle(&job)) })
+    Ok(CleanupPlan { items, bytes, kept, job: Some(jobs::handle(&job)) })
 }
 
 impl Brief for PlatformStatus {
@@ -225,6 +283,18 @@ impl Brief for PlatformStatus {
     }
 }
 
+impl Brief for PlatformUpgrading {
+    fn brief(&self) -> Text {
+        format!(
+            "Berth {} hands over to the program that is installed now (job {}). job_get(job={:?}, wait_s=50) tells when the new one has taken over; platform_status shows its version.",
+            self.from,
+            self.job.job,
+            self.job.job.as_str()
+        )
+        .into()
+    }
+}
+
 impl Brief for CleanupPlan {
     fn brief(&self) -> Text {
         /// More than a screen of them helps nobody.
@@ -233,6 +303,12 @@ impl Brief for CleanupPlan {
         let mut text = Text::from(format!("{verb} {} things, {}.", self.items.len(), jobs::size(self.bytes)));
         for Removable { kind, name, bytes, why } in self.items.iter().take(SHOWN) {
             text = text.say(format!("\n{kind} {name} {}: {why}", jobs::size(*bytes)));
+        }
+        if self.job.is_none() && !self.kept.is_empty() {
+            text = text.say("\nWould stay:");
+            for Removable { kind, name, bytes, why } in self.kept.iter().take(SHOWN) {
+                text = text.say(format!("\n{kind} {name} {}: {why}", jobs::size(*bytes)));
+            }
         }
         match &self.job {
             Some(job) => text.say(format!("\nJob {}: job_get tells when it is done.", job.job)),
@@ -249,13 +325,15 @@ mod tests {
     #[test]
     fn attention_says_what_to_do() {
         let well = DiskStatus { free_bytes: 50_000_000_000, total_bytes: 100_000_000_000, data_bytes: 0 };
-        assert!(attention(true, None, &well, 1 << 30, &AppCounts::default()).is_empty());
-        let refused = attention(true, None, &well, 60_000_000_000, &AppCounts::default());
+        let none = Seen::default();
+        assert!(attention(true, None, &well, 1 << 30, &none).is_empty());
+        let refused = attention(true, None, &well, 60_000_000_000, &none);
         assert!(refused[0].contains("min_free_disk_mb"), "{refused:?}");
         let full = DiskStatus { free_bytes: 5_000_000_000, ..well };
-        let apps = AppCounts { unhealthy: vec!["web".into()], ..AppCounts::default() };
-        let list = attention(false, None, &full, 1 << 30, &apps);
-        assert_eq!(list.len(), 3);
+        let counts = AppCounts { unhealthy: vec!["web".into()], ..AppCounts::default() };
+        let seen = Seen { counts, held: vec!["shop is paused".into()], ..Seen::default() };
+        let list = attention(false, None, &full, 1 << 30, &seen);
+        assert_eq!(list.len(), 4);
         assert!(list[1].contains("platform_cleanup") && list[2].contains("app_get(app=\"web\")"));
     }
 

@@ -5,7 +5,7 @@ use berth_schemas::{
     deployment::DeploymentDetail,
     release::{Release, ReleaseList, ReleasePage, ReleaseRollback},
 };
-use berth_store::model::{AppRow, Artifact, DeploymentRow, DeploymentSource, ReleaseRow};
+use berth_store::model::{AppRow, Artifact, DeploymentSource, Enqueued, ReleaseRow};
 
 use crate::{
     apps, deployments, find, follow, jobs, once,
@@ -75,15 +75,18 @@ async fn rollback(call: Call, input: ReleaseRollback) -> Result<DeploymentDetail
         go_back(&call, &app, input.to).await
     })
     .await?;
-    let row = follow::deployment(&call, row, wait).await?;
+    let row = follow::deployment(&call, row.into_row(), wait).await?;
     deployments::detail(&call, &row).await
 }
 
-async fn go_back(call: &Call, app: &AppRow, to: Option<i64>) -> Result<DeploymentRow, Problem> {
+async fn go_back(call: &Call, app: &AppRow, to: Option<i64>) -> Result<Enqueued, Problem> {
     let release = target(call, app, to).await?;
     let to = DeploymentRef::new(app.slug.clone(), release.number);
-    let options =
-        berth_deploy::EnqueueOptions { message: Some(format!("rollback to {to}")), no_cache: false };
+    let options = berth_deploy::EnqueueOptions {
+        message: Some(format!("rollback to {to}")),
+        no_cache: false,
+        ..Default::default()
+    };
     let source = DeploymentSource::Rollback { release: release.id, to };
     call.context.pipeline.enqueue(&call.principal, app, source, options).await
 }

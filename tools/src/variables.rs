@@ -167,7 +167,7 @@ async fn applied(
     if redeploy && !nothing_runs {
         // The row is read again: its settings and times may have moved with the change.
         let app = find::app_to_change(call, &app.slug).await?;
-        let row = apps::redeploy(call, &app, "variables changed").await?;
+        let row = apps::redeploy(call, &app, "variables changed").await?.into_row();
         let which = row.reference();
         let applies =
             format!("With {which}, which is under way: deployment_get(deployment=\"{which}\", wait_s=50).");

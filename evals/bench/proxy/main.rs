@@ -55,8 +55,7 @@ struct Args {
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     raise_open_files()?;
-    pin_this_process(1)
-        .context("two cores are needed: one for the proxy, one for clients and upstream")?;
+    pin_this_process(1).context("two cores are needed: one for the proxy, one for clients and upstream")?;
     let berth = match args.berth {
         Some(path) => path,
         None => std::env::current_exe()?.with_file_name("examples").join("data_plane"),

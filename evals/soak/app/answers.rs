@@ -76,7 +76,10 @@ pub(crate) fn answer(
     }
     let number = |name: &str| {
         let pairs = request.uri().query().unwrap_or_default().split('&');
-        pairs.filter_map(|pair| pair.split_once('=')).find(|(n, _)| *n == name).and_then(|(_, v)| v.parse().ok())
+        pairs
+            .filter_map(|pair| pair.split_once('='))
+            .find(|(n, _)| *n == name)
+            .and_then(|(_, v)| v.parse().ok())
     };
     let bytes: usize = number("bytes").unwrap_or(0);
     let response = match (request.method().clone(), request.uri().path()) {
@@ -114,7 +117,8 @@ fn streamed(pieces: impl stream::Stream<Item = Bytes> + Send + 'static) -> Respo
 /// Chunked, without a length to compare with.
 fn in_pieces(bytes: Vec<u8>) -> Response<Bytestream> {
     let bytes = Bytes::from(bytes);
-    let pieces: Vec<Bytes> = (0..bytes.len()).step_by(1500).map(|at| bytes.slice(at..bytes.len().min(at + 1500))).collect();
+    let pieces: Vec<Bytes> =
+        (0..bytes.len()).step_by(1500).map(|at| bytes.slice(at..bytes.len().min(at + 1500))).collect();
     streamed(stream::iter(pieces))
 }
 

@@ -67,6 +67,7 @@ fn the_real_program_installs_and_answers() {
     let files = [("berth".to_owned(), fs::read(binary).expect("program"))].into();
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let release = Release { version, arch: std::env::consts::ARCH.into(), epoch: 0, level: 0, files };
+    let mut release = release;
     release.write(&world.releases()).expect("release");
     let installed = world.install(&["--start", "--domain", "localhost"]);
     assert_eq!(installed.status(), "installed", "{installed:#?}");
@@ -77,6 +78,13 @@ fn the_real_program_installs_and_answers() {
         installed.stdout
     );
     assert_eq!(world.install(&["--start"]).status(), "unchanged");
+    // Another archive of the same program: the running daemon hands over to it.
+    release.files.insert("README.md".into(), b"another".to_vec());
+    release.write(&world.releases()).expect("release");
+    let upgraded = world.install(&["--start"]);
+    assert_eq!(upgraded.status(), "upgraded", "{upgraded:#?}");
+    assert!(upgraded.stdout.contains("has taken over"), "{upgraded:#?}");
+    assert!(world.answers(world.control_port, "/healthz"));
     assert_eq!(world.uninstall(&["--purge"]).status(), "purged");
     assert!(!world.data().exists());
 }

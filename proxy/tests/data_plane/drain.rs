@@ -6,7 +6,7 @@ use berth_proxy::AccessFault;
 use futures_util::{SinkExt, StreamExt};
 use tokio_tungstenite::tungstenite::{Message, protocol::frame::coding::CloseCode};
 
-use crate::support::{App, Proxy, raw_app, release};
+use crate::support::{App, Proxy, raw_app, release, until};
 
 #[tokio::test]
 async fn what_is_in_flight_finishes_and_is_counted() {
@@ -32,19 +32,19 @@ async fn what_is_in_flight_finishes_and_is_counted() {
 }
 
 #[tokio::test]
-async fn an_event_stream_is_cut_at_the_deadline_and_recorded() {
+async fn what_outlasts_the_deadline_is_cut_and_recorded() {
     let app = App::start("web").await;
     let mut proxy = Proxy::start();
     let target = release(1, &[app.addr]);
     proxy.route(&target);
-    let mut events = proxy.get("/events").await.bytes_stream();
-    events.next().await.expect("an event").expect("no error");
+    let slow = tokio::spawn(proxy.client().get(proxy.url("/slow?ms=20000")).send());
+    until(|| target.in_flight() == 1).await;
     proxy.route(&release(2, &[app.addr]));
     let report = proxy.handle.drain(&target, Duration::from_millis(300)).await;
     assert_eq!((report.finished, report.cut), (0, 1));
     assert!(report.waited < Duration::from_millis(1500), "{report:?}");
     let begun = Instant::now();
-    while let Some(Ok(_)) = events.next().await {}
+    assert!(slow.await.expect("no panic").is_err());
     assert!(begun.elapsed() < Duration::from_secs(1), "the client sees the end at once");
     assert_eq!(proxy.record().await.fault, Some(AccessFault::Cut));
 }

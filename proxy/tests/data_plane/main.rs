@@ -4,11 +4,15 @@
 #![allow(clippy::expect_used, reason = "a helper that fails fails its test")]
 
 mod drain;
+mod event_streams;
+mod hand_over;
 mod headers;
 mod replicas;
+mod reuse;
 mod routing;
 mod shutdown;
 mod static_release;
 mod streaming;
 mod support;
 mod tls;
+mod traffic;

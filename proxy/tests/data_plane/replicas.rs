@@ -90,33 +90,33 @@ async fn when_no_replica_can_be_reached_the_page_says_unhealthy() {
 async fn a_post_that_the_app_may_have_seen_is_never_sent_twice() {
     let seen = Arc::new(AtomicUsize::new(0));
     let counted = seen.clone();
-    // Answers the first request of each connection, and hangs up on the second.
+    // Reads a request, and hangs up.
     let (addr, _) = raw_app(move |mut socket| {
         let seen = counted.clone();
         async move {
-            read_head(&mut socket).await;
-            seen.fetch_add(1, Ordering::SeqCst);
-            let _ = socket.write_all(OK).await;
-            if read_head(&mut socket).await.is_some() {
-                seen.fetch_add(1, Ordering::SeqCst);
+            while read_head(&mut socket).await.is_some_and(|head| head.starts_with("GET")) {
+                let _ = socket.write_all(OK).await;
             }
+            seen.fetch_add(1, Ordering::SeqCst);
         }
     })
     .await;
     let mut proxy = Proxy::start();
-    proxy.route(&release(1, &[addr]));
+    let target = release(1, &[addr]);
+    proxy.route(&target);
     let client = proxy.client();
-    assert_eq!(client.get(proxy.url("/")).send().await.expect("an answer").status(), 200);
-    let post = client.post(proxy.url("/")).header("content-length", "0").send().await.expect("an answer");
-    assert_eq!(post.status(), 502);
-    assert_eq!(post.headers()["x-berth-error"], "app_no_answer");
-    assert_eq!(seen.load(Ordering::SeqCst), 2, "the GET and the POST, each once");
-    proxy.record().await;
-    assert_eq!(proxy.record().await.fault, Some(AccessFault::NoAnswer));
-
-    // A GET on such a connection is: nothing is lost by asking again.
-    assert_eq!(client.get(proxy.url("/")).send().await.expect("an answer").status(), 200);
-    assert_eq!(client.get(proxy.url("/")).send().await.expect("an answer").status(), 200);
+    for (n, body) in [0, 10, 100 << 10].into_iter().enumerate() {
+        assert_eq!(client.get(proxy.url("/")).send().await.expect("an answer").status(), 200);
+        assert_eq!(proxy.record().await.fault, None);
+        let post = client.post(proxy.url("/")).body(vec![b'x'; body]).send().await.expect("an answer");
+        assert_eq!(
+            (post.status().as_u16(), &post.headers()["x-berth-error"]),
+            (502, &"app_no_answer".parse().expect("a value"))
+        );
+        assert_eq!(seen.load(Ordering::SeqCst), n + 1, "each once");
+        assert_eq!(proxy.record().await.fault, Some(AccessFault::NoAnswer));
+    }
+    assert_eq!((target.answers().total, target.answers().server_errors), (6, 3));
 }
 
 #[tokio::test]

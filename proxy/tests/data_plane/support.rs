@@ -59,8 +59,33 @@ impl Proxy {
 
     /// Routes `web.test` to a release.
     pub fn route(&self, target: &Arc<ReleaseTarget>) {
-        let routes = RouteTable::builder().host("web.test").to(Destination::Release(target.clone())).build();
+        self.lead_to(Destination::Release(target.clone()));
+    }
+
+    /// Routes `web.test` to whatever it is.
+    pub fn lead_to(&self, destination: Destination) {
+        let routes = RouteTable::builder().host("web.test").to(destination).build();
         self.handle.set_routes(routes.expect("one route"));
+    }
+
+    /// Gives the proxy a certificate, and makes a client that speaks HTTP/2 with it.
+    pub fn http2_client(&self) -> reqwest::Client {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::new(vec!["web.test".to_owned()]).expect("a name");
+        let certificate = params.self_signed(&key).expect("signed");
+        let table = berth_proxy::CertificateTable::builder().pem(
+            "web.test",
+            &certificate.pem(),
+            &key.serialize_pem(),
+        );
+        self.handle.set_certificates(table.expect("a good certificate").build());
+        let root = reqwest::Certificate::from_der(certificate.der()).expect("a certificate");
+        let builder = self.client_builder().resolve("web.test", self.https).tls_certs_only([root]);
+        builder.build().expect("a client")
+    }
+
+    pub fn https_url(&self, path: &str) -> String {
+        format!("https://web.test:{}{path}", self.https.port())
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -109,6 +134,17 @@ impl Proxy {
         socket.write_all(request.as_bytes()).await.expect("writes");
         read_all(&mut socket).await
     }
+}
+
+/// Waits until something is so, for at most five seconds.
+pub async fn until(mut so: impl FnMut() -> bool) {
+    for _ in 0..1000 {
+        if so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("it never came to that");
 }
 
 pub async fn read_all(socket: &mut TcpStream) -> String {
@@ -178,7 +214,7 @@ impl App {
             .route("/headers", any(headers))
             .route("/upload", any(upload))
             .route("/download", get(download))
-            .route("/events", get(events))
+            .route("/events", any(events))
             .route("/broken", get(|| async { (axum::http::StatusCode::BAD_GATEWAY, "the app's own 502") }))
             .fallback(any(move || async move { name }))
             .layer(axum::middleware::from_fn(move |request: Request, next: axum::middleware::Next| {
@@ -267,6 +303,41 @@ pub async fn read_head(socket: &mut TcpStream) -> Option<String> {
         head.push(socket.read_u8().await.ok()?);
     }
     Some(String::from_utf8_lossy(&head).into_owned())
+}
+
+/// Reads a request with its body, sent with a length or in chunks. Returns its head.
+pub async fn read_request(socket: &mut TcpStream) -> Option<String> {
+    let head = read_head(socket).await?;
+    let lower = head.to_ascii_lowercase();
+    if let Some((_, rest)) = lower.split_once("content-length: ") {
+        let length = rest.split("\r\n").next()?.parse().ok()?;
+        socket.read_exact(&mut vec![0; length]).await.ok()?;
+    } else if lower.contains("transfer-encoding: chunked") {
+        let mut end = Vec::new();
+        while !end.ends_with(b"\r\n0\r\n\r\n") && end != b"0\r\n\r\n" {
+            end.push(socket.read_u8().await.ok()?);
+        }
+    }
+    Some(head)
+}
+
+/// An address where connecting takes for ever: its queue is full. Lives as long as what comes with it.
+pub fn deaf_address() -> (SocketAddr, Vec<socket2::Socket>) {
+    let socket =
+        |()| socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    let listener = socket(());
+    listener.bind(&LOOPBACK.into()).expect("loopback can be bound");
+    listener.listen(0).expect("listens");
+    let addr = listener.local_addr().expect("bound");
+    let mut open = vec![listener];
+    for _ in 0..4 {
+        let filler = socket(());
+        filler.set_nonblocking(true).expect("a socket");
+        // In progress, for ever.
+        let _ = filler.connect(&addr);
+        open.push(filler);
+    }
+    (addr.as_socket().expect("IPv4"), open)
 }
 
 /// Resident memory of this process in KiB.

@@ -38,8 +38,15 @@ impl Inner {
         };
         let mut attempt = Attempt { app, row, journal, cancel };
         let begun = Instant::now();
-        let outcome = match self.store.deployments().bump_attempt(attempt.row.id).await {
-            Ok(_) => self.drive(&mut attempt).await,
+        // A rollout that goes on is not begun again.
+        let resumed = attempt.row.state == DeploymentState::RollingOut;
+        let begun_again = match resumed {
+            true => Ok(()),
+            false => self.store.deployments().bump_attempt(attempt.row.id).await.map(drop),
+        };
+        let outcome = match begun_again {
+            Ok(()) if resumed => self.drive_on(&mut attempt).await,
+            Ok(()) => self.drive(&mut attempt).await,
             Err(error) => Err(error.into()),
         };
         if let Err(halt) = outcome {
@@ -70,9 +77,46 @@ impl Inner {
                 }
             }
         };
-        match self.switch(attempt, &release, started).await {
+        self.bring_in(attempt, &release, started).await
+    }
+
+    /// Goes on with a rollout that the last run of the daemon left.
+    async fn drive_on(self: &Arc<Self>, attempt: &mut Attempt) -> Result<(), Halt> {
+        match self.resume_rollout(attempt).await {
+            Ok((release, containers)) => self.bring_in(attempt, &release, containers).await,
+            Err(halt) => {
+                if !matches!(halt, Halt::Shutdown) {
+                    drop(self.routes.end_trial(attempt.row.environment_id));
+                }
+                Err(halt)
+            }
+        }
+    }
+
+    /// Gives a checked release the traffic: a part of it first, where that is wanted.
+    async fn bring_in(
+        self: &Arc<Self>,
+        attempt: &mut Attempt,
+        release: &ReleaseRow,
+        mut started: Option<Vec<Running>>,
+    ) -> Result<(), Halt> {
+        let trial = match attempt.row.rollout {
+            Some(_) => self.roll_out(attempt, release, &mut started).await,
+            None => Ok(None),
+        };
+        let outcome = match trial {
+            Ok(target) => self.switch(attempt, release, started, target).await,
+            Err(halt) => Err(halt),
+        };
+        self.forget_comparison(attempt.row.id);
+        match outcome {
             Ok(()) => Ok(()),
-            Err(halt) => self.give_up(attempt, &release, halt).await,
+            // Its containers go on, with their part of the traffic, until the next start takes it up.
+            Err(Halt::Shutdown) if attempt.row.state == DeploymentState::RollingOut => Err(Halt::Shutdown),
+            Err(halt) => {
+                drop(self.routes.end_trial(attempt.row.environment_id));
+                self.give_up(attempt, release, halt).await
+            }
         }
     }
 
@@ -145,12 +189,20 @@ impl Inner {
         let (state, change) = match halt {
             Halt::Shutdown => {
                 attempt.journal.note("the daemon is going down; the next start takes this up again").await;
+                // An orderly end says nothing against the deployment: only ends without one are counted.
+                if let Err(error) = self.store.deployments().uncount_attempt(attempt.row.id).await {
+                    tracing::debug!(%error, "an attempt that was broken off counts all the same");
+                }
                 return;
             }
             // It has the traffic already: what is left to do is done by whoever takes it up.
             _ if failed_in == DeploymentState::Draining => {
                 tracing::error!(?halt, deployment = %attempt.row.reference(), "the last step of a deployment was not kept; it is taken up again");
                 return;
+            }
+            Halt::Cancelled if failed_in == DeploymentState::RollingOut => {
+                let reason = self.why_aborted(&attempt.row).await;
+                (DeploymentState::Cancelled, Change { reason: Some(reason), problem: None })
             }
             Halt::Cancelled => {
                 (DeploymentState::Cancelled, Change { reason: Some("cancelled".into()), problem: None })
@@ -159,6 +211,11 @@ impl Inner {
                 DeploymentState::Superseded,
                 Change { reason: Some(format!("superseded by {by}")), problem: None },
             ),
+            Halt::Same { of } => {
+                let reason = format!("it brings the same as {of}, which is live");
+                attempt.journal.note(format!("nothing to deploy: {reason}")).await;
+                (DeploymentState::Superseded, Change { reason: Some(reason), problem: None })
+            }
             Halt::Failed(mut problem) => {
                 problem.step.get_or_insert_with(|| failed_in.as_str().to_owned());
                 attempt.journal.line(BuildLineKind::Failed, None, problem.detail.clone()).await;

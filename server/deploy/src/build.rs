@@ -1,9 +1,13 @@
 //! Making a release of a source: deciding how, then either putting its files in place or building an image.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use berth_schemas::{
-    Code, Problem,
+    Code, Problem, Timestamp,
     deployment::{BuildLineKind, PlanShown},
 };
 use berth_store::model::{Artifact, ReleaseRow, VariableRow};
@@ -114,7 +118,7 @@ impl Inner {
         plan: &BuildPlan,
         dockerfile: &DockerfileSource,
     ) -> Result<ReleaseRow, Halt> {
-        self.refuse_without_space().await?;
+        self.refuse_without_space(attempt, source).await?;
         if self.builds.available_permits() == 0 {
             attempt.journal.note("waiting for a free place to build").await;
         }
@@ -123,12 +127,18 @@ impl Inner {
             .await?;
         let request = self.build_request(attempt, source, plan, dockerfile).await?;
         let tag = request.tag.clone();
+        // An attempt that a restart cut off has put its part into the cache already.
+        let begun = if attempt.row.attempt > 0 { attempt.row.created_at } else { Timestamp::now() };
         let (sink, events) = mpsc::channel(1024);
-        let (built, ()) = tokio::join!(
+        let (built, steps) = tokio::join!(
             self.engine.build(request, sink, attempt.cancel.clone()),
             write_events(attempt.journal.clone(), events)
         );
         drop(permit);
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner).add(steps);
+        let inner = Arc::clone(self);
+        // Nobody waits for it.
+        self.spawn(async move { inner.note_cache(begun).await });
         let built = match built {
             Ok(built) => built,
             Err(EngineError::Cancelled { .. }) => return Err(self.why_cancelled(&attempt.row)),
@@ -192,29 +202,79 @@ impl Inner {
     }
 
     /// A build that would fill the disk is refused before it starts.
-    async fn refuse_without_space(&self) -> Result<(), Halt> {
-        let free = self.engine.info().await?.disk_free_bytes;
-        let Some(free) = free.filter(|free| *free < self.config.min_free_bytes) else { return Ok(()) };
-        Err(Problem::new(
-            Code::OutOfDisk,
-            format!(
-                "Only {} MB are free on Docker's disk; a build is not begun below {} MB.",
-                free / 1_000_000,
-                self.config.min_free_bytes / 1_000_000
-            ),
-        )
-        .hint("Free space: platform_cleanup lists what Berth can remove.")
-        .into())
+    async fn refuse_without_space(&self, attempt: &Attempt, source: &Source) -> Result<(), Halt> {
+        let Some(free) = self.engine.info().await?.disk_free_bytes else { return Ok(()) };
+        let directory = source.directory.clone();
+        let source = self
+            .blocking(attempt, move |_| crate::cleanup::tree_bytes(&directory))
+            .await?
+            .map_err(|e| io_problem("measuring the source", &e))?;
+        let releases = self.store.releases().list(attempt.app.environment.id, false).await?;
+        let last = releases.iter().find(|r| matches!(r.artifact, Artifact::Image { built: true, .. }));
+        let need = Need {
+            source: u64::try_from(source).unwrap_or_default(),
+            last: last.map(|r| (r.number, u64::try_from(r.bytes).unwrap_or_default())),
+            floor: self.config.min_free_bytes,
+        };
+        match need.refusal(free) {
+            Some(problem) => Err(problem.into()),
+            None => Ok(()),
+        }
     }
 }
 
-/// Writes a build's progress to the deployment's log.
-async fn write_events(journal: Journal, mut events: mpsc::Receiver<BuildEvent>) {
+/// What a build may take of the disk, in bytes.
+struct Need {
+    /// Its source: once in the build context, once in the image.
+    source: u64,
+    /// The number and size of the app's last image: as if nothing of it could be used again.
+    last: Option<(i64, u64)>,
+    /// What must stay free.
+    floor: u64,
+}
+
+impl Need {
+    fn bytes(&self) -> u64 {
+        self.source.saturating_mul(2).saturating_add(self.last.map_or(0, |(_, bytes)| bytes))
+    }
+
+    /// Why it does not begin with so much free space, if so.
+    fn refusal(&self, free: u64) -> Option<Problem> {
+        let mb = |bytes: u64| bytes / 1_000_000;
+        let detail = if free < self.floor {
+            format!(
+                "Only {} MB are free on Docker's disk; a build is not begun below {} MB.",
+                mb(free),
+                mb(self.floor)
+            )
+        } else if free - self.floor < self.bytes() {
+            let last = self.last.map_or_else(String::new, |(number, bytes)| {
+                format!(" and once more the image of release {number}, {} MB", mb(bytes))
+            });
+            format!(
+                "The build may take {} MB (twice the source of {} MB{last}), but only {} MB are free on Docker's disk, of which {} MB must stay so.",
+                mb(self.bytes()),
+                mb(self.source),
+                mb(free),
+                mb(self.floor)
+            )
+        } else {
+            return None;
+        };
+        let hint = "Free space: platform_cleanup lists what Berth can remove. What must stay free is the setting min_free_disk_mb.";
+        Some(Problem::new(Code::OutOfDisk, detail).hint(hint))
+    }
+}
+
+/// Writes a build's progress to the deployment's log. Returns the names of its steps.
+async fn write_events(journal: Journal, mut events: mpsc::Receiver<BuildEvent>) -> Vec<String> {
+    let mut steps = Vec::new();
     while let Some(event) = events.recv().await {
         match event {
             BuildEvent::Step { internal: true, .. } | BuildEvent::Transfer { .. } => {}
             BuildEvent::Step { step, name, state, duration, .. } => {
                 let seconds = duration.map_or(0.0, |d| d.as_secs_f64());
+                steps.push(name.clone());
                 let (kind, text) = match state {
                     StepState::Started => (BuildLineKind::Step, name),
                     StepState::Cached => (BuildLineKind::Cached, format!("{name} (cached)")),
@@ -231,6 +291,7 @@ async fn write_events(journal: Journal, mut events: mpsc::Receiver<BuildEvent>) 
             BuildEvent::Warning { text } => journal.line(BuildLineKind::Warning, None, text).await,
         }
     }
+    steps
 }
 
 /// What changes whenever one of these is set anew: BuildKit leaves the values of secrets out of its cache keys. Times,
@@ -271,7 +332,7 @@ fn context(
             Err(error) => Some(Err(std::io::Error::other(error))),
         }
     })
-    .filter_map(async |end| end);
+    .filter_map(std::future::ready);
     (context_from_reader(reader).chain(ending).boxed(), name)
 }
 
@@ -294,5 +355,29 @@ fn shown(plan: &BuildPlan) -> PlanShown {
             _ => None,
         },
         port: plan.port_hint,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_that_would_not_fit_is_refused_with_all_the_numbers() {
+        const MB: u64 = 1_000_000;
+        let need = Need { source: 100 * MB, last: Some((4, 300 * MB)), floor: 1000 * MB };
+        assert!(need.refusal(1500 * MB).is_none());
+        let problem = need.refusal(1499 * MB).unwrap();
+        assert_eq!(problem.code, Code::OutOfDisk);
+        for number in ["500 MB", "100 MB", "release 4, 300 MB", "1499 MB", "1000 MB"] {
+            assert!(problem.detail.contains(number), "{problem}");
+        }
+        let below = need.refusal(900 * MB).unwrap();
+        assert!(
+            below.detail.contains("900 MB are free") && below.detail.contains("below 1000 MB"),
+            "{below}"
+        );
+        let first = Need { last: None, ..need };
+        assert!(first.refusal(1200 * MB).is_none());
     }
 }

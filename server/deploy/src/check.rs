@@ -1,6 +1,6 @@
 //! Checking a started release: the daemon asks it itself, so that nothing is needed in the image.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::ready, sync::Arc, time::Duration};
 
 use berth_store::model::{AppRow, Artifact, ReleaseRow};
 use futures_util::{StreamExt, future::try_join_all};
@@ -96,7 +96,7 @@ impl Inner {
     pub(crate) async fn output_tail(&self, id: &ContainerId) -> Vec<String> {
         let options = LogOptions { tail: Some(TAIL), ..LogOptions::default() };
         let lines =
-            self.engine.logs(id, options).filter_map(async |line| line.ok().map(|l| l.text)).collect();
+            self.engine.logs(id, options).filter_map(|line| ready(line.ok().map(|l| l.text))).collect();
         tokio::time::timeout(Duration::from_secs(5), lines).await.unwrap_or_default()
     }
 

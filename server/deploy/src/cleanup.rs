@@ -11,21 +11,44 @@ use std::{
 };
 
 use berth_schemas::{Problem, Timestamp, ids::UploadId, platform::Removable};
-use berth_store::model::{Artifact, Principal, ReleaseRow, UploadRow, Visible};
+use berth_store::model::{Artifact, NewEvent, Principal, ReleaseRow, UploadRow, Visible};
 
 use crate::{
     attempt::{io_problem, remove_dir},
-    docker::label,
+    build_cache::own_bytes,
+    docker::{ImageSummary, label},
     fault::engine_problem,
     pipeline::Inner,
+    pressure::Room,
+    stall,
 };
 
 /// Uploads that no deployment uses are kept this long.
 pub(crate) const UPLOAD_LIFETIME: Duration = Duration::from_secs(24 * 3600);
-/// Build cache beyond this is dropped, least recently used first.
-const KEEP_BUILD_CACHE: u64 = 10 << 30;
+/// Files of Berth's own that belong to nothing go when they are older than this: younger ones may be at work.
+const LEFTOVER_AGE: Duration = Duration::from_secs(3600);
 /// Cleanup runs by itself this often.
 const INTERVAL: Duration = Duration::from_secs(6 * 3600);
+/// Part of the build cache that stays while the disk runs full.
+const PRESSED: u64 = 10;
+/// Things that stay are listed up to this many.
+const MOST_KEPT: usize = 50;
+
+/// What a cleanup would do.
+#[derive(Debug, Clone)]
+pub struct CleanupFound {
+    /// What it would remove.
+    pub items: Vec<Removable>,
+    /// What it would keep.
+    pub kept: Vec<Removable>,
+}
+
+/// What goes and what stays.
+#[derive(Default)]
+pub(crate) struct Plan {
+    pub(crate) items: Vec<Item>,
+    pub(crate) kept: Vec<Removable>,
+}
 
 /// Something to remove, and how.
 pub(crate) struct Item {
@@ -37,165 +60,233 @@ enum Action {
     Release(Box<ReleaseRow>),
     Image(String),
     Files(PathBuf),
+    File(PathBuf),
     Upload(UploadId),
-    BuildCache,
+    /// Down to so many bytes.
+    BuildCache(u64),
+}
+
+/// What is found before the store is read: whoever made it has a row there by then, or an unsettled deployment.
+struct Found {
+    images: Vec<ImageSummary>,
+    files: BTreeMap<String, i64>,
+    work: BTreeMap<String, i64>,
+    uploads: BTreeMap<String, i64>,
+}
+
+impl Plan {
+    fn remove(
+        &mut self,
+        action: Action,
+        kind: &str,
+        name: impl Into<String>,
+        bytes: i64,
+        why: impl Into<String>,
+    ) {
+        self.items.push(Item { shown: thing(kind, name, bytes, why), action });
+    }
+
+    fn keep(&mut self, kind: &str, name: impl Into<String>, bytes: i64, why: impl Into<String>) {
+        if self.kept.len() < MOST_KEPT {
+            self.kept.push(thing(kind, name, bytes, why));
+        }
+    }
+}
+
+fn thing(kind: &str, name: impl Into<String>, bytes: i64, why: impl Into<String>) -> Removable {
+    Removable { kind: kind.into(), name: name.into(), bytes, why: why.into() }
 }
 
 impl Inner {
-    /// What is not needed now, with sizes.
-    pub(crate) async fn removable(self: &Arc<Self>) -> Result<Vec<Item>, Problem> {
-        let mut items = Vec::new();
-        let apps = self.store.apps().all(&Visible::All).await?;
-        let mut used_images = HashSet::new();
-        let mut used_files = HashSet::new();
-        for app in &apps {
-            let pruned: Vec<ReleaseRow> = self.releases_to_prune(app).await;
-            for release in self.store.releases().list(app.environment.id, false).await? {
-                if pruned.iter().any(|p| p.id == release.id) {
-                    continue;
-                }
-                match &release.artifact {
-                    Artifact::Image { image_id, .. } => used_images.insert(image_id.clone()),
-                    Artifact::Static { path } => used_files.insert(path.clone()),
-                };
-            }
-            items.extend(pruned.into_iter().map(|release| Item {
-                shown: Removable {
-                    kind: "release".into(),
-                    name: format!("{}#{}", app.slug, release.number),
-                    bytes: release.bytes,
-                    why: "older than the releases kept for rollback".into(),
-                },
-                action: Action::Release(Box::new(release)),
-            }));
-        }
+    /// What is not needed now, with sizes, and what stays; of our build cache so many bytes.
+    pub(crate) async fn removable(self: &Arc<Self>, cache_bound: u64) -> Result<Plan, Problem> {
+        let found = self.find().await?;
+        let mut plan = Plan::default();
+        let (used_images, used_files) = self.plan_releases(&mut plan).await?;
         let at_work = self.store.deployments().unsettled().await?;
-        let building = at_work.iter().map(|d| d.app.to_string()).collect();
-        self.unused_images(&used_images, &building, &mut items).await;
-        let building = at_work.iter().map(|d| d.app_id.0).collect();
-        self.unused_files(&used_files, &building, &mut items).await?;
-        let before = Timestamp(
-            Timestamp::now().micros() - i64::try_from(UPLOAD_LIFETIME.as_micros()).unwrap_or(i64::MAX),
-        );
-        for upload in self.store.uploads().expired(before).await? {
-            items.push(Item {
-                shown: Removable {
-                    kind: "upload".into(),
-                    name: upload.id.to_string(),
-                    bytes: upload.bytes,
-                    why: "no deployment will read it".into(),
-                },
-                action: Action::Upload(upload.id),
-            });
-        }
-        if let Ok(usage) = self.engine.disk_usage().await
-            && usage.build_cache_bytes > KEEP_BUILD_CACHE
-        {
-            items.push(Item {
-                shown: Removable {
-                    kind: "build_cache".into(),
-                    name: "build cache".into(),
-                    bytes: i64::try_from(usage.build_cache_bytes - KEEP_BUILD_CACHE).unwrap_or(i64::MAX),
-                    why: format!("beyond the {} GiB that are kept", KEEP_BUILD_CACHE >> 30),
-                },
-                action: Action::BuildCache,
-            });
-        }
-        Ok(items)
-    }
-
-    /// Images that Berth built and no kept release uses. What is being built has no release yet; it may be an old
-    /// image when nothing changed.
-    async fn unused_images(&self, used: &HashSet<String>, building: &HashSet<String>, items: &mut Vec<Item>) {
-        let Ok(images) = self.engine.list_images().await else { return };
-        let hour_ago = Timestamp::now().micros() - 3_600_000_000;
-        for image in images.into_iter().filter(|i| !used.contains(&i.id) && i.created_at < hour_ago) {
+        let building: HashSet<String> = at_work.iter().map(|d| d.app.to_string()).collect();
+        for image in found.images.into_iter().filter(|i| !used_images.contains(&i.id)) {
             if image.labels.get(label::APP).is_some_and(|app| building.contains(app)) {
                 continue;
             }
-            items.push(Item {
-                shown: Removable {
-                    kind: "image".into(),
-                    name: image.tags.first().cloned().unwrap_or_else(|| image.id.clone()),
-                    bytes: i64::try_from(image.size_bytes).unwrap_or(i64::MAX),
-                    why: "no kept release uses it".into(),
-                },
-                action: Action::Image(image.id),
-            });
+            let name = image.tags.first().cloned().unwrap_or_else(|| image.id.clone());
+            let bytes = i64::try_from(image.size_bytes).unwrap_or(i64::MAX);
+            plan.remove(Action::Image(image.id), "image", name, bytes, "no kept release uses it");
         }
-    }
-
-    /// Directories of static releases that no kept release uses.
-    async fn unused_files(
-        &self,
-        used: &HashSet<String>,
-        building: &HashSet<i64>,
-        items: &mut Vec<Item>,
-    ) -> Result<(), Problem> {
-        let root = self.config.data_dir.join("releases");
-        let found = tokio::task::spawn_blocking({
-            let root = root.clone();
-            move || two_levels(&root)
-        })
-        .await
-        .unwrap_or_else(|_| Ok(BTreeMap::new()))
-        .map_err(|e| io_problem("listing the files of releases", &e))?;
-        for (path, bytes) in found {
+        for (path, bytes) in found.files {
             let app = path.split('/').next().and_then(|a| a.parse::<i64>().ok());
-            if used.contains(&path) || app.is_some_and(|a| building.contains(&a)) {
+            if used_files.contains(&path) || app.is_some_and(|a| at_work.iter().any(|d| d.app_id.0 == a)) {
                 continue;
             }
-            items.push(Item {
-                shown: Removable {
-                    kind: "release_files".into(),
-                    name: path.clone(),
-                    bytes,
-                    why: "no kept release uses them".into(),
-                },
-                action: Action::Files(root.join(path)),
-            });
+            let action = Action::Files(self.config.data_dir.join("releases").join(&path));
+            plan.remove(action, "release_files", path, bytes, "no kept release uses them");
+        }
+        for (name, bytes) in found.work {
+            if at_work.iter().any(|d| d.id.0.to_string() == name) {
+                continue;
+            }
+            let action = Action::Files(self.config.data_dir.join("work").join(&name));
+            plan.remove(action, "work_files", name, bytes, "left by a deployment that has ended");
+        }
+        self.plan_uploads(found.uploads, &mut plan).await?;
+        self.plan_cache(cache_bound, &mut plan).await;
+        Ok(plan)
+    }
+
+    async fn find(&self) -> Result<Found, Problem> {
+        let images = self.engine.list_images().await.unwrap_or_default();
+        let data = self.config.data_dir.clone();
+        let listed = tokio::task::spawn_blocking(move || -> Result<_, std::io::Error> {
+            Ok(Found {
+                images,
+                files: two_levels(&data.join("releases"))?,
+                work: one_level(&data.join("work"), Duration::ZERO)?,
+                uploads: one_level(&data.join("uploads"), LEFTOVER_AGE)?,
+            })
+        });
+        let listed = listed.await.map_err(std::io::Error::other).and_then(|found| found);
+        listed.map_err(|e| io_problem("listing the files of Berth", &e))
+    }
+
+    /// Releases that go and that stay. Returns the images and the files of those that stay.
+    async fn plan_releases(&self, plan: &mut Plan) -> Result<(HashSet<String>, HashSet<String>), Problem> {
+        let (mut images, mut files) = (HashSet::new(), HashSet::new());
+        for app in self.store.apps().all(&Visible::All).await? {
+            let pruned = self.releases_to_prune(&app).await;
+            for release in self.store.releases().list(app.environment.id, false).await? {
+                let name = format!("{}#{}", app.slug, release.number);
+                if pruned.iter().any(|p| p.id == release.id) {
+                    let (bytes, why) = (release.bytes, "older than the releases kept for rollback");
+                    plan.remove(Action::Release(Box::new(release)), "release", name, bytes, why);
+                    continue;
+                }
+                let why = match app.environment.live == Some(release.id) {
+                    true => "live",
+                    false if release.live_at.is_some() => "kept for rollback",
+                    false => "being deployed",
+                };
+                plan.keep("release", name, release.bytes, why);
+                match release.artifact {
+                    Artifact::Image { image_id, .. } => images.insert(image_id),
+                    Artifact::Static { path } => files.insert(path),
+                };
+            }
+        }
+        Ok((images, files))
+    }
+
+    /// Uploads that nobody will read, and files without a row that a killed daemon left.
+    async fn plan_uploads(&self, files: BTreeMap<String, i64>, plan: &mut Plan) -> Result<(), Problem> {
+        let lifetime = i64::try_from(UPLOAD_LIFETIME.as_micros()).unwrap_or(i64::MAX);
+        let before = Timestamp(Timestamp::now().micros() - lifetime);
+        for upload in self.store.uploads().expired(before).await? {
+            let (name, why) = (upload.id.to_string(), "no deployment will read it");
+            plan.remove(Action::Upload(upload.id), "upload", name, upload.bytes, why);
+        }
+        for (name, bytes) in files {
+            let known = match name.parse::<UploadId>() {
+                Ok(id) => self.store.uploads().get(&id).await?.is_some(),
+                Err(_) => false,
+            };
+            if !known {
+                let action = Action::File(self.config.data_dir.join("uploads").join(&name));
+                plan.remove(action, "upload", name, bytes, "it was never received whole");
+            }
         }
         Ok(())
     }
 
-    /// Removes all that; returns what was done, in a sentence.
-    pub(crate) async fn clean_up(self: &Arc<Self>) -> Result<String, Problem> {
-        let items = self.removable().await?;
-        let (mut bytes, mut count, mut kept) = (0_i64, 0, Vec::new());
-        for item in items {
+    /// Our build cache beyond its bound; that of others stays.
+    async fn plan_cache(&self, bound: u64, plan: &mut Plan) {
+        let Ok(own) = self.own_cache().await else { return };
+        let size = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let bytes = own_bytes(&own);
+        let count = own.len();
+        if bytes > bound {
+            let why = format!("beyond the {} MiB that are kept, least recently used first", bound >> 20);
+            plan.remove(Action::BuildCache(bound), "build_cache", "build cache", size(bytes - bound), why);
+        }
+        plan.keep(
+            "build_cache",
+            format!("{count} records of Berth's builds"),
+            size(bytes.min(bound)),
+            "within its bound",
+        );
+        if let Ok(usage) = self.engine.disk_usage().await {
+            let others = usage.build_cache_bytes.saturating_sub(bytes);
+            let why = "it is not from Berth's builds, as far as is known; `docker builder prune` drops it";
+            plan.keep("build_cache", "the rest of Docker's build cache", size(others), why);
+        }
+    }
+
+    /// Removes all that; returns what was done, in a sentence. `input` says how full the disk is, if that is why.
+    pub(crate) async fn clean_up(self: &Arc<Self>, input: &serde_json::Value) -> Result<String, Problem> {
+        let scarce = input.get("free_bytes").and_then(serde_json::Value::as_u64);
+        let bound = self.config.build_cache_bytes / if scarce.is_some() { PRESSED } else { 1 };
+        let before = self.room().await.ok();
+        let (mut count, mut bytes, mut kept) = (BTreeMap::<String, u64>::new(), 0_i64, Vec::new());
+        for item in self.removable(bound).await?.items {
             match self.remove_item(&item.action).await {
                 Ok(()) => {
                     bytes += item.shown.bytes;
-                    count += 1;
+                    *count.entry(item.shown.kind).or_default() += 1;
                 }
                 Err(problem) => {
                     kept.push(format!("{} {} ({})", item.shown.kind, item.shown.name, problem.detail))
                 }
             }
         }
-        let mut said = format!("Removed {count} things, {} MB.", bytes / 1_000_000);
+        let what = match count.is_empty() {
+            true => "nothing".to_owned(),
+            false => count.iter().map(|(kind, n)| format!("{n} {kind}")).collect::<Vec<_>>().join(", "),
+        };
+        let mut said = format!("Removed {what}: {} MB.", bytes / 1_000_000);
+        if let Some(free) = scarce {
+            let free = free / 1_000_000;
+            said = format!("Only {free} MB were free. {said}");
+        }
         if !kept.is_empty() {
             said.push_str(&format!(" Could not remove: {}.", kept.join("; ")));
+        }
+        let after = self.room().await.ok();
+        let free = |room: Option<Room>| room.map(|r| r.free);
+        let data = serde_json::json!({
+            "removed": count, "bytes": bytes, "not_removed": kept.len(), "disk_was_scarce": scarce.is_some(),
+            "free_before": free(before), "free_after": free(after),
+        });
+        let event =
+            NewEvent { kind: "platform.cleaned", by: "berth".into(), app: None, summary: said.clone(), data };
+        if let Err(error) = self.store.events().append(event).await {
+            tracing::warn!(%error, "an event was not kept");
         }
         Ok(said)
     }
 
     async fn remove_item(self: &Arc<Self>, action: &Action) -> Result<(), Problem> {
+        stall::before("cleaned").await;
         match action {
             Action::Release(release) => self.remove_release(release).await,
             Action::Image(id) => {
                 self.engine.remove_image(id).await.map(|_| ()).map_err(|e| engine_problem(&e))
             }
             Action::Files(path) => {
-                remove_dir(path).await.map_err(|e| io_problem("removing a release's files", &e))
+                remove_dir(path).await.map_err(|e| io_problem("removing a release's files", &e))?;
+                if let Some(app) =
+                    path.parent().filter(|p| p.parent() == Some(&self.config.data_dir.join("releases")))
+                {
+                    // Only an empty one goes.
+                    let _ = tokio::fs::remove_dir(app).await;
+                }
+                Ok(())
             }
             Action::Upload(id) => self.remove_upload(id).await,
-            Action::BuildCache => self
-                .engine
-                .prune_build_cache(KEEP_BUILD_CACHE)
-                .await
-                .map(|_| ())
-                .map_err(|e| engine_problem(&e)),
+            Action::File(path) => match tokio::fs::remove_file(path).await {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    Err(io_problem("removing a file that was left", &e))
+                }
+                _ => Ok(()),
+            },
+            Action::BuildCache(keep) => self.bound_cache(*keep).await.map(drop),
         }
     }
 
@@ -263,6 +354,21 @@ fn two_levels(root: &Path) -> Result<BTreeMap<String, i64>, std::io::Error> {
             let name =
                 format!("{}/{}", app.file_name().to_string_lossy(), release.file_name().to_string_lossy());
             found.insert(name, tree_bytes(&release.path())?);
+        }
+    }
+    Ok(found)
+}
+
+/// Files and directories that are at least so old, with the bytes in them.
+fn one_level(root: &Path, age: Duration) -> Result<BTreeMap<String, i64>, std::io::Error> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(root)? {
+        let entry = entry?;
+        // What vanishes meanwhile is no leftover.
+        let Ok(metadata) = entry.metadata() else { continue };
+        let old = metadata.modified()?.elapsed().is_ok_and(|elapsed| elapsed >= age);
+        if old && let Ok(bytes) = tree_bytes(&entry.path()) {
+            found.insert(entry.file_name().to_string_lossy().into_owned(), bytes);
         }
     }
     Ok(found)

@@ -177,6 +177,24 @@ impl Command {
         self
     }
 
+    /// Starts it as a process that outlives this one: with this one's whole environment, its output where this
+    /// one's goes, and `stdin` as its standard input. Nothing ends it but itself and the caller.
+    ///
+    /// # Errors
+    /// [`CommandError`] when it could not start.
+    pub fn release(&self, stdin: std::os::fd::OwnedFd) -> Result<tokio::process::Child, CommandError> {
+        #[expect(clippy::disallowed_methods, reason = "this is the module that may")]
+        let mut command = tokio::process::Command::new(&self.program);
+        command.args(&self.args).envs(self.env.iter().map(|(name, value)| (name, value))).stdin(stdin);
+        if let Some(dir) = &self.dir {
+            command.current_dir(dir);
+        }
+        command.kill_on_drop(false).spawn().map_err(|source| match source.kind() {
+            std::io::ErrorKind::NotFound => CommandError::NotInstalled { program: self.name() },
+            _ => self.io(source),
+        })
+    }
+
     /// Runs it to its end and hands each line to `sink` as it comes. An exit code other than 0 is no error here.
     ///
     /// Dropping the future kills the whole process group, as cancelling and running out of time do.

@@ -1,8 +1,10 @@
 //! What the pipeline is told by the daemon's configuration.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
-use berth_schemas::AppSlug;
+use async_trait::async_trait;
+use berth_schemas::{AppSlug, Problem};
+use tokio_util::sync::CancellationToken;
 
 /// Settings of the pipeline.
 #[derive(Debug, Clone)]
@@ -15,6 +17,8 @@ pub struct PipelineConfig {
     pub concurrent_builds: usize,
     /// A build is refused when fewer bytes than this are free.
     pub min_free_bytes: u64,
+    /// Berth's own build cache is kept below this.
+    pub build_cache_bytes: u64,
     /// Whether sources may come from private and loopback addresses.
     pub allow_private_sources: bool,
     /// Whether sources may be directories on this machine, given as file:// URLs. For tests.
@@ -23,6 +27,37 @@ pub struct PipelineConfig {
     pub git_ssh_key: Option<PathBuf>,
     /// Bytes that an uploaded source may unpack to.
     pub max_source_bytes: u64,
+    /// What this run follows.
+    pub arrival: Arrival,
+    /// Cancelled when no earlier process lets requests finish in this machine's containers any more. Until then
+    /// none is stopped that may have some.
+    pub alone: CancellationToken,
+    /// Hands everything over to the program that is installed now; none where that is not possible.
+    pub successor: Option<Arc<dyn Successor>>,
+}
+
+/// What a run of the pipeline follows; tells what became of an upgrade that was under way.
+#[derive(Debug, Clone)]
+pub enum Arrival {
+    /// An ordinary start.
+    Started,
+    /// The process before handed everything over.
+    TookOver {
+        /// Its version.
+        from: String,
+        /// Cancelled when this process serves and there is no way back.
+        serving: CancellationToken,
+    },
+    /// This process wanted to hand over, and went on because the other one failed.
+    Stayed(Problem),
+}
+
+/// Who hands over to a new process.
+#[async_trait]
+pub trait Successor: Send + Sync + std::fmt::Debug {
+    /// Starts the program that is installed now and hands over to it. Returns only if it comes to nothing while
+    /// everything still runs: with the reason. Otherwise this run of the pipeline is shut down before it returns.
+    async fn hand_over(&self) -> Problem;
 }
 
 /// How apps are reached from outside.

@@ -20,6 +20,11 @@ pub(crate) enum Halt {
         /// Which, such as "web#43".
         by: String,
     },
+    /// What it brings is live already.
+    Same {
+        /// By which deployment, such as "web#41".
+        of: String,
+    },
     /// The daemon is going down; the next start decides.
     Shutdown,
 }

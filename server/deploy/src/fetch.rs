@@ -10,7 +10,7 @@ use std::{
 };
 
 use berth_schemas::{Code, Problem, deployment::BuildLineKind, ids::UploadId};
-use berth_store::model::{Artifact, DeploymentSource, Principal, ReleaseRow, UploadRow};
+use berth_store::model::{Artifact, DeploymentSource, Principal, ReleaseRow, SourceKey, UploadRow};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -46,6 +46,8 @@ impl Inner {
         let tree = work.join("source");
         match attempt.row.source.clone() {
             DeploymentSource::Upload { upload, .. } | DeploymentSource::Files { upload, .. } => {
+                let exact = self.source_key(&attempt.row.source).await?;
+                self.end_if_same(attempt, exact).await?;
                 self.unpack(attempt, &upload, &tree).await?;
             }
             DeploymentSource::Git { url, git_ref } => {
@@ -94,6 +96,7 @@ impl Inner {
     ) -> Result<(), Halt> {
         let bad =
             |e: git::AddressError| Problem::new(Code::GitFailed, crate::fault::sentence(&e.to_string()));
+        let asked = url;
         let (url, credential) = GitUrl::parse(url, self.config.allow_local_sources).map_err(bad)?;
         let wanted = match git_ref {
             None => Wanted::DefaultBranch,
@@ -137,6 +140,7 @@ impl Inner {
             .set_commit(attempt.row.id, checkout.commit.as_str(), Some(&checkout.message))
             .await?;
         attempt.journal.note(format!("at commit {} {}", checkout.commit.short(), checkout.message)).await;
+        self.end_if_same(attempt, self.commit_key(asked, checkout.commit.as_str())).await?;
         for link in checkout.removed_links {
             let text = format!("the link {link} leads out of the repository and was left out");
             attempt.journal.line(BuildLineKind::Warning, None, text).await;
@@ -221,6 +225,7 @@ impl Inner {
             }
             Err(halt) => return Err(halt),
         };
+        self.end_if_same(attempt, Some(SourceKey::Exact(format!("image:{reference}@{}", info.id)))).await?;
         let port = self.port_of(attempt, None, &info.exposed_ports).await;
         let command = start_command(attempt)?;
         let artifact = Artifact::Image {

@@ -4,7 +4,11 @@
 //! time; who asks meanwhile has it look once more, so that no report is lost. After a failure it looks again by
 //! itself, later each time, because a report of an app that keeps dying must not become a loop of starts.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use berth_schemas::{Code, Problem, Timestamp};
 use berth_store::model::{AppRow, Artifact, EnvironmentId, ReleaseRow};
@@ -47,12 +51,17 @@ impl Inner {
                 } => healed,
             };
             match healed {
-                Ok(()) if turn.end() => return,
-                Ok(()) => {}
+                Ok(()) => {
+                    self.trouble_over(environment).await;
+                    if turn.end() {
+                        return;
+                    }
+                }
                 // Gave way to somebody in a hurry, behind whom it waits now.
                 Err(problem) if problem.code == Code::Cancelled => {}
                 Err(problem) => {
                     tracing::warn!(environment = environment.0, %problem, "an environment could not be put right; trying again");
+                    self.note_trouble(environment, problem).await;
                     tokio::select! {
                         () = self.shutdown.cancelled() => return,
                         () = tokio::time::sleep(pause) => pause = (pause * 2).min(AGAIN.1),
@@ -61,6 +70,39 @@ impl Inner {
                 }
             }
         }
+    }
+
+    /// Keeps what stands in the way of an app's repair, and writes it to the event log once.
+    async fn note_trouble(&self, environment: EnvironmentId, problem: Problem) {
+        // Of a Docker that is away everybody is told elsewhere, and it says nothing about the app.
+        if problem.code == Code::DockerUnavailable {
+            return;
+        }
+        let known = self.troubles().insert(environment, problem.clone());
+        if known.is_some_and(|known| known.detail == problem.detail) {
+            return;
+        }
+        if let Ok(Some(app)) = self.store.apps().by_environment(environment).await {
+            let summary =
+                format!("{} could not be put right and is tried again: {}", app.slug, problem.detail);
+            let data = serde_json::json!({ "code": problem.code, "hint": problem.hint });
+            self.tell("app.trouble", &app, summary, data);
+        }
+    }
+
+    pub(crate) async fn trouble_over(&self, environment: EnvironmentId) {
+        if self.troubles().remove(&environment).is_none() {
+            return;
+        }
+        if let Ok(Some(app)) = self.store.apps().by_environment(environment).await {
+            let summary = format!("{} is as it should be again", app.slug);
+            self.tell("app.recovered", &app, summary, serde_json::Value::Null);
+        }
+    }
+
+    /// What stands in the way of repairing environments.
+    pub(crate) fn troubles(&self) -> MutexGuard<'_, HashMap<EnvironmentId, Problem>> {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes the containers of an environment's live release what they should be. The caller is inside its gate.
@@ -92,8 +134,11 @@ impl Inner {
         gate: &Gate,
     ) -> Result<(), Problem> {
         let wanted = app.environment.replicas.max(1);
-        let Found { own, surplus, mut up } =
-            self.find_containers(release, wanted).await.map_err(|e| engine_problem(&e))?;
+        let mut found = self.find_containers(release, wanted).await.map_err(|e| engine_problem(&e))?;
+        if self.thaw(app, release, &found.own).await? {
+            found = self.find_containers(release, wanted).await.map_err(|e| engine_problem(&e))?;
+        }
+        let Found { own, surplus, mut up } = found;
         if up.is_empty()
             && !own.iter().any(|c| may_run(c.phase))
             && let Some(dead) = own.iter().find(|c| c.phase == ContainerPhase::Exited)
@@ -110,6 +155,12 @@ impl Inner {
             let started = self.run_replicas(app, release, replica..=replica).await?;
             self.wait_open(app, release, &started, Some(gate)).await?;
             tracing::info!(app = %app.slug, replica, "a container that should run was started");
+            let why = match own.iter().find(|c| replica_of(c) == Some(replica)).map(|c| c.phase) {
+                None => "its container was gone",
+                Some(ContainerPhase::Running) => "its container had no network",
+                Some(_) => "its container had stopped",
+            };
+            self.tell_repaired(app, release, replica, why);
             up.extend(started);
             self.route_running(app, release, &up)?;
         }
@@ -124,6 +175,30 @@ impl Inner {
             self.remove_container(&container.id).await.map_err(|e| engine_problem(&e))?;
         }
         Ok(())
+    }
+
+    /// Lets containers run on that somebody froze: their visitors wait for nothing. Returns whether there were any.
+    async fn thaw(
+        &self,
+        app: &AppRow,
+        release: &ReleaseRow,
+        own: &[ContainerSummary],
+    ) -> Result<bool, Problem> {
+        let mut any = false;
+        for frozen in own.iter().filter(|c| c.phase == ContainerPhase::Paused) {
+            self.engine.unpause_container(&frozen.id).await.map_err(|e| engine_problem(&e))?;
+            any = true;
+            let replica = replica_of(frozen).unwrap_or_default();
+            self.tell_repaired(app, release, replica, "its container was paused");
+        }
+        Ok(any)
+    }
+
+    fn tell_repaired(&self, app: &AppRow, release: &ReleaseRow, replica: i64, why: &str) {
+        let summary =
+            format!("replica {replica} of {} (release {}) runs again: {why}", app.slug, release.number);
+        let data = serde_json::json!({ "release": release.number, "replica": replica, "why": why });
+        self.tell("container.repaired", app, summary, data);
     }
 
     /// What there is of a release. A container that ends between the list and the look at it is listed again as
@@ -244,8 +319,8 @@ fn sort_out(
         .partition(|c| replica_of(c).is_some_and(|n| (1..=wanted).contains(&n) && seen.insert(n)))
 }
 
-/// Numbers of the replicas that are to be started. The engine is about to start those that restart; a paused one was
-/// paused by somebody who will know why.
+/// Numbers of the replicas that are to be started. The engine is about to start those that restart, and frozen ones
+/// are let run on.
 fn missing(own: &[ContainerSummary], up: &[Running], wanted: i64) -> Vec<i64> {
     let waits = |n: i64| {
         own.iter().any(|c| {

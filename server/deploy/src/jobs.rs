@@ -17,10 +17,12 @@ use berth_store::{
 
 use crate::{
     attempt::remove_dir,
+    config::Arrival,
     docker::label,
     fault::engine_problem,
     gate::{Inside, Turn},
     pipeline::Inner,
+    stall,
     start::replica_of,
 };
 
@@ -35,7 +37,9 @@ impl Inner {
         app: Option<AppId>,
         input: serde_json::Value,
     ) -> Result<JobRow, Problem> {
+        stall::before("job_queued").await;
         let job = self.store.jobs().enqueue(kind, app, input, &who.name).await?;
+        stall::after("job_queued").await;
         self.work_on(app);
         Ok(job)
     }
@@ -51,6 +55,25 @@ impl Inner {
                     .await?;
             }
             self.work_on(job.app_id);
+        }
+        self.resume_deletions().await
+    }
+
+    /// An app is marked before the job that deletes it is there: whoever died between the two meant it.
+    async fn resume_deletions(self: &Arc<Self>) -> Result<(), Problem> {
+        let unfinished = self.store.jobs().unfinished().await?;
+        let apps = self.store.apps().all(&berth_store::model::Visible::All).await?;
+        for app in apps.into_iter().filter(|app| app.deleting) {
+            let known = unfinished.iter().any(|j| j.kind == JobKind::DeleteApp && j.app_id == Some(app.id));
+            if !known {
+                self.enqueue_job(
+                    &Principal::daemon(),
+                    JobKind::DeleteApp,
+                    Some(app.id),
+                    serde_json::Value::Null,
+                )
+                .await?;
+            }
         }
         Ok(())
     }
@@ -86,7 +109,9 @@ impl Inner {
     /// Runs a job to its end, or until the daemon goes down: then it stays "running" and the next start takes it up.
     async fn run_job(self: &Arc<Self>, job: JobRow) -> Result<(), Problem> {
         if job.state == JobState::Queued {
+            stall::before("job_running").await;
             self.store.jobs().transition(&job.id, JobState::Queued, JobState::Running, None, None).await?;
+            stall::after("job_running").await;
         }
         let outcome = tokio::select! {
             biased;
@@ -97,6 +122,7 @@ impl Inner {
             Ok(message) => (JobState::Succeeded, Some(message), None),
             Err(problem) => (JobState::Failed, None, Some(problem)),
         };
+        stall::before("job_ended").await;
         while !self.shutdown.is_cancelled() {
             let (message, problem) = (message.clone(), problem.clone());
             match self.store.jobs().transition(&job.id, JobState::Running, state, message, problem).await {
@@ -111,6 +137,7 @@ impl Inner {
                 }
             }
         }
+        stall::after("job_ended").await;
         let _ = self.settled.send(());
         Ok(())
     }
@@ -125,8 +152,10 @@ impl Inner {
 
     /// Does it; returns what was done, in a sentence.
     async fn do_job(self: &Arc<Self>, job: &JobRow) -> Result<String, Problem> {
-        if job.kind == JobKind::Cleanup {
-            return self.clean_up().await;
+        match job.kind {
+            JobKind::Cleanup => return self.clean_up(&job.input).await,
+            JobKind::Upgrade => return self.upgrade(job).await,
+            _ => {}
         }
         let id = job.app_id.ok_or_else(|| Problem::new(Code::Internal, "The job names no app."))?;
         let Some(app) = self.store.apps().by_id(id).await? else {
@@ -140,7 +169,28 @@ impl Inner {
                 self.scale_app(&app, replicas).await
             }
             JobKind::DeleteApp => self.delete_app(&app).await,
-            JobKind::Cleanup => self.clean_up().await,
+            JobKind::Cleanup => self.clean_up(&job.input).await,
+            JobKind::Upgrade => self.upgrade(job).await,
+        }
+    }
+
+    /// Hands over to the program that is installed now; or, when that has happened, says so.
+    async fn upgrade(&self, job: &JobRow) -> Result<String, Problem> {
+        let version = env!("CARGO_PKG_VERSION");
+        match (&self.config.arrival, &self.config.successor) {
+            // Begun by the process before this one, or by this one before it had to go on.
+            (Arrival::TookOver { from, serving }, _) if job.started_at.is_some() => {
+                serving.cancelled().await;
+                Ok(format!("Berth {version} has taken over from {from}; no socket was closed."))
+            }
+            (Arrival::Stayed(problem), _) if job.started_at.is_some() => Err(problem.clone()),
+            (Arrival::Started, _) if job.started_at.is_some() => Err(Problem::new(
+                Code::Interrupted,
+                format!("The daemon ended during the upgrade; {version} was started and runs."),
+            )
+            .hint("platform_status shows the version. Upgrade again if it is not the one that you want.")),
+            (_, Some(successor)) => Err(successor.hand_over().await),
+            (_, None) => Err(Problem::new(Code::Unavailable, "This daemon cannot hand over.")),
         }
     }
 
@@ -152,7 +202,9 @@ impl Inner {
 
     async fn stop_app(self: &Arc<Self>, app: &AppRow, job: &JobRow) -> Result<String, Problem> {
         let (_inside, app) = self.hold(app).await?;
+        stall::before("stopped").await;
         self.store.apps().set_stopped(app.environment.id, true, "berth").await?;
+        stall::after("stopped").await;
         self.store.jobs().set_message(&job.id, "finishing open requests").await?;
         if let Some(old) = self.routes.stopped(&app) {
             self.routes.drain(&old, crate::switch::drain_limit(&app)).await;
@@ -202,7 +254,9 @@ impl Inner {
                 }
             }
         };
+        stall::before("started").await;
         self.store.apps().set_stopped(app.environment.id, false, "berth").await?;
+        stall::after("started").await;
         self.routes.serve(app, &release, self.target(app, &release, containers.as_deref())?);
         if let Some(containers) = &containers {
             self.collect_logs(app, &release, containers);
@@ -243,11 +297,15 @@ impl Inner {
                 return Err(problem);
             }
         };
+        stall::before("scaled").await;
         self.store.apps().set_replicas(app.environment.id, replicas).await?;
+        stall::after("scaled").await;
         if let Some(target) = self.routes.serving_target(app.environment.id) {
             // Open requests of replicas that go finish before their containers get SIGTERM.
             let removed = target.set_replicas(crate::routes::replica_addrs(&up));
-            removed.idle(crate::switch::drain_limit(app)).await;
+            let limit = crate::switch::drain_limit(app);
+            let others = tokio::time::timeout(limit, self.config.alone.cancelled());
+            let _ = tokio::join!(removed.idle(limit), others);
         }
         self.collect_logs(app, &release, &up);
         self.let_engine_restart(release.id).await;
@@ -258,7 +316,11 @@ impl Inner {
                 self.remove_container(&container.id).await.map_err(|e| engine_problem(&e))?;
             }
         }
-        Ok(format!("{} has {replicas} replicas; it had {before}.", app.slug))
+        let trial = match self.routes.trial(app.environment.id) {
+            Some(_) => " The release on trial keeps its own until it is promoted.",
+            None => "",
+        };
+        Ok(format!("{} has {replicas} replicas; it had {before}.{trial}", app.slug))
     }
 
     async fn delete_app(self: &Arc<Self>, app: &AppRow) -> Result<String, Problem> {
@@ -278,7 +340,9 @@ impl Inner {
         let releases = self.store.releases().list(app.environment.id, false).await?;
         let files = self.config.data_dir.join("releases").join(app.id.0.to_string());
         remove_dir(&files).await.map_err(|e| crate::attempt::io_problem("removing the app's files", &e))?;
+        stall::before("deleted").await;
         self.store.apps().delete(app.id, "berth").await?;
+        stall::after("deleted").await;
         // The app is gone: what cannot be removed now is found by the cleanup.
         for release in &releases {
             if let Err(problem) = self.remove_artifact(release).await {

@@ -8,6 +8,7 @@
 
 mod attempt;
 mod build;
+mod build_cache;
 mod check;
 mod cleanup;
 pub mod command;
@@ -22,18 +23,25 @@ mod journal;
 mod output;
 mod pipeline;
 pub mod plan;
+mod pressure;
 pub mod probe;
 mod queue;
 mod reconcile;
 mod release;
+mod rollout;
 mod routes;
+mod sameness;
 pub mod source;
+mod stall;
 mod start;
 mod sweep;
 mod switch;
+mod traffic;
+mod worse;
 
-pub use cleanup::{upload_expiry, upload_path};
-pub use config::{Addresses, PipelineConfig};
+pub use cleanup::{CleanupFound, upload_expiry, upload_path};
+pub use config::{Addresses, Arrival, PipelineConfig, Successor};
 pub use journal::DeploymentUpdate;
 pub use output::EngineOutput;
 pub use pipeline::{EnqueueOptions, Pipeline};
+pub use traffic::TrafficWish;

@@ -19,24 +19,28 @@ use berth_schemas::{
     ids::JobId,
     job::JobKind,
     log::LogLine,
-    platform::{DockerStatus, Removable},
+    platform::DockerStatus,
+    traffic::{RolloutRule, TrafficMode},
 };
 use berth_store::{
     Store,
     model::{
-        AppId, AppRow, DeploymentId, DeploymentRow, DeploymentSource, EnvironmentId, JobRow, NewDeployment,
-        Principal, ReleaseId, UploadRow, Visible,
+        AppId, AppRow, DeploymentId, DeploymentRow, DeploymentSource, Enqueued, EnvironmentId, JobRow,
+        NewDeployment, Principal, ReleaseId, UploadRow, Visible,
     },
 };
 use tokio::sync::{Notify, Semaphore, broadcast};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    build_cache::Steps,
+    cleanup::CleanupFound,
     config::PipelineConfig,
     docker::{ContainerId, Engine, InstanceId},
     gate::{Gates, Turns},
     journal::{DeploymentUpdate, Watchers},
     routes::Routes,
+    stall,
 };
 
 /// What a caller may say about a deployment.
@@ -46,6 +50,8 @@ pub struct EnqueueOptions {
     pub message: Option<String>,
     /// Build without the cache of earlier builds.
     pub no_cache: bool,
+    /// Give it a part of the traffic first, by this rule.
+    pub rollout: Option<RolloutRule>,
 }
 
 /// The deploy pipeline. Cheap to clone.
@@ -64,6 +70,13 @@ pub(crate) struct Inner {
     pub(crate) active: Mutex<HashMap<DeploymentId, Active>>,
     /// One at a time changes what serves in an environment.
     pub(crate) traffic: Gates<EnvironmentId>,
+    /// One at a time changes what stands between an environment's visitors and its releases. Whoever is inside goes
+    /// through none of the other gates.
+    pub(crate) modes: Gates<EnvironmentId>,
+    /// The end of a rollout was asked for.
+    pub(crate) decided: Notify,
+    /// What rollouts are compared with.
+    pub(crate) baselines: Mutex<HashMap<DeploymentId, crate::rollout::Baseline>>,
     /// One at a time starts, stops or removes the containers of a release.
     pub(crate) containers: Gates<ReleaseId>,
     /// One at a time looks at an environment.
@@ -72,6 +85,10 @@ pub(crate) struct Inner {
     pub(crate) working: Turns<Option<AppId>>,
     /// Containers that the engine was told to restart by itself.
     pub(crate) restartable: Mutex<HashSet<ContainerId>>,
+    /// Why an environment could not be put right at the last look.
+    pub(crate) troubles: Mutex<HashMap<EnvironmentId, Problem>>,
+    /// Steps of our builds, to tell their part of the build cache.
+    pub(crate) steps: Mutex<Steps>,
     /// The engine answers again after it was away.
     pub(crate) engine_back: Notify,
     /// What is left over should be looked for now.
@@ -125,7 +142,7 @@ impl Pipeline {
         }
         let (look, looks) = tokio::sync::mpsc::channel(256);
         let inner = Arc::new(Inner {
-            routes: Routes::new(proxy, config.addresses.clone()),
+            routes: Routes::new(proxy, config.addresses.clone(), config.alone.clone()),
             builds: Semaphore::new(config.concurrent_builds.max(1)),
             store,
             engine,
@@ -135,10 +152,15 @@ impl Pipeline {
             watchers: Watchers::default(),
             active: Mutex::default(),
             traffic: Gates::default(),
+            modes: Gates::default(),
+            decided: Notify::new(),
+            baselines: Mutex::default(),
             containers: Gates::default(),
             looking: Turns::default(),
             working: Turns::default(),
             restartable: Mutex::default(),
+            troubles: Mutex::default(),
+            steps: Mutex::default(),
             engine_back: Notify::new(),
             sweep_now: Notify::new(),
             wake: Notify::new(),
@@ -152,6 +174,7 @@ impl Pipeline {
         inner.spawn(Arc::clone(&inner).reconcile(looks));
         inner.spawn(Arc::clone(&inner).follow_engine());
         inner.spawn(Arc::clone(&inner).clean_regularly());
+        inner.spawn(Arc::clone(&inner).watch_disks());
         Ok(Self(inner))
     }
 
@@ -163,7 +186,8 @@ impl Pipeline {
 
     /// Puts a deployment in the queue. Older ones that still wait in the same environment are superseded; a
     /// rollback also supersedes one that is being worked on and has no traffic yet. A redeploy brings nothing new,
-    /// so it only supersedes earlier redeploys and takes its turn after what brings something.
+    /// so it only supersedes earlier redeploys and takes its turn after what brings something. What brings the same
+    /// as the newest on its way, or as what is live and serves, makes no second deployment.
     ///
     /// # Errors
     /// `Conflict` when the app is being deleted, `MissingVariable` when a required variable is not set,
@@ -174,7 +198,7 @@ impl Pipeline {
         app: &AppRow,
         source: DeploymentSource,
         options: EnqueueOptions,
-    ) -> Result<DeploymentRow, Problem> {
+    ) -> Result<Enqueued, Problem> {
         let inner = &self.0;
         if app.deleting {
             return Err(Problem::new(Code::Conflict, format!("The app {} is being deleted.", app.slug)));
@@ -189,24 +213,26 @@ impl Pipeline {
                     .hint("See release_list for those that are."));
             }
         }
-        let row = inner
-            .store
-            .deployments()
-            .enqueue(NewDeployment {
-                app: app.id,
-                environment: app.environment.id,
-                source,
-                by: who.name.clone(),
-                message: options.message,
-                no_cache: options.no_cache,
-            })
-            .await?;
+        let new = NewDeployment {
+            app: app.id,
+            environment: app.environment.id,
+            key: inner.source_key(&source).await?,
+            source,
+            by: who.name.clone(),
+            message: options.message,
+            no_cache: options.no_cache,
+            rollout: options.rollout,
+        };
+        stall::before("queued").await;
+        let outcome = inner.store.deployments().enqueue_once(new, inner.answers(app)).await?;
+        let Enqueued::New(row) = &outcome else { return Ok(outcome) };
+        stall::after("queued").await;
         // It is accepted: what it supersedes is also found when the queue is looked at.
-        if let Err(problem) = inner.supersede_older(&row).await {
+        if let Err(problem) = inner.supersede_older(row).await {
             tracing::warn!(%problem, deployment = %row.reference(), "older deployments were not superseded yet");
         }
         inner.wake.notify_one();
-        Ok(row)
+        Ok(outcome)
     }
 
     /// Stops a deployment that has no traffic yet. The live release is not touched.
@@ -239,7 +265,18 @@ impl Pipeline {
         self.wait(deployment.id, Duration::from_secs(10)).await
     }
 
-    /// The deployment when it has settled, or as it is after `at_most`.
+    /// Resolves when this run is going down: whoever waits in it for something is to say how things stand.
+    pub async fn stopping(&self) {
+        self.0.shutdown.cancelled().await;
+    }
+
+    /// Whether this run is going down.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.0.shutdown.is_cancelled()
+    }
+
+    /// The deployment when it has settled, or has its part of the traffic, or as it is after `at_most` or when the daemon goes down.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -248,11 +285,14 @@ impl Pipeline {
         let mut settled = self.0.settled.subscribe();
         loop {
             let row = self.0.deployment(id).await?;
-            if row.state.is_settled() || tokio::time::Instant::now() >= deadline {
+            if row.rests() || tokio::time::Instant::now() >= deadline || self.is_stopping() {
                 return Ok(row);
             }
             // Whatever ends the wait, the row is read again: missing or foreign messages do no harm.
-            let _ = tokio::time::timeout_at(deadline, settled.recv()).await;
+            tokio::select! {
+                _ = tokio::time::timeout_at(deadline, settled.recv()) => {}
+                () = self.stopping() => {}
+            }
         }
     }
 
@@ -299,7 +339,9 @@ impl Pipeline {
     /// # Errors
     /// When the store cannot be written.
     pub async fn delete_app(&self, who: &Principal, app: &AppRow) -> Result<JobRow, Problem> {
+        stall::before("deleting").await;
         self.0.store.apps().mark_deleting(who, app.id).await?;
+        stall::after("deleting").await;
         self.0.enqueue_job(who, JobKind::DeleteApp, Some(app.id), serde_json::Value::Null).await
     }
 
@@ -318,10 +360,13 @@ impl Pipeline {
                 .get(&Visible::All, id)
                 .await?
                 .ok_or_else(|| Problem::new(Code::NotFound, format!("There is no job {id}.")))?;
-            if row.state.is_final() || tokio::time::Instant::now() >= deadline {
+            if row.state.is_final() || tokio::time::Instant::now() >= deadline || self.is_stopping() {
                 return Ok(row);
             }
-            let _ = tokio::time::timeout_at(deadline, settled.recv()).await;
+            tokio::select! {
+                _ = tokio::time::timeout_at(deadline, settled.recv()) => {}
+                () = self.stopping() => {}
+            }
         }
     }
 
@@ -342,8 +387,18 @@ impl Pipeline {
         match (app.environment.live, app.environment.stopped) {
             (None, _) => AppState::Empty,
             (_, true) => AppState::Stopped,
-            (Some(_), false) => self.0.routes.state(app.environment.id, app.environment.replicas),
+            (Some(_), false) => match app.environment.traffic {
+                TrafficMode::Open => self.0.routes.state(app.environment.id, app.environment.replicas),
+                TrafficMode::Paused { .. } => AppState::Paused,
+                TrafficMode::Maintenance { .. } => AppState::Maintenance,
+            },
         }
+    }
+
+    /// Why an app does not serve as it should and could not be put right, if so.
+    #[must_use]
+    pub fn trouble(&self, app: &AppRow) -> Option<Problem> {
+        self.0.troubles().get(&app.environment.id).cloned()
     }
 
     /// The containers of an app's live release, as the engine knows them.
@@ -361,6 +416,10 @@ impl Pipeline {
         let same =
             active.iter().find(|(id, a)| a.environment == deployment.environment_id && **id != deployment.id);
         Some(match same {
+            Some((_, other)) if other.state == DeploymentState::RollingOut => format!(
+                "the rollout of {}#{}; rollout_promote or rollout_abort ends it",
+                deployment.app, other.number
+            ),
             Some((_, other)) => {
                 format!("an earlier deployment of {}, which is {}", deployment.app, other.state.as_str())
             }
@@ -392,12 +451,13 @@ impl Pipeline {
         }
     }
 
-    /// What cleanup would remove now.
+    /// What cleanup would remove now, and what it would keep.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn cleanup_plan(&self) -> Result<Vec<Removable>, Problem> {
-        Ok(self.0.removable().await?.into_iter().map(|r| r.shown).collect())
+    pub async fn cleanup_plan(&self) -> Result<CleanupFound, Problem> {
+        let plan = self.0.removable(self.0.config.build_cache_bytes).await?;
+        Ok(CleanupFound { items: plan.items.into_iter().map(|r| r.shown).collect(), kept: plan.kept })
     }
 
     /// Removes what is no longer needed.
@@ -406,6 +466,23 @@ impl Pipeline {
     /// When the store cannot be written.
     pub async fn cleanup(&self, who: &Principal) -> Result<JobRow, Problem> {
         self.0.enqueue_job(who, JobKind::Cleanup, None, serde_json::Value::Null).await
+    }
+
+    /// Replaces the daemon by the program that is installed now, without closing a listening socket. Asking again
+    /// while it is under way returns the same job.
+    ///
+    /// # Errors
+    /// `Unavailable` when this daemon cannot start another, or the store cannot be written.
+    pub async fn upgrade(&self, who: &Principal) -> Result<JobRow, Problem> {
+        if self.0.config.successor.is_none() {
+            return Err(Problem::new(Code::Unavailable, "This daemon cannot hand over to another process.")
+                .hint("Restart it with its service manager."));
+        }
+        let under_way = self.0.store.jobs().unfinished().await?;
+        match under_way.into_iter().find(|j| j.kind == JobKind::Upgrade) {
+            Some(job) => Ok(job),
+            None => self.0.enqueue_job(who, JobKind::Upgrade, None, serde_json::Value::Null).await,
+        }
     }
 
     /// Settings of an app changed: what traffic sees follows at once where it can (its routes).
@@ -462,7 +539,9 @@ impl Inner {
         change: berth_store::model::Change,
     ) -> Result<(), Problem> {
         let reason = change.reason.clone();
+        stall::before(to.as_str()).await;
         *row = self.store.deployments().transition(row.id, row.state, to, change).await?;
+        stall::after(to.as_str()).await;
         self.moved(row.id, to, reason);
         Ok(())
     }

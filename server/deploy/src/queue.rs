@@ -54,6 +54,10 @@ impl Inner {
                     waiting.entry(row.environment_id.0).or_default().push(row);
                     Ok(())
                 }
+                DeploymentState::RollingOut => {
+                    self.begin(row);
+                    Ok(())
+                }
                 _ => self.adopt(row.id).await,
             };
             if let Err(problem) = ended {
@@ -75,7 +79,7 @@ impl Inner {
     }
 
     /// Works on a deployment if its environment is free.
-    fn begin(self: &Arc<Self>, row: DeploymentRow) {
+    pub(crate) fn begin(self: &Arc<Self>, row: DeploymentRow) {
         let Some(cancel) = self.claim(&row) else { return };
         let inner = Arc::clone(self);
         self.spawn(async move {
@@ -105,7 +109,8 @@ impl Inner {
                 cancel: cancel.clone(),
                 superseded_by: None,
                 state: row.state,
-                release: None,
+                // A rollout that is taken up has containers that nobody may stop.
+                release: row.release.filter(|_| row.state == DeploymentState::RollingOut),
                 draining: None,
             },
         );
@@ -260,6 +265,8 @@ mod tests {
             message: None,
             by: "test".into(),
             no_cache: false,
+            rollout: None,
+            promote_requested: false,
             plan: None,
             problem: None,
             warnings: Vec::new(),

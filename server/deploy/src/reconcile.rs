@@ -53,8 +53,16 @@ impl Inner {
                 tracing::error!(app = %app.slug, %problem, "an app could not be routed at start");
             }
         }
+        self.routes.begin();
         for row in self.store.deployments().unsettled().await? {
             let name = row.reference();
+            if row.state == DeploymentState::RollingOut {
+                if let Err(problem) = self.restore_trial(&row, containers.as_deref()).await {
+                    tracing::warn!(deployment = %name, %problem, "a rollout gets its part of the traffic a little later");
+                }
+                self.begin(row);
+                continue;
+            }
             if let Err(problem) = self.take_up(row).await {
                 // Not a reason to serve nobody: the queue takes it up again.
                 tracing::error!(deployment = %name, %problem, "a deployment could not be taken up");
@@ -68,7 +76,7 @@ impl Inner {
     pub(crate) async fn take_up(self: &Arc<Self>, row: DeploymentRow) -> Result<(), Problem> {
         let deployments = self.store.deployments();
         match row.state {
-            DeploymentState::Queued => return Ok(()),
+            DeploymentState::Queued | DeploymentState::RollingOut => return Ok(()),
             // The pointer moved with the state, so it has the traffic; what it replaced is stopped by the sweep.
             DeploymentState::Draining => {
                 deployments.finish_live(row.id).await?;
@@ -220,6 +228,13 @@ impl Inner {
         if event.kind == EngineEventKind::Destroy {
             self.forget_container(&event.container);
         }
+        let event = match event.kind {
+            EngineEventKind::Disconnect => match self.still_runs(event).await {
+                Some(event) => event,
+                None => return,
+            },
+            _ => event,
+        };
         let Some(workload) = Workload::from_labels(&event.labels) else { return };
         let Ok(slug) = workload.app.parse() else { return };
         let Ok(Some(app)) = self.store.apps().by_slug(&Visible::All, &slug).await else { return };
@@ -231,19 +246,22 @@ impl Inner {
                     && !app.deleting
                     && i64::from(workload.replica) <= app.environment.replicas =>
             {
-                let event = NewEvent {
-                    kind: "container.died",
-                    by: "berth".into(),
-                    app: Some(app.id),
-                    summary: format!(
-                        "replica {} of {} (release {}) ended with exit code {exit_code}",
-                        workload.replica, app.slug, workload.deployment
-                    ),
-                    data: serde_json::json!({ "exit_code": exit_code, "release": workload.deployment, "replica": workload.replica }),
+                let summary = format!(
+                    "replica {} of {} (release {}) ended with exit code {exit_code}",
+                    workload.replica, app.slug, workload.deployment
+                );
+                let data = serde_json::json!({ "exit_code": exit_code, "release": workload.deployment, "replica": workload.replica });
+                self.tell("container.died", &app, summary, data);
+            }
+            EngineEventKind::Pause | EngineEventKind::Disconnect if live && !app.environment.stopped => {
+                let (kind, what) = match event.kind {
+                    EngineEventKind::Pause => ("container.paused", "was paused outside Berth"),
+                    _ => ("container.disconnected", "was taken off its network outside Berth"),
                 };
-                if let Err(error) = self.store.events().append(event).await {
-                    tracing::warn!(%error, "an event was not kept");
-                }
+                let of =
+                    format!("replica {} of {} (release {})", workload.replica, app.slug, workload.deployment);
+                let data = serde_json::json!({ "release": workload.deployment, "replica": workload.replica });
+                self.tell(kind, &app, format!("{of} {what}"), data);
             }
             EngineEventKind::Start
             | EngineEventKind::Destroy
@@ -255,6 +273,26 @@ impl Inner {
             // A full channel means that a look at everything is due anyway.
             let _ = self.look.try_send(app.environment.id);
         }
+    }
+
+    /// The event of a container that left its network, with the container's labels, if it runs on: each that stops
+    /// leaves its network, too.
+    async fn still_runs(&self, event: EngineEvent) -> Option<EngineEvent> {
+        let state = self.engine.inspect_container(&event.container).await.ok()?;
+        let alone = state.running && state.addresses.is_empty();
+        alone.then_some(EngineEvent { labels: state.labels, ..event })
+    }
+
+    /// Writes an entry of the event log about an app. Nobody waits for it, least of all a repair while the store is
+    /// locked or its disk is full.
+    pub(crate) fn tell(&self, kind: &'static str, app: &AppRow, summary: String, data: serde_json::Value) {
+        let event = NewEvent { kind, by: "berth".into(), app: Some(app.id), summary, data };
+        let store = self.store.clone();
+        self.spawn(async move {
+            if let Err(error) = store.events().append(event).await {
+                tracing::warn!(%error, kind, "an event was not kept");
+            }
+        });
     }
 
     /// The containers of an app's live release, as the engine knows them.

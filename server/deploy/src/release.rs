@@ -10,6 +10,7 @@ use crate::{
     fault::{Halt, engine_problem},
     fetch::start_command,
     pipeline::Inner,
+    stall,
 };
 
 /// Earlier releases kept where no number was set.
@@ -38,6 +39,7 @@ impl Inner {
     ) -> Result<ReleaseRow, Halt> {
         let variables = self.variables_now(&attempt.app).await?;
         // Settings may have changed while it was built; those it was built with are the ones it runs with.
+        stall::before("release").await;
         let release = self
             .store
             .releases()
@@ -49,6 +51,7 @@ impl Inner {
                 bytes,
             })
             .await?;
+        stall::after("release").await;
         self.store.deployments().set_release(attempt.row.id, release.id).await?;
         Ok(release)
     }
@@ -134,6 +137,7 @@ impl Inner {
         let app = self.store.apps().by_environment(release.environment_id).await?;
         Ok(self.is_used(release.id)
             || self.routes.serves(release.environment_id) == Some(release.id)
+            || self.routes.trial(release.environment_id).is_some_and(|t| t.release == release.id)
             || app.is_some_and(|app| app.environment.live == Some(release.id)))
     }
 
@@ -149,7 +153,9 @@ impl Inner {
         }
         let containers = self.containers_of(release.id).await.map_err(|e| engine_problem(&e))?;
         // First the store: from here on nobody takes it up again.
+        stall::before("release_removed").await;
         self.store.releases().mark_removed(release.id).await?;
+        stall::after("release_removed").await;
         for container in containers {
             self.remove_container(&container.id).await.map_err(|e| engine_problem(&e))?;
         }

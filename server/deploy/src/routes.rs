@@ -5,19 +5,31 @@
 
 use std::{
     collections::BTreeMap,
+    mem,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use berth_proxy::{
-    Destination, DrainReport, ProxyHandle, ReleaseLabel, ReleaseTarget, ReplicaAddr, RouteTable, StaticSite,
-    StatusPage, TargetOptions,
+    Answers, Destination, DrainReport, Hold, Match, ProxyHandle, ReleaseLabel, ReleaseTarget, ReplicaAddr,
+    RouteTable, Split, SplitRule, StaticSite, StatusPage, TargetOptions,
 };
-use berth_schemas::{AppSlug, Code, EnvironmentName, Problem, ProjectSlug, app::AppState};
+use berth_schemas::{
+    AppSlug, Code, EnvironmentName, Problem, ProjectSlug,
+    app::AppState,
+    traffic::{RolloutRule, TrafficMatch, TrafficMode},
+};
 use berth_store::model::{AppRow, Artifact, EnvironmentId, ReleaseId, ReleaseRow};
+use tokio_util::sync::CancellationToken;
 
 use crate::{config::Addresses, start::Running};
+
+/// Requests of one app that wait at once while it is paused; those beyond are told to come again.
+const HELD: usize = 1000;
 
 /// What an environment shows to visitors.
 #[derive(Clone)]
@@ -38,6 +50,25 @@ struct Entry {
     app: AppSlug,
     places: Vec<(String, String)>,
     serving: Serving,
+    /// What stands between visitors and the release, whichever serves.
+    mode: Mode,
+    /// A release that gets a part of the traffic.
+    trial: Option<Trial>,
+}
+
+/// A traffic mode as the data plane knows it.
+enum Mode {
+    Open,
+    Paused(Arc<Hold>),
+    Maintenance(StatusPage),
+}
+
+/// A release on trial beside the one that serves.
+#[derive(Clone)]
+pub(crate) struct Trial {
+    pub(crate) release: ReleaseId,
+    pub(crate) target: Arc<ReleaseTarget>,
+    pub(crate) rule: RolloutRule,
 }
 
 /// The routes of all environments.
@@ -45,11 +76,22 @@ pub(crate) struct Routes {
     proxy: ProxyHandle,
     addresses: Addresses,
     entries: Mutex<BTreeMap<EnvironmentId, Entry>>,
+    /// False until the first routes of all environments are known: a table of some would hide the others.
+    published: AtomicBool,
+    /// See [`crate::PipelineConfig::alone`].
+    alone: CancellationToken,
 }
 
 impl Routes {
-    pub(crate) fn new(proxy: ProxyHandle, addresses: Addresses) -> Self {
-        Self { proxy, addresses, entries: Mutex::default() }
+    pub(crate) fn new(proxy: ProxyHandle, addresses: Addresses, alone: CancellationToken) -> Self {
+        Self { proxy, addresses, entries: Mutex::default(), published: AtomicBool::new(false), alone }
+    }
+
+    /// From now on every change is seen by visitors, beginning with what was set so far.
+    pub(crate) fn begin(&self) {
+        let entries = self.lock();
+        self.published.store(true, Ordering::Release);
+        self.publish(&entries);
     }
 
     /// Sends visitors of an app to a release. Returns what they were sent to before.
@@ -86,7 +128,52 @@ impl Routes {
         let mut entries = self.lock();
         let old = entries.remove(&environment);
         self.publish(&entries);
-        old.and_then(|e| e.target())
+        let old = old?;
+        old.mode.end();
+        old.target()
+    }
+
+    /// Sets what stands between an app's visitors and its release, from the next request on; those that wait go on.
+    /// Whoever calls has one at a time do so, after it was committed.
+    pub(crate) fn set_mode(&self, app: &AppRow) {
+        let mut entries = self.lock();
+        let entry = entries
+            .entry(app.environment.id)
+            .or_insert_with(|| Entry::new(app, &self.addresses, Serving::Nothing));
+        let before = mem::replace(&mut entry.mode, Mode::of(app));
+        self.publish(&entries);
+        before.end();
+    }
+
+    /// Requests that wait because an environment is paused.
+    pub(crate) fn waiting(&self, environment: EnvironmentId) -> usize {
+        match self.lock().get(&environment).map(|e| &e.mode) {
+            Some(Mode::Paused(hold)) => hold.waiting(),
+            _ => 0,
+        }
+    }
+
+    /// Gives a part of an app's traffic to a release, or another part than before.
+    pub(crate) fn set_trial(&self, app: &AppRow, trial: Trial) {
+        let mut entries = self.lock();
+        let entry = entries
+            .entry(app.environment.id)
+            .or_insert_with(|| Entry::new(app, &self.addresses, Serving::Nothing));
+        entry.trial = Some(trial);
+        self.publish(&entries);
+    }
+
+    /// Gives a trial's part back to the release that serves. Returns what had it, for open requests.
+    pub(crate) fn end_trial(&self, environment: EnvironmentId) -> Option<Arc<ReleaseTarget>> {
+        let mut entries = self.lock();
+        let trial = entries.get_mut(&environment)?.trial.take()?;
+        self.publish(&entries);
+        Some(trial.target)
+    }
+
+    /// The release on trial in an environment.
+    pub(crate) fn trial(&self, environment: EnvironmentId) -> Option<Trial> {
+        self.lock().get(&environment)?.trial.clone()
     }
 
     /// The app's hosts and prefixes may have changed.
@@ -136,7 +223,9 @@ impl Routes {
 
     /// Waits until requests to a target that no route leads to have ended.
     pub(crate) async fn drain(&self, target: &Arc<ReleaseTarget>, limit: Duration) -> DrainReport {
-        self.proxy.drain(target, limit).await
+        // Requests in the same containers may have come through the process before this one.
+        let others = tokio::time::timeout(limit, self.alone.cancelled());
+        tokio::join!(self.proxy.drain(target, limit), others).0
     }
 
     /// A target of containers.
@@ -174,13 +263,24 @@ impl Routes {
 
     fn set(&self, app: &AppRow, serving: Serving) -> Option<Arc<ReleaseTarget>> {
         let mut entries = self.lock();
-        let entry = Entry { app: app.slug.clone(), places: places(app, &self.addresses), serving };
-        let old = entries.insert(app.environment.id, entry);
+        let entry = entries
+            .entry(app.environment.id)
+            .or_insert_with(|| Entry::new(app, &self.addresses, Serving::Nothing));
+        let old = entry.target();
+        entry.places = places(app, &self.addresses);
+        entry.serving = serving;
+        // Promoted: it is what serves now.
+        if let Serving::Release(id, _) | Serving::Files(id, _) = entry.serving {
+            entry.trial.take_if(|trial| trial.release == id);
+        }
         self.publish(&entries);
-        old.and_then(|e| e.target())
+        old
     }
 
     fn publish(&self, entries: &BTreeMap<EnvironmentId, Entry>) {
+        if !self.published.load(Ordering::Acquire) {
+            return;
+        }
         let mut builder = RouteTable::builder();
         let mut taken = std::collections::HashSet::new();
         for entry in entries.values() {
@@ -202,7 +302,45 @@ impl Routes {
     }
 }
 
+impl Mode {
+    fn of(app: &AppRow) -> Self {
+        let name = app.slug.to_string();
+        match &app.environment.traffic {
+            TrafficMode::Open => Self::Open,
+            TrafficMode::Paused { hold_s, .. } => {
+                Self::Paused(Hold::new(name, Duration::from_secs(u64::from(*hold_s)), HELD))
+            }
+            TrafficMode::Maintenance { message, retry_after_s, .. } => {
+                Self::Maintenance(StatusPage::Maintenance {
+                    app: name,
+                    message: message.clone(),
+                    retry_after_s: *retry_after_s,
+                })
+            }
+        }
+    }
+
+    /// Lets those go who wait. After the table that leads elsewhere was set.
+    fn end(&self) {
+        if let Self::Paused(hold) = self {
+            hold.release();
+        }
+    }
+}
+
 impl Entry {
+    /// What an app shows that has no entry yet. Afterwards the mode changes by `set_mode` alone: what others know of
+    /// the app may be older.
+    fn new(app: &AppRow, addresses: &Addresses, serving: Serving) -> Self {
+        Self {
+            app: app.slug.clone(),
+            places: places(app, addresses),
+            serving,
+            mode: Mode::of(app),
+            trial: None,
+        }
+    }
+
     fn target(&self) -> Option<Arc<ReleaseTarget>> {
         match &self.serving {
             Serving::Release(_, target) | Serving::Files(_, target) => Some(Arc::clone(target)),
@@ -212,14 +350,42 @@ impl Entry {
 
     fn destination(&self) -> Destination {
         let app = self.app.to_string();
+        match (&self.serving, &self.mode) {
+            (Serving::Stopped | Serving::Nothing, _) | (_, Mode::Open) => {}
+            (_, Mode::Paused(hold)) => return Destination::Hold(Arc::clone(hold)),
+            (_, Mode::Maintenance(page)) => return Destination::Page(page.clone()),
+        }
         match &self.serving {
-            Serving::Release(_, target) | Serving::Files(_, target) => {
-                Destination::Release(Arc::clone(target))
-            }
+            Serving::Release(id, target) | Serving::Files(id, target) => match &self.trial {
+                Some(trial) if trial.release != *id => Destination::Split(Arc::new(Split {
+                    main: Arc::clone(target),
+                    trial: Arc::clone(&trial.target),
+                    rule: split_rule(&trial.rule),
+                })),
+                _ => Destination::Release(Arc::clone(target)),
+            },
             Serving::Starting(_) => Destination::Page(StatusPage::Starting { app }),
             Serving::Stopped => Destination::Page(StatusPage::Stopped { app }),
             Serving::Nothing => Destination::Page(StatusPage::NotDeployed { app }),
         }
+    }
+}
+
+fn split_rule(rule: &RolloutRule) -> SplitRule {
+    let wanted = |m: &TrafficMatch| Match { name: m.name.clone(), value: m.value.clone() };
+    SplitRule {
+        percent: rule.percent,
+        header: rule.header.as_ref().map(wanted),
+        cookie: rule.cookie.as_ref().map(wanted),
+    }
+}
+
+/// What a target answered since it had answered `before`.
+pub(crate) fn since(target: &ReleaseTarget, before: Answers) -> Answers {
+    let now = target.answers();
+    Answers {
+        total: now.total.saturating_sub(before.total),
+        server_errors: now.server_errors.saturating_sub(before.server_errors),
     }
 }
 

@@ -20,6 +20,7 @@ use crate::{
     fault::{Halt, engine_problem, sentence},
     pipeline::Inner,
     probe::HealthFailureKind,
+    stall,
 };
 
 /// Memory limit of a replica where none was set, in MiB.
@@ -149,7 +150,10 @@ impl Inner {
                 let own: Vec<&ContainerSummary> =
                     kept.iter().filter(|c| replica_of(c) == Some(replica)).collect();
                 let kept = match own.first() {
-                    Some(container) => self.start_kept(container).await.map_err(|e| engine_problem(&e))?,
+                    Some(container) => self
+                        .start_kept(container, *port, network, app)
+                        .await
+                        .map_err(|e| engine_problem(&e))?,
                     None => None,
                 };
                 let id = match kept {
@@ -165,7 +169,11 @@ impl Inner {
                             network,
                             variables,
                         );
-                        let id = self.engine.create_container(spec).await.map_err(|e| engine_problem(&e))?;
+                        let id = match self.engine.create_container(spec).await {
+                            Err(EngineError::NotFound { .. }) => return Err(image_gone(app, release)),
+                            created => created.map_err(|e| engine_problem(&e))?,
+                        };
+                        stall::after("container").await;
                         self.engine.start_container(&id).await.map_err(|e| engine_problem(&e))?;
                         id
                     }
@@ -199,8 +207,28 @@ impl Inner {
 
     /// Starts a container that is there already. None when it cannot be started any more, as when its network or
     /// its image was removed by hand: it is removed then, and a new one takes its place.
-    async fn start_kept(&self, container: &ContainerSummary) -> Result<Option<ContainerId>, EngineError> {
-        match self.engine.start_container(&container.id).await {
+    async fn start_kept(
+        &self,
+        container: &ContainerSummary,
+        port: u16,
+        network: &str,
+        app: &AppRow,
+    ) -> Result<Option<ContainerId>, EngineError> {
+        let started = async {
+            self.engine.start_container(&container.id).await?;
+            let without_address = match self.engine.address(&container.id, port).await {
+                Err(EngineError::Conflict { .. }) => {
+                    self.engine.inspect_container(&container.id).await?.running
+                }
+                _ => false,
+            };
+            if without_address {
+                // Somebody took it off its network, or the network away.
+                self.engine.connect_network(&container.id, network, vec![app.slug.to_string()]).await?;
+            }
+            Ok::<(), EngineError>(())
+        };
+        match started.await {
             Ok(()) => Ok(Some(container.id.clone())),
             Err(error) if error.is_transient() => Err(error),
             Err(error) => {
@@ -296,6 +324,17 @@ impl Inner {
     pub(crate) fn restartable(&self) -> MutexGuard<'_, HashSet<ContainerId>> {
         self.restartable.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The image that containers are made of was removed by somebody else.
+fn image_gone(app: &AppRow, release: &ReleaseRow) -> Problem {
+    let detail = format!(
+        "The image of release {} of {} is gone from Docker, so its containers cannot be made again.",
+        release.number, app.slug
+    );
+    let hint =
+        format!("Deploy {} again from its source with deployment_create; that makes a new image.", app.slug);
+    Problem::new(Code::ReleaseGone, detail).hint(hint)
 }
 
 /// What the labels of a replica say.

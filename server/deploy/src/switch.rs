@@ -17,6 +17,7 @@ use crate::{
     fault::Halt,
     gate::Gate,
     pipeline::Inner,
+    stall,
     start::{Running, STOP_GRACE},
 };
 
@@ -32,9 +33,14 @@ impl Inner {
         attempt: &mut Attempt,
         release: &ReleaseRow,
         containers: Option<Vec<Running>>,
+        trial: Option<Arc<ReleaseTarget>>,
     ) -> Result<(), Halt> {
         let environment = attempt.row.environment_id;
-        let target = self.target(&attempt.app, release, containers.as_deref())?;
+        // A release that had a part of the traffic keeps its target, and with it the requests that are open there.
+        let target = match trial {
+            Some(target) => target,
+            None => self.target(&attempt.app, release, containers.as_deref())?,
+        };
         let old = self.hand_over(attempt, release, target).await?;
         self.moved(attempt.row.id, DeploymentState::Draining, None);
         attempt.journal.enter(DeploymentState::Draining);
@@ -49,6 +55,8 @@ impl Inner {
         attempt.journal.note(format!("live at {}", self.config.addresses.url(&attempt.app.slug))).await;
         attempt.journal.flush().await;
         self.finish(attempt).await?;
+        // What kept the release before it from being repaired does not matter any more.
+        self.trouble_over(environment).await;
         self.note_use(attempt.row.id, |active| {
             active.release = None;
             active.draining = None;
@@ -57,8 +65,12 @@ impl Inner {
         let inner = Arc::clone(self);
         let app = attempt.app.id;
         self.spawn(async move {
-            inner.retire_others(environment).await;
-            inner.prune_releases(app).await;
+            tokio::select! {
+                biased;
+                // Requests that the drain left to the data plane's own shutdown are still in the old release.
+                () = inner.shutdown.cancelled() => {}
+                () = inner.retire_others(environment) => inner.prune_releases(app).await,
+            }
         });
         if containers.is_some() {
             self.spawn(Arc::clone(self).end_watch(attempt.app.clone(), attempt.row.id, release.id));
@@ -88,7 +100,9 @@ impl Inner {
         self.enter(attempt, DeploymentState::Switching).await?;
         let previous = attempt.app.environment.live.filter(|live| *live != release.id);
         self.note_use(attempt.row.id, |active| active.draining = previous);
+        stall::before("draining").await;
         self.store.deployments().switch_live(attempt.row.id, release.id).await?;
+        stall::after("draining").await;
         attempt.row.state = DeploymentState::Draining;
         attempt.app.environment.live = Some(release.id);
         if was_stopped && attempt.app.environment.stopped {
@@ -107,8 +121,10 @@ impl Inner {
 
     /// Draining is over: the deployment is live, unless its release died meanwhile.
     async fn finish(&self, attempt: &mut Attempt) -> Result<(), Halt> {
+        stall::before("live").await;
         match self.store.deployments().finish_live(attempt.row.id).await {
             Ok(_) => {
+                stall::after("live").await;
                 attempt.row.state = DeploymentState::Live;
                 self.moved(attempt.row.id, DeploymentState::Live, None);
                 Ok(())
@@ -162,6 +178,8 @@ impl Inner {
 
     /// Stops the containers of every release of an environment that nobody needs. They are kept for rollback.
     pub(crate) async fn retire_others(&self, environment: EnvironmentId) {
+        // The process before this one may have requests in them; its visitors are counted there.
+        self.config.alone.cancelled().await;
         let releases = match self.store.releases().list(environment, false).await {
             Ok(releases) => releases,
             Err(error) => {
@@ -262,7 +280,9 @@ impl Inner {
         let change = Change { reason: Some(problem.detail.clone()), problem: Some(problem.clone()) };
         // It may have got from draining to live meanwhile.
         let state = self.deployment(deployment.id).await?.state;
+        stall::before("rolled_back").await;
         self.store.deployments().roll_back(deployment.id, state, Some(back.id), change).await?;
+        stall::after("rolled_back").await;
         self.routes.serve(app, &back, target);
         if let Some(containers) = &containers {
             self.collect_logs(app, &back, containers);

@@ -6,7 +6,7 @@ use clap::{Arg, ArgMatches, Command};
 use clap_complete::Shell;
 
 use super::{
-    Session, deploy, failure::Failure, login, logs, manifest, mcp, open, rollback, serve, tool, tree,
+    Session, deploy, failure::Failure, login, logs, manifest, mcp, open, rollback, serve, tool, tree, upgrade,
 };
 
 type Outcome = Result<ExitCode, Failure>;
@@ -27,6 +27,7 @@ pub fn commands() -> Vec<Command> {
         mcp::command(),
         serve::command(),
         serve::config_command(),
+        upgrade::command(),
         tool::command(),
         Command::new("completions")
             .about("Print a completion script for a shell")
@@ -50,6 +51,7 @@ pub fn run(name: &str, session: &Session, matches: &ArgMatches) -> Option<Outcom
         "mcp" => mcp::run(session, matches),
         "serve" => serve::run(matches),
         "config" => serve::config(session, matches),
+        "upgrade" => upgrade::run(session),
         "tool" => tool::run(session, matches),
         "completions" => completions(session, matches),
         "version" => version(session),

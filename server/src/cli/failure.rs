@@ -79,7 +79,9 @@ impl Failure {
         }
     }
 
-    fn as_problem(&self) -> Option<Problem> {
+    /// The same as callers elsewhere see it; none if everything was said already.
+    #[must_use]
+    pub fn as_problem(&self) -> Option<Problem> {
         match self {
             Self::Problem(problem) => Some((**problem).clone()),
             Self::Local { text, hint } => {

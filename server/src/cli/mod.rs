@@ -20,6 +20,7 @@ pub mod sse;
 pub mod term;
 pub mod tool;
 pub mod tree;
+pub mod upgrade;
 
 use std::{ffi::OsString, process::ExitCode};
 

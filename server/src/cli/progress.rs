@@ -207,7 +207,9 @@ impl Shown {
     /// Says how it ended.
     fn end(&mut self, detail: &DeploymentDetail) -> ExitCode {
         self.close_step();
-        let good = detail.state == DeploymentState::Live;
+        // What is live already is where the caller wanted to get.
+        let good = detail.state == DeploymentState::Live
+            || detail.nothing_new && detail.state == DeploymentState::Superseded;
         if self.json {
             println!("{}", serde_json::to_string(detail).unwrap_or_default());
             return if good { ExitCode::SUCCESS } else { ExitCode::from(1) };
@@ -216,6 +218,11 @@ impl Shown {
             anstream::eprintln!("{w}warning:{w:#} {}", term::safe(warning), w = term::WARN);
         }
         let took = term::span(self.begun.elapsed());
+        if good && detail.nothing_new {
+            anstream::eprintln!("{h}note:{h:#} {}", term::safe(&detail.next), h = term::HINT);
+            println!("{}", term::safe(&detail.url));
+            return ExitCode::SUCCESS;
+        }
         if good {
             anstream::eprintln!("{g}{} is live{g:#} after {took}", detail.deployment, g = term::GOOD);
             // The one line on standard output, so that scripts can use it.

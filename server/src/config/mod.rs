@@ -80,6 +80,8 @@ pub struct Config {
     pub request_retention: Duration,
     /// Bytes that must stay free on the data directory's disk.
     pub min_free_disk: u64,
+    /// Bytes of build cache that Berth keeps.
+    pub build_cache: u64,
     /// Largest upload in bytes.
     pub upload_max: u64,
     /// Fetch from private addresses.
@@ -149,6 +151,7 @@ impl Config {
             log_max_bytes: read.number("log_max_mb") * MIB,
             request_retention: DAY * u32::try_from(read.number("request_retention_days")).unwrap_or(1),
             min_free_disk: read.number("min_free_disk_mb") * MIB,
+            build_cache: read.number("build_cache_mb") * MIB,
             upload_max: read.number("upload_max_mb") * MIB,
             allow_private_sources: read.text("allow_private_sources") == "true",
             allow_local_sources: read.text("allow_local_sources") == "true",

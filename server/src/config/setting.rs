@@ -109,7 +109,13 @@ pub const SETTINGS: &[Setting] = &[
         "min_free_disk_mb",
         number(0, 16_777_216),
         "1024",
-        "MiB that must stay free: below it, no build or upload begins.",
+        "MiB that must stay free: below it, no build or upload begins; below twice of it, Berth cleans up.",
+    ),
+    setting(
+        "build_cache_mb",
+        number(0, 16_777_216),
+        "10240",
+        "MiB of build cache that Berth's own builds may keep; a tenth of it while the disk runs full.",
     ),
     setting("upload_max_mb", number(1, 65_536), "512", "Largest source archive accepted, in MiB."),
     setting(

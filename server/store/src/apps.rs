@@ -1,6 +1,6 @@
 //! Apps and their environments.
 
-use berth_schemas::{AppSlug, EnvironmentName, app::AppSettings};
+use berth_schemas::{AppSlug, EnvironmentName, app::AppSettings, traffic::TrafficMode};
 use serde_json::json;
 use sqlx::{Row, any::AnyRow};
 
@@ -16,7 +16,8 @@ use crate::{
 };
 
 const SELECT: &str = "SELECT a.id, a.uuid, a.project_id, p.slug AS project, a.slug, a.settings, a.deleting,
-    a.created_at, a.configured_at, e.id AS environment_id, e.name AS environment, e.live_id, e.stopped, e.replicas
+    a.created_at, a.configured_at, e.id AS environment_id, e.name AS environment, e.live_id, e.stopped, e.replicas,
+    e.traffic
     FROM apps a JOIN projects p ON p.id = a.project_id
     JOIN environments e ON e.app_id = a.id AND e.name = 'production'";
 
@@ -168,9 +169,10 @@ impl Apps<'_> {
             return Ok(app);
         }
         let changed = changed_fields(&app.settings, &settings)?;
+        let at = configured_at(&mut write, id).await?;
         sqlx::query("UPDATE apps SET settings = $1, configured_at = $2 WHERE id = $3")
             .bind(row::to_json("apps", "settings", &settings)?)
-            .bind(write.now.0)
+            .bind(at)
             .bind(id.0)
             .execute(write.conn())
             .await?;
@@ -232,6 +234,43 @@ impl Apps<'_> {
         };
         write.event_in(app.project_id, Some(app.slug), event).await?;
         write.commit().await
+    }
+
+    /// Sets what visitors of an app meet. The same mode again changes nothing.
+    ///
+    /// # Errors
+    /// When the app does not exist for the caller.
+    pub async fn set_traffic(self, by: &Principal, id: AppId, traffic: TrafficMode) -> Result<AppRow> {
+        let mut write = Write::begin(self.0).await?;
+        let app = get_visible(&mut write, by, id).await?;
+        if app.environment.traffic == traffic {
+            return Ok(app);
+        }
+        sqlx::query("UPDATE environments SET traffic = $1 WHERE id = $2")
+            .bind(row::to_json("environments", "traffic", &traffic)?)
+            .bind(app.environment.id.0)
+            .execute(write.conn())
+            .await?;
+        let (kind, says) = match &traffic {
+            TrafficMode::Open => ("app.resumed", "gets its traffic again".to_owned()),
+            TrafficMode::Paused { hold_s, .. } => {
+                ("app.paused", format!("is paused: requests wait up to {hold_s} s"))
+            }
+            TrafficMode::Maintenance { .. } => {
+                ("app.maintenance", "is in maintenance: visitors get a page that says so".to_owned())
+            }
+        };
+        let event = NewEvent {
+            kind,
+            by: by.name.clone(),
+            app: Some(id),
+            summary: format!("App {} {says}.", app.slug),
+            data: json!({ "traffic": traffic, "before": app.environment.traffic }),
+        };
+        write.event_in(app.project_id, Some(app.slug), event).await?;
+        let app = get(&mut write, id).await?;
+        write.commit().await?;
+        Ok(app)
     }
 
     /// Marks an app as being deleted, from when on it takes no new work.
@@ -316,6 +355,20 @@ async fn of_environment(write: &mut Write<'_>, id: EnvironmentId) -> Result<AppR
     }
 }
 
+/// The time of a change to settings or variables: now, but later than whatever was deployed before it, even if the
+/// clock was set back since. Otherwise the change would count as deployed.
+pub(crate) async fn configured_at(write: &mut Write<'_>, app: AppId) -> Result<i64> {
+    let mut at = write.now.0;
+    for sql in [
+        "SELECT COALESCE(MAX(created_at), 0) AS newest FROM deployments WHERE app_id = $1",
+        "SELECT COALESCE(MAX(created_at), 0) AS newest FROM releases WHERE app_id = $1",
+    ] {
+        let newest: i64 = sqlx::query(sql).bind(app.0).fetch_one(write.conn()).await?.try_get("newest")?;
+        at = at.max(newest.saturating_add(1));
+    }
+    Ok(at)
+}
+
 fn from_row(r: &AnyRow) -> Result<AppRow> {
     Ok(AppRow {
         id: AppId(r.try_get("id")?),
@@ -331,6 +384,7 @@ fn from_row(r: &AnyRow) -> Result<AppRow> {
             live: r.try_get::<Option<i64>, _>("live_id")?.map(ReleaseId),
             stopped: row::flag(r, "stopped")?,
             replicas: r.try_get("replicas")?,
+            traffic: row::json(r, "environments", "traffic")?,
         },
         created_at: row::time(r, "created_at")?,
         configured_at: row::time(r, "configured_at")?,

@@ -30,6 +30,9 @@ const LOCK_ID: i64 = 0x62_65_72_74_68;
 
 const READERS: u32 = 4;
 
+/// SQLite's number for the mode of auto_vacuum that is used.
+const INCREMENTAL: i64 = 2;
+
 /// Which database it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -165,14 +168,18 @@ async fn sqlite_pool(size: u32, url: &str, read_only: bool) -> Result<AnyPool> {
                     sqlx::raw_sql("PRAGMA query_only = ON").execute(&mut *conn).await?;
                 } else {
                     // auto_vacuum counts only while the file is empty, so it comes first. The mode stays
-                    // with the file; readers that set it, too, would get in the writer's way.
-                    let file = "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;
-                        PRAGMA journal_size_limit = 67108864;";
+                    // with the file; readers that set it, too, would get in the writer's way. Setting it again
+                    // writes: a full disk would then keep the writer from ever coming back.
+                    let mode = sqlx::query("PRAGMA auto_vacuum").fetch_one(&mut *conn).await?;
+                    if mode.try_get::<i64, _>(0)? != INCREMENTAL {
+                        sqlx::raw_sql("PRAGMA auto_vacuum = INCREMENTAL").execute(&mut *conn).await?;
+                    }
+                    let file = "PRAGMA journal_mode = WAL; PRAGMA journal_size_limit = 67108864;";
                     sqlx::raw_sql(file).execute(&mut *conn).await?;
                 }
-                // cache_size is in KiB when negative.
+                // cache_size is in KiB when negative. Somebody else's backup or shell may lock the file for a while.
                 let common =
-                    "PRAGMA busy_timeout = 10000; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
+                    "PRAGMA busy_timeout = 30000; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
                     PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16384;";
                 sqlx::raw_sql(common).execute(&mut *conn).await?;
                 Ok(())
@@ -191,7 +198,7 @@ fn bad_server(error: sqlx::Error) -> StoreError {
     }
 }
 
-fn lock_directory(dir: &Path) -> Result<File> {
+pub(crate) fn lock_directory(dir: &Path) -> Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     let path = dir.join(LOCK_FILE);
     let failed = |action, source| StoreError::File { action, path: path.clone(), source };
@@ -218,7 +225,7 @@ fn create_private_file(path: &Path) -> Result<()> {
 }
 
 /// A path for use in a URL.
-fn percent_encode(path: &Path) -> String {
+pub(crate) fn percent_encode(path: &Path) -> String {
     use std::{fmt::Write, os::unix::ffi::OsStrExt};
     path.as_os_str().as_bytes().iter().fold(String::new(), |mut out, b| {
         match b {

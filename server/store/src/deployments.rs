@@ -18,14 +18,14 @@ use crate::{
         AppId, Change, DeploymentId, DeploymentRow, DeploymentSource, EnvironmentId, NewDeployment, NewEvent,
         Principal, ReleaseId, Visible,
     },
-    row,
+    row, sameness,
     store::Inner,
     write::Write,
 };
 
 const SELECT: &str = "SELECT d.id, d.app_id, a.slug AS app, d.environment_id, e.name AS environment, d.number,
     d.state, d.source, d.release_id, d.commit_sha, d.message, d.requested_by, d.no_cache, d.build_plan, d.problem,
-    d.warnings, d.cancel_requested, d.attempt, d.created_at, d.finished_at
+    d.warnings, d.cancel_requested, d.rollout, d.promote_requested, d.attempt, d.created_at, d.finished_at
     FROM deployments d JOIN apps a ON a.id = d.app_id JOIN environments e ON e.id = d.environment_id";
 
 /// Most deployments in a page.
@@ -46,42 +46,7 @@ impl Deployments<'_> {
     /// When the app or the environment does not exist, or the app is being deleted.
     pub async fn enqueue(self, new: NewDeployment) -> Result<DeploymentRow> {
         let mut write = Write::begin(self.0).await?;
-        let app = sqlx::query(
-            "UPDATE apps SET last_number = last_number + 1 WHERE id = $1 AND deleting = 0
-             AND EXISTS (SELECT 1 FROM environments e WHERE e.id = $2 AND e.app_id = apps.id)
-             RETURNING last_number",
-        )
-        .bind(new.app.0)
-        .bind(new.environment.0)
-        .fetch_optional(write.conn())
-        .await?;
-        let Some(app) = app else { return Err(cannot_enqueue(&mut write, &new).await?) };
-        let upload = match &new.source {
-            DeploymentSource::Upload { upload, .. } | DeploymentSource::Files { upload, .. } => {
-                Some(upload.as_str().to_owned())
-            }
-            _ => None,
-        };
-        let id: i64 = sqlx::query(
-            "INSERT INTO deployments (app_id, environment_id, number, state, source, upload_id, message,
-                 requested_by, no_cache, created_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING id",
-        )
-        .bind(new.app.0)
-        .bind(new.environment.0)
-        .bind(app.try_get::<i64, _>("last_number")?)
-        .bind(DeploymentState::Queued.as_str())
-        .bind(row::to_json("deployments", "source", &new.source)?)
-        .bind(upload)
-        .bind(new.message.as_deref().map(|m| storable(m, MAX_TEXT)))
-        .bind(new.by.clone())
-        .bind(i64::from(new.no_cache))
-        .bind(write.now.0)
-        .fetch_one(write.conn())
-        .await?
-        .try_get("id")?;
-        let deployment = get(&mut write, DeploymentId(id)).await?;
-        record(&mut write, &deployment, &new.by, None).await?;
+        let deployment = insert(&mut write, &new).await?;
         write.commit().await?;
         Ok(deployment)
     }
@@ -194,7 +159,8 @@ impl Deployments<'_> {
         for r in &rows {
             let at = row::time(r, "at")?;
             if let Some(last) = steps.last_mut() {
-                last.ms = Some(at.millis_since(last.at));
+                // A clock that was set back makes no negative durations.
+                last.ms = Some(at.millis_since(last.at).max(0));
             }
             let state = row::word(r, "transitions", "state", DeploymentState::parse)?;
             steps.push(Transition { state, at, ms: None, reason: r.try_get("reason")? });
@@ -313,6 +279,62 @@ impl Deployments<'_> {
         write.commit().await?;
         Ok(attempt)
     }
+
+    /// Takes back a count of [`Deployments::bump_attempt`].
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn uncount_attempt(self, id: DeploymentId) -> Result<()> {
+        let mut write = Write::begin(self.0).await?;
+        sqlx::query("UPDATE deployments SET attempt = attempt - 1 WHERE id = $1 AND attempt > 0")
+            .bind(id.0)
+            .execute(write.conn())
+            .await?;
+        write.commit().await
+    }
+}
+
+/// Puts a deployment in the queue within a write.
+pub(crate) async fn insert(write: &mut Write<'_>, new: &NewDeployment) -> Result<DeploymentRow> {
+    let app = sqlx::query(
+        "UPDATE apps SET last_number = last_number + 1 WHERE id = $1 AND deleting = 0
+         AND EXISTS (SELECT 1 FROM environments e WHERE e.id = $2 AND e.app_id = apps.id)
+         RETURNING last_number",
+    )
+    .bind(new.app.0)
+    .bind(new.environment.0)
+    .fetch_optional(write.conn())
+    .await?;
+    let Some(app) = app else { return Err(cannot_enqueue(write, new).await?) };
+    let upload = match &new.source {
+        DeploymentSource::Upload { upload, .. } | DeploymentSource::Files { upload, .. } => {
+            Some(upload.as_str().to_owned())
+        }
+        _ => None,
+    };
+    let id: i64 = sqlx::query(
+        "INSERT INTO deployments (app_id, environment_id, number, state, source, upload_id, message,
+             requested_by, no_cache, source_key, created_at, rollout)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING id",
+    )
+    .bind(new.app.0)
+    .bind(new.environment.0)
+    .bind(app.try_get::<i64, _>("last_number")?)
+    .bind(DeploymentState::Queued.as_str())
+    .bind(row::to_json("deployments", "source", &new.source)?)
+    .bind(upload)
+    .bind(new.message.as_deref().map(|m| storable(m, MAX_TEXT)))
+    .bind(new.by.clone())
+    .bind(i64::from(new.no_cache))
+    .bind(new.key.as_ref().map(sameness::text))
+    .bind(write.now.0)
+    .bind(new.rollout.as_ref().map(|r| row::to_json("deployments", "rollout", r)).transpose()?)
+    .fetch_one(write.conn())
+    .await?
+    .try_get("id")?;
+    let deployment = get(write, DeploymentId(id)).await?;
+    record(write, &deployment, &new.by, None).await?;
+    Ok(deployment)
 }
 
 /// Why nothing could be enqueued.
@@ -427,6 +449,7 @@ fn event_kind(state: DeploymentState) -> &'static str {
         S::Building => "deployment.building",
         S::Starting => "deployment.starting",
         S::Checking => "deployment.checking",
+        S::RollingOut => "deployment.rolling_out",
         S::Switching => "deployment.switching",
         S::Draining => "deployment.draining",
         S::Live => "deployment.live",
@@ -446,6 +469,7 @@ fn phrase(state: DeploymentState) -> &'static str {
         S::Building => "is building",
         S::Starting => "is starting",
         S::Checking => "is being checked",
+        S::RollingOut => "gets a part of the traffic",
         S::Switching => "is getting the traffic",
         S::Draining => "has the traffic; earlier requests are finishing",
         S::Live => "is live",
@@ -476,6 +500,8 @@ fn from_row(r: &AnyRow) -> Result<DeploymentRow> {
         problem: row::json_opt(r, "deployments", "problem")?,
         warnings: row::json(r, "deployments", "warnings")?,
         cancel_requested: row::flag(r, "cancel_requested")?,
+        rollout: row::json_opt(r, "deployments", "rollout")?,
+        promote_requested: row::flag(r, "promote_requested")?,
         attempt: r.try_get("attempt")?,
         created_at: row::time(r, "created_at")?,
         finished_at: row::time_opt(r, "finished_at")?,

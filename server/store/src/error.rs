@@ -210,6 +210,14 @@ impl From<StoreError> for Problem {
                 Problem::new(Code::OutOfDisk, detail)
                     .hint("Free space on the disk that holds the data directory, then try again.")
             }
+            E::Locked(_) => Problem::new(Code::Unavailable, detail)
+                .hint("Stop that one first, or use another data directory. To replace its program: berth upgrade."),
+            E::Newer { known, .. } => Problem::new(Code::Unavailable, detail).hint(format!(
+                "A downgrade cannot undo a schema change. Install the newer version again; or, with SQLite, stop Berth, move berth.db, berth.db-wal and berth.db-shm away and rename berth.db.before-{:04}, the copy from before the change, to berth.db: what was done since is not in it. With PostgreSQL, restore a dump from before.",
+                known + 1
+            )),
+            E::MigrationChanged { .. } => Problem::new(Code::Unavailable, detail)
+                .hint("The database was written by another build of Berth; use that one."),
             cause => {
                 tracing::error!(%cause, "the store failed");
                 Problem::new(Code::Internal, "Berth could not read or write its data.")
@@ -235,6 +243,14 @@ mod tests {
         let problem: Problem = StoreError::Database(sqlx::Error::WorkerCrashed).into();
         assert_eq!(problem.code, Code::Internal);
         assert!(!problem.to_string().contains("worker"), "{problem}");
+    }
+
+    #[test]
+    fn a_downgrade_is_told_what_cannot_be_done_and_what_can() {
+        let problem: Problem = StoreError::Newer { found: 3, known: 2 }.into();
+        let said = problem.to_string();
+        assert!(said.contains("schema 3") && said.contains("up to 2"), "{said}");
+        assert!(said.contains("berth.db.before-0003"), "{said}");
     }
 
     #[test]

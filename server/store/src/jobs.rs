@@ -43,6 +43,14 @@ impl Jobs<'_> {
                     .ok_or_else(|| StoreError::not_found("app", app.0))?,
             ),
         };
+        // Jobs are done in this order, so that it must hold even if the clock was set back.
+        let newest: i64 = sqlx::query(
+            "SELECT COALESCE(MAX(created_at), 0) AS newest FROM jobs WHERE state IN ('queued', 'running')",
+        )
+        .fetch_one(write.conn())
+        .await?
+        .try_get("newest")?;
+        let at = write.now.0.max(newest.saturating_add(1));
         let slug: Option<String> = of.as_ref().map(|r| r.try_get("slug")).transpose()?;
         let project: Option<i64> = of.as_ref().map(|r| r.try_get("project_id")).transpose()?;
         sqlx::query(
@@ -57,7 +65,7 @@ impl Jobs<'_> {
         .bind(row::to_json("jobs", "input", &input)?)
         .bind(JobState::Queued.as_str())
         .bind(by.to_owned())
-        .bind(write.now.0)
+        .bind(at)
         .execute(write.conn())
         .await?;
         let job = get(&mut write, &id).await?;

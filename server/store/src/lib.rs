@@ -7,6 +7,7 @@
 //! belongs to a project and is named by a caller take a [`model::Visible`], so that none forgets it.
 
 mod apps;
+mod build_cache;
 mod build_log;
 mod clock;
 mod database;
@@ -22,17 +23,21 @@ pub mod model;
 mod projects;
 mod releases;
 mod requests;
+mod rollout;
 mod row;
+mod sameness;
 mod seal;
 mod store;
 mod switch;
 mod token_cache;
 mod tokens;
+mod upgrade;
 mod uploads;
 mod variables;
 mod write;
 
 pub use apps::Apps;
+pub use build_cache::BuildCache;
 pub use clock::Clock;
 pub use database::SQLITE_FILE;
 pub use deployments::Deployments;
@@ -48,5 +53,6 @@ pub use releases::Releases;
 pub use requests::{NewRequest, RequestQuery, Requests, StatusFilter};
 pub use store::{Pruned, Store, StoreConfig, Volume};
 pub use tokens::Tokens;
+pub use upgrade::{preview, put_back};
 pub use uploads::Uploads;
 pub use variables::Variables;

@@ -24,7 +24,11 @@ pub(crate) struct Migration {
 /// All migrations, oldest first.
 pub(crate) const ALL: &[Migration] = &[
     Migration { version: 1, name: "first", sql: include_str!("../migrations/0001_first.sql") },
-    Migration { version: 2, name: "zero_downtime", sql: include_str!("../migrations/0002_zero_downtime.sql") },
+    Migration {
+        version: 2,
+        name: "zero_downtime",
+        sql: include_str!("../migrations/0002_zero_downtime.sql"),
+    },
 ];
 
 /// Brings the database to the newest schema.
@@ -41,21 +45,7 @@ pub(crate) async fn run(
     )
     .execute(&database.writer)
     .await?;
-    let applied = sqlx::query("SELECT version, checksum FROM migrations ORDER BY version")
-        .fetch_all(&database.writer)
-        .await?;
-    let known = migrations.last().map_or(0, |m| m.version);
-    let mut found = 0;
-    for row in &applied {
-        found = row.try_get::<i64, _>("version")?;
-        match migrations.iter().find(|m| m.version == found) {
-            None => return Err(StoreError::Newer { found, known }),
-            Some(m) if checksum(m) != row.try_get::<String, _>("checksum")? => {
-                return Err(StoreError::MigrationChanged { version: found });
-            }
-            Some(_) => {}
-        }
-    }
+    let found = applied(&database.writer, migrations).await?;
     let pending = || migrations.iter().filter(|m| m.version > found);
     if let (Some(next), Some(file), true) = (pending().next(), sqlite_file, found > 0) {
         back_up(database, file, next.version).await?;
@@ -65,6 +55,30 @@ pub(crate) async fn run(
         tracing::info!(version = migration.version, name = migration.name, "migrated the database");
     }
     Ok(())
+}
+
+/// The newest migration that a database has; 0 for none. Refuses a history that is not a beginning of ours.
+pub(crate) async fn applied(pool: &sqlx::AnyPool, migrations: &[Migration]) -> Result<i64> {
+    let known = migrations.last().map_or(0, |m| m.version);
+    let rows =
+        sqlx::query("SELECT version, checksum FROM migrations ORDER BY version").fetch_all(pool).await?;
+    let mut found = 0;
+    for row in &rows {
+        found = row.try_get::<i64, _>("version")?;
+        match migrations.iter().find(|m| m.version == found) {
+            None => return Err(StoreError::Newer { found, known }),
+            Some(m) if checksum(m) != row.try_get::<String, _>("checksum")? => {
+                return Err(StoreError::MigrationChanged { version: found });
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(found)
+}
+
+/// The newest schema that this version knows.
+pub(crate) fn newest() -> i64 {
+    ALL.last().map_or(0, |m| m.version)
 }
 
 async fn apply(database: &Database, migration: &Migration, clock: &Clock) -> Result<()> {
@@ -88,11 +102,16 @@ async fn apply(database: &Database, migration: &Migration, clock: &Clock) -> Res
     tx.commit().await.map_err(failed)
 }
 
-/// Copies a SQLite database to `berth.db.before-NNNN` beside it.
-async fn back_up(database: &Database, file: &Path, version: i64) -> Result<PathBuf> {
+/// Where a SQLite database is copied to before migration `version` is applied: `berth.db.before-NNNN` beside it.
+pub(crate) fn copy_path(file: &Path, version: i64) -> PathBuf {
     let mut copy = file.as_os_str().to_owned();
     copy.push(format!(".before-{version:04}"));
-    let copy = PathBuf::from(copy);
+    PathBuf::from(copy)
+}
+
+/// Copies a SQLite database beside itself.
+async fn back_up(database: &Database, file: &Path, version: i64) -> Result<PathBuf> {
+    let copy = copy_path(file, version);
     let path = copy.clone();
     let at = copy.clone();
     let prepared = tokio::task::spawn_blocking(move || prepare_copy(&path)).await;

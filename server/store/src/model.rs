@@ -6,6 +6,7 @@ use berth_schemas::{
     deployment::{BuildLineKind, DeploymentState, SourceShown},
     ids::{JobId, TokenName, UploadId},
     job::{JobKind, JobState},
+    traffic::{RolloutRule, TrafficMode},
 };
 use serde::{Deserialize, Serialize};
 
@@ -104,6 +105,8 @@ pub struct EnvironmentRow {
     pub stopped: bool,
     /// How many replicas there should be.
     pub replicas: i64,
+    /// What visitors meet besides the live release.
+    pub traffic: TrafficMode,
 }
 
 /// A variable with its value opened.
@@ -179,6 +182,12 @@ pub enum DeploymentSource {
 }
 
 impl DeploymentSource {
+    /// Whether it comes from outside: no release that there is already.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        !matches!(self, Self::Rollback { .. } | Self::Redeploy { .. })
+    }
+
     /// The source as it is shown.
     #[must_use]
     pub fn shown(&self) -> SourceShown {
@@ -193,6 +202,42 @@ impl DeploymentSource {
     }
 }
 
+/// Names what a deployment brings, so that two can be compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceKey {
+    /// Exactly this content: the hash of an archive, a commit, an image's id.
+    Exact(String),
+    /// What is there when it is fetched: a branch, an image's tag. It may mean something else a moment later.
+    Wish(String),
+}
+
+/// What became of a request to deploy.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Enqueued {
+    /// It is a new deployment.
+    New(DeploymentRow),
+    /// This deployment, live or on its way, brings the same: there is no second one.
+    Same(DeploymentRow),
+}
+
+impl Enqueued {
+    /// The deployment that the request led to.
+    #[must_use]
+    pub fn row(&self) -> &DeploymentRow {
+        match self {
+            Self::New(row) | Self::Same(row) => row,
+        }
+    }
+
+    /// The deployment that the request led to.
+    #[must_use]
+    pub fn into_row(self) -> DeploymentRow {
+        match self {
+            Self::New(row) | Self::Same(row) => row,
+        }
+    }
+}
+
 /// A deployment to be enqueued.
 #[derive(Debug, Clone)]
 pub struct NewDeployment {
@@ -202,12 +247,16 @@ pub struct NewDeployment {
     pub environment: EnvironmentId,
     /// What it brings.
     pub source: DeploymentSource,
+    /// The name of what it brings; none where nothing can be compared.
+    pub key: Option<SourceKey>,
     /// Who asked for it.
     pub by: String,
     /// What it is, in a line.
     pub message: Option<String>,
     /// Build without cache.
     pub no_cache: bool,
+    /// By which rule it gets a part of the traffic first; None for one that takes all.
+    pub rollout: Option<RolloutRule>,
 }
 
 /// A deployment.
@@ -247,6 +296,10 @@ pub struct DeploymentRow {
     pub warnings: Vec<String>,
     /// Cancellation was asked for.
     pub cancel_requested: bool,
+    /// By which rule it gets a part of the traffic first.
+    pub rollout: Option<RolloutRule>,
+    /// It is to take all traffic, not a part.
+    pub promote_requested: bool,
     /// How often it was begun; more than once after a restart of the daemon.
     pub attempt: i64,
     /// When it was asked for.
@@ -260,6 +313,13 @@ impl DeploymentRow {
     #[must_use]
     pub fn reference(&self) -> DeploymentRef {
         DeploymentRef::new(self.app.clone(), self.number)
+    }
+
+    /// Whether nothing more happens by itself: it is over, or has its part of the traffic and nobody has decided.
+    #[must_use]
+    pub fn rests(&self) -> bool {
+        self.state.is_settled()
+            || self.state == DeploymentState::RollingOut && !self.promote_requested && !self.cancel_requested
     }
 }
 

@@ -30,7 +30,7 @@ const MAX_PAGE: i64 = 1_000;
 const CHUNK: usize = 100;
 
 /// A request to be kept.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct NewRequest {
     /// The app that it was for.
     pub app_id: AppId,

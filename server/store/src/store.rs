@@ -11,6 +11,7 @@ use tokio::sync::broadcast;
 
 use crate::{
     apps::Apps,
+    build_cache::BuildCache,
     clock::Clock,
     database::{Database, Kind, SQLITE_FILE},
     deployments::Deployments,
@@ -213,6 +214,12 @@ impl Store {
     #[must_use]
     pub fn tokens(&self) -> Tokens<'_> {
         Tokens(&self.inner)
+    }
+
+    /// Which records of the engine's build cache are Berth's.
+    #[must_use]
+    pub fn build_cache(&self) -> BuildCache<'_> {
+        BuildCache(&self.inner)
     }
 
     /// Uploaded archives.

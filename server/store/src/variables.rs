@@ -121,8 +121,9 @@ async fn finish(
     verb: &str,
     names: &[VariableName],
 ) -> Result<()> {
+    let at = crate::apps::configured_at(&mut write, app.id).await?;
     sqlx::query("UPDATE apps SET configured_at = $1 WHERE id = $2")
-        .bind(write.now.0)
+        .bind(at)
         .bind(app.id.0)
         .execute(write.conn())
         .await?;

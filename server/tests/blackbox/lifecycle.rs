@@ -68,7 +68,7 @@ async fn two_daemons_do_not_share_a_directory() {
         .await;
     assert_ne!(second.code, 0);
     assert!(
-        second.stderr.contains("error: ") && second.stderr.contains("another daemon"),
+        second.stderr.contains("error: ") && second.stderr.contains("Another daemon"),
         "{}",
         second.stderr
     );
@@ -176,5 +176,8 @@ async fn the_service_manager_is_told() {
     let length =
         tokio::time::timeout(Duration::from_secs(30), socket.recv(&mut heard)).await.unwrap().unwrap();
     assert_eq!(&heard[..length], b"READY=1");
+    let length =
+        tokio::time::timeout(Duration::from_secs(30), socket.recv(&mut heard)).await.unwrap().unwrap();
+    assert!(heard[..length].starts_with(b"FDSTORE=1\n"), "it is asked to keep the sockets open");
     daemon.kill().await.unwrap();
 }

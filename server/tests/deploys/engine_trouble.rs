@@ -1,12 +1,13 @@
 //! Docker is not there, goes away, or has no room.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use reqwest::Method;
 
 use crate::support::{
     archive,
     before::{Before, a_process_with, assert_problem, no_process_with},
+    disk::SmallDisk,
     relay::Relay,
     *,
 };
@@ -114,10 +115,7 @@ async fn what_would_not_fit_is_refused_with_numbers() {
 async fn a_full_disk_fails_a_deployment_cleanly() {
     // A small file system of its own is needed, which takes the right to mount one.
     let disk = tempfile::tempdir().unwrap();
-    let Some(_mounted) = SmallDisk::mount(disk.path()) else {
-        println!("skipped: no file system can be mounted here");
-        return;
-    };
+    let Some(_mounted) = SmallDisk::mount(disk.path(), 24) else { return };
     let berth = Berth::start_with(
         Options::default()
             .with("data-dir", disk.path().join("data").to_str().unwrap())
@@ -158,24 +156,4 @@ async fn a_full_disk_fails_a_deployment_cleanly() {
     assert_eq!(berth.visit("site", "/").await.status, 200, "what is live serves on");
     let deleted = berth.try_send(Method::DELETE, "/v1/apps/site?confirm=site", json!({})).await;
     assert!(deleted.is_ok(), "a full disk can be emptied through Berth: {deleted:#?}");
-}
-
-/// A file system of 24 MiB in memory.
-struct SmallDisk<'a>(&'a Path);
-
-impl<'a> SmallDisk<'a> {
-    fn mount(at: &'a Path) -> Option<Self> {
-        let mounted = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"])
-            .arg(at)
-            .output()
-            .is_ok_and(|o| o.status.success());
-        mounted.then_some(Self(at))
-    }
-}
-
-impl Drop for SmallDisk<'_> {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("--lazy").arg(self.0).output();
-    }
 }

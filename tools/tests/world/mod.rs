@@ -50,9 +50,17 @@ impl World {
             addresses: addresses.clone(),
             concurrent_builds: 2,
             min_free_bytes: 0,
+            build_cache_bytes: 10 << 30,
             allow_private_sources: true,
             allow_local_sources: true,
             git_ssh_key: None,
+            arrival: berth_deploy::Arrival::Started,
+            alone: {
+                let alone = tokio_util::sync::CancellationToken::new();
+                alone.cancel();
+                alone
+            },
+            successor: None,
             max_source_bytes: 1 << 20,
         };
         let pipeline =

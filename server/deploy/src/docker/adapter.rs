@@ -92,6 +92,19 @@ impl Engine for Docker {
         self.delete_container(id).await
     }
 
+    async fn unpause_container(&self, id: &ContainerId) -> Result<(), EngineError> {
+        self.unpause(id).await
+    }
+
+    async fn connect_network(
+        &self,
+        id: &ContainerId,
+        network: &str,
+        aliases: Vec<String>,
+    ) -> Result<(), EngineError> {
+        self.connect_container(id, network, aliases).await
+    }
+
     async fn rename_container(&self, id: &ContainerId, name: &str) -> Result<(), EngineError> {
         self.rename(id, name).await
     }
@@ -136,7 +149,11 @@ impl Engine for Docker {
         self.own_disk_usage().await
     }
 
-    async fn prune_build_cache(&self, keep_bytes: u64) -> Result<u64, EngineError> {
-        self.drop_build_cache(keep_bytes).await
+    async fn build_cache(&self) -> Result<Vec<CacheRecord>, EngineError> {
+        self.cache_records().await
+    }
+
+    async fn prune_build_cache(&self, ids: &[String]) -> Result<u64, EngineError> {
+        self.drop_cache(ids).await
     }
 }

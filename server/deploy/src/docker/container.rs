@@ -117,6 +117,18 @@ impl Docker {
         }
     }
 
+    pub(super) async fn unpause(&self, id: &ContainerId) -> Result<(), EngineError> {
+        self.must_own_container(id).await?;
+        let what = format!("unpausing container {}", id.short());
+        let name = id.to_string();
+        let done = self.call(&what, QUICK, |c| async move { c.unpause_container(&name).await }).await;
+        match done {
+            // The engine answers 500 for one that is not paused.
+            Err(EngineError::Other { why, .. }) if why.contains("is not paused") => Ok(()),
+            other => other,
+        }
+    }
+
     pub(super) async fn rename(&self, id: &ContainerId, name: &str) -> Result<(), EngineError> {
         self.must_own_container(id).await?;
         let what = format!("renaming container {}", id.short());

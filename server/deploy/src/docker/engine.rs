@@ -84,6 +84,15 @@ pub trait Engine: Send + Sync {
     async fn kill_container(&self, id: &ContainerId, signal: &str) -> Result<(), EngineError>;
     /// Removes a container with its anonymous volumes, killing it if it runs. Returns whether there was one.
     async fn remove_container(&self, id: &ContainerId) -> Result<bool, EngineError>;
+    /// Lets a container that somebody froze run on. Fine if it is not frozen.
+    async fn unpause_container(&self, id: &ContainerId) -> Result<(), EngineError>;
+    /// Connects a container to a private network of this instance, under these names. Fine if it is connected.
+    async fn connect_network(
+        &self,
+        id: &ContainerId,
+        network: &str,
+        aliases: Vec<String>,
+    ) -> Result<(), EngineError>;
     /// Gives a container another name.
     async fn rename_container(&self, id: &ContainerId, name: &str) -> Result<(), EngineError>;
     /// Looks at a container, by id. [`EngineError::NotFound`] if there is none, or none of this instance.
@@ -110,9 +119,11 @@ pub trait Engine: Send + Sync {
     async fn stats(&self, id: &ContainerId) -> Result<ContainerStats, EngineError>;
     /// What this instance's things take on the engine's disk.
     async fn disk_usage(&self) -> Result<DiskUsage, EngineError>;
-    /// Drops the least recently used build cache until at most `keep_bytes` remain; returns the bytes freed. The
-    /// build cache is the engine's, shared by all its users: it holds nothing that a build cannot make again.
-    async fn prune_build_cache(&self, keep_bytes: u64) -> Result<u64, EngineError>;
+    /// The records of the engine's build cache: of all its users, for the engine notes no owner.
+    async fn build_cache(&self) -> Result<Vec<CacheRecord>, EngineError>;
+    /// Drops these records of the build cache; returns the bytes freed. Those that a build uses, or that others are
+    /// made from which stay, stay too.
+    async fn prune_build_cache(&self, ids: &[String]) -> Result<u64, EngineError>;
 }
 
 /// Full id of a container.
@@ -415,6 +426,10 @@ pub enum EngineEventKind {
     Destroy,
     /// Renamed.
     Rename,
+    /// Frozen, which only an operator does.
+    Pause,
+    /// Taken off a network of this instance. The event has no labels; it comes at each stop, too.
+    Disconnect,
     /// Anything else, by Docker's name for it.
     Other(String),
 }
@@ -451,6 +466,25 @@ pub struct ContainerStats {
     pub network_tx_bytes: u64,
 }
 
+/// A record of the engine's build cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheRecord {
+    /// Its id: letters and digits.
+    pub id: String,
+    /// Bytes that it takes.
+    pub bytes: u64,
+    /// Whether a build uses it now.
+    pub in_use: bool,
+    /// Whether it is a layer of an image, too: dropped, it frees nothing while the image is there.
+    pub shared: bool,
+    /// When it was made.
+    pub created_at: i64,
+    /// When a build used it the last time.
+    pub last_used_at: i64,
+    /// What made it, in the builder's words.
+    pub description: String,
+}
+
 /// What is on the engine's disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DiskUsage {
@@ -464,6 +498,4 @@ pub struct DiskUsage {
     pub containers: u64,
     /// Bytes of the engine's build cache, of all its users.
     pub build_cache_bytes: u64,
-    /// Of these, bytes that no running build uses.
-    pub build_cache_reclaimable_bytes: u64,
 }

@@ -77,6 +77,11 @@ impl InstanceId {
     pub fn network_name(&self, project: &str) -> String {
         format!("berth-{}-{project}", self.short())
     }
+
+    /// Whether a network has a name such as this instance gives.
+    pub fn owns_network(&self, name: &str) -> bool {
+        name.strip_prefix(&self.network_name("")).is_some_and(|project| !project.is_empty())
+    }
 }
 
 impl fmt::Display for InstanceId {

@@ -6,6 +6,7 @@
 
 mod adapter;
 mod build;
+mod cache;
 mod client;
 mod container;
 mod engine;

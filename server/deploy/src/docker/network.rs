@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use bollard::models::NetworkCreateRequest;
+use bollard::models::{EndpointSettings, NetworkConnectRequest, NetworkCreateRequest};
 use bollard::query_parameters::{InspectNetworkOptions, ListNetworksOptions};
 
 use super::client::{Docker, QUICK, SLOW};
-use super::engine::NetworkSummary;
+use super::engine::{ContainerId, NetworkSummary};
 use super::error::EngineError;
 use super::labels::Labels;
 
@@ -68,6 +68,28 @@ impl Docker {
         match self.instance().owns(labels) {
             true => Ok(()),
             false => Err(EngineError::NotOurs { what: format!("network {name}") }),
+        }
+    }
+
+    pub(super) async fn connect_container(
+        &self,
+        id: &ContainerId,
+        network: &str,
+        aliases: Vec<String>,
+    ) -> Result<(), EngineError> {
+        self.must_own_container(id).await?;
+        let what = format!("connecting container {} to network {network}", id.short());
+        let Some(found) = self.find_network(network).await? else {
+            return Err(EngineError::NotFound { what: format!("network {network}") });
+        };
+        self.must_own(network, &found.labels)?;
+        let request = NetworkConnectRequest {
+            container: id.to_string(),
+            endpoint_config: Some(EndpointSettings { aliases: Some(aliases), ..Default::default() }),
+        };
+        match self.call(&what, SLOW, |c| async move { c.connect_network(&found.id, request).await }).await {
+            Err(EngineError::Other { why, .. }) if why.contains("already exists in network") => Ok(()),
+            other => other,
         }
     }
 

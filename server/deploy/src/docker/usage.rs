@@ -3,7 +3,6 @@
 use bollard::models::ContainerStatsResponse;
 use bollard::query_parameters::{ListContainersOptions, StatsOptions};
 use futures_util::StreamExt;
-use http::Method;
 
 use super::client::{Docker, SLOW};
 use super::engine::{ContainerId, ContainerStats, DiskUsage};
@@ -35,56 +34,16 @@ impl Docker {
         let containers = self
             .call("measuring containers", SLOW, |c| async move { c.list_containers(Some(options)).await })
             .await?;
-        let cache = self.build_cache().await?;
+        let cache = self.cache_records().await?;
         Ok(DiskUsage {
             images_bytes: images.iter().map(|image| image.size_bytes).sum(),
             images: images.len() as u64,
             containers_bytes: containers.iter().filter_map(|c| u64::try_from(c.size_rw?).ok()).sum(),
             containers: containers.len() as u64,
-            build_cache_bytes: cache.iter().map(|record| record.bytes).sum(),
-            build_cache_reclaimable_bytes: cache.iter().filter(|r| !r.in_use).map(|r| r.bytes).sum(),
+            // Shared records are layers of images, and counted there.
+            build_cache_bytes: cache.iter().filter(|r| !r.shared).map(|r| r.bytes).sum(),
         })
     }
-
-    /// The records of the build cache. Read from the raw answer: its form changed with API 1.52.
-    async fn build_cache(&self) -> Result<Vec<CacheRecord>, EngineError> {
-        let query = [("type", "build-cache".to_owned())];
-        let usage =
-            self.raw_call("measuring the build cache", Method::GET, "/system/df", &query, SLOW).await?;
-        let records = usage
-            .get("BuildCache")
-            .filter(|records| records.is_array())
-            .or_else(|| usage.pointer("/BuildCacheUsage/Items"))
-            .and_then(|records| records.as_array());
-        Ok(records
-            .into_iter()
-            .flatten()
-            // Shared records are layers of images, and counted there.
-            .filter(|record| record.get("Shared").and_then(|v| v.as_bool()) != Some(true))
-            .map(|record| CacheRecord {
-                bytes: record.get("Size").and_then(|v| v.as_u64()).unwrap_or_default(),
-                in_use: record.get("InUse").and_then(|v| v.as_bool()).unwrap_or_default(),
-            })
-            .collect())
-    }
-
-    pub(super) async fn drop_build_cache(&self, keep_bytes: u64) -> Result<u64, EngineError> {
-        // Old engines know the first name, new ones the second, and each ignores the other.
-        let query = [
-            ("keep-storage", keep_bytes.min(i64::MAX as u64).to_string()),
-            ("reserved-space", keep_bytes.min(i64::MAX as u64).to_string()),
-            ("all", "1".to_owned()),
-        ];
-        let limit = SLOW * 5;
-        let pruned =
-            self.raw_call("pruning the build cache", Method::POST, "/build/prune", &query, limit).await?;
-        Ok(pruned.get("SpaceReclaimed").and_then(|v| v.as_u64()).unwrap_or_default())
-    }
-}
-
-struct CacheRecord {
-    bytes: u64,
-    in_use: bool,
 }
 
 fn stats_of(stats: &ContainerStatsResponse) -> ContainerStats {

@@ -22,7 +22,7 @@ async fn the_engine_tells_its_version_and_space() {
     assert!(info.cpus >= 1 && info.memory_bytes > 0);
     assert!(info.disk_free_bytes.unwrap() < info.disk_total_bytes.unwrap());
     // Keeping all of the cache is the one prune that may run beside other people's builds.
-    assert_eq!(world.docker.prune_build_cache(u64::MAX).await.unwrap(), 0);
+    assert_eq!(world.docker.prune_build_cache(&[]).await.unwrap(), 0);
     world.clean().await;
 }
 

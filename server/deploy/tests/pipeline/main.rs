@@ -12,5 +12,6 @@ mod deploying;
 mod model;
 mod operating;
 mod restarts;
+mod traffic;
 mod truth;
 mod world;

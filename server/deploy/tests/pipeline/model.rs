@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use berth_deploy::docker::fake::Behaviour;
+use berth_deploy::{TrafficWish, docker::fake::Behaviour};
 use berth_schemas::{app::AppSettings, deployment::DeploymentState};
 use berth_store::model::Principal;
 use proptest::{
@@ -43,12 +43,25 @@ enum Step {
     Outage(u64),
     /// Milliseconds.
     Wait(u64),
+    Pause,
+    Maintenance,
+    Open,
+    /// A release on trial for so many of a hundred visitors.
+    RollOut(Image, u8),
+    Promote,
+    Abort,
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let image = prop_oneof![4 => Just(Image::Answers), 2 => Just(Image::Slow), 1 => Just(Image::Fails)];
     prop_oneof![
-        6 => image.prop_map(Step::Deploy),
+        6 => image.clone().prop_map(Step::Deploy),
+        1 => Just(Step::Pause),
+        1 => Just(Step::Maintenance),
+        1 => Just(Step::Open),
+        3 => (image, 0..=100_u8).prop_map(|(image, percent)| Step::RollOut(image, percent)),
+        2 => Just(Step::Promote),
+        1 => Just(Step::Abort),
         2 => Just(Step::Cancel),
         2 => any::<prop::sample::Index>().prop_map(Step::Rollback),
         2 => Just(Step::Redeploy),
@@ -87,6 +100,36 @@ async fn tell(story: &[Step]) {
                     failing_accepted.push(row.id);
                 }
             }
+            Step::RollOut(image, percent) => {
+                let name = format!("v{number}");
+                let behaviour = match image {
+                    Image::Answers => answering(&name),
+                    Image::Slow => Behaviour { listen_after: Duration::from_millis(200), ..answering(&name) },
+                    Image::Fails => failing(),
+                };
+                world.image(&name, behaviour);
+                let row = world.enqueue_rollout(&name, percent).await;
+                accepted += 1;
+                if let Image::Fails = image {
+                    failing_accepted.push(row.id);
+                }
+            }
+            Step::Promote => {
+                // There may be none, or one that ends in this moment.
+                if let Ok(row) = world.rollout().await {
+                    let _ = world.promote(&row).await;
+                }
+            }
+            Step::Abort => {
+                if let Ok(row) = world.rollout().await {
+                    let _ = world.cancel(&row).await;
+                }
+            }
+            Step::Pause => world.traffic(TrafficWish::Pause { hold_s: 1 }).await,
+            Step::Maintenance => {
+                world.traffic(TrafficWish::Maintenance { message: None, retry_after_s: None }).await;
+            }
+            Step::Open => world.traffic(TrafficWish::Open).await,
             Step::Cancel => {
                 let rows = world.store.deployments().unsettled().await.unwrap();
                 if let Some(row) = rows.last() {
@@ -146,13 +189,20 @@ async fn tell(story: &[Step]) {
             Step::Wait(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
         }
     }
+    // What waits for a decision gets one, so that all comes to rest.
+    world.traffic(TrafficWish::Open).await;
+    while let Ok(row) = world.rollout().await {
+        let _ = world.cancel(&row).await;
+    }
     world.is_true().await;
     let rows = world.store.deployments().list(world.app().await.id, None, None, 500).await.unwrap();
     assert_eq!(i64::try_from(rows.len()).unwrap(), accepted, "an accepted deployment was lost");
     for id in failing_accepted {
         let steps = world.store.deployments().transitions(id).await.unwrap();
         assert!(
-            steps.iter().all(|s| s.state != DeploymentState::Switching),
+            steps
+                .iter()
+                .all(|s| !matches!(s.state, DeploymentState::Switching | DeploymentState::RollingOut)),
             "a release that was never healthy got the traffic"
         );
     }

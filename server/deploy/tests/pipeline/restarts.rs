@@ -130,9 +130,11 @@ async fn a_wish_to_cancel_that_came_before_a_crash_is_kept_in_every_state() {
                 app: app.id,
                 environment: app.environment.id,
                 source: DeploymentSource::Image { image: "one".into() },
+                key: None,
                 by: "test".into(),
                 message: None,
                 no_cache: false,
+                rollout: None,
             })
             .await
             .unwrap();

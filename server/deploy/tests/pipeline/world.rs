@@ -3,7 +3,7 @@
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use berth_deploy::{
-    Addresses, EngineOutput, EnqueueOptions, Pipeline, PipelineConfig,
+    Addresses, Arrival, EngineOutput, EnqueueOptions, Pipeline, PipelineConfig,
     docker::{
         ContainerId, ContainerPhase, ContainerSummary, Engine, ImageRef, InstanceId, Workload,
         fake::{Behaviour, FakeEngine, Serve},
@@ -14,7 +14,7 @@ use berth_proxy::{AccessSink, ProxyConfig, ProxyHandle, ProxyServer, RouteTable}
 use berth_schemas::{DeploymentRef, Problem, app::AppSettings, deployment::DeploymentState};
 use berth_store::{
     MasterKey, Store, StoreConfig,
-    model::{AppRow, DeploymentId, DeploymentRow, DeploymentSource, JobRow, Principal, Visible},
+    model::{AppRow, DeploymentId, DeploymentRow, DeploymentSource, Enqueued, JobRow, Principal, Visible},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
@@ -37,6 +37,13 @@ struct Run {
     runtime: tokio::runtime::Runtime,
     pipeline: Pipeline,
     shutdown: CancellationToken,
+}
+
+/// No earlier process serves beside this one.
+fn alone() -> CancellationToken {
+    let alone = CancellationToken::new();
+    alone.cancel();
+    alone
 }
 
 /// Quick to fail, to drain and to be trusted.
@@ -109,10 +116,14 @@ impl World {
             addresses: Addresses { base_domain: "localhost".into(), scheme: "http", port: Some(8080) },
             concurrent_builds: 2,
             min_free_bytes: 0,
+            build_cache_bytes: 10 << 30,
             allow_private_sources: true,
             allow_local_sources: true,
             git_ssh_key: None,
             max_source_bytes: 1 << 20,
+            arrival: Arrival::Started,
+            alone: alone(),
+            successor: None,
         };
         let opening = runtime.spawn(async move {
             let output = Arc::new(EngineOutput(Arc::clone(&engine)));
@@ -167,6 +178,10 @@ impl World {
     }
 
     pub(crate) async fn enqueue(&self, source: DeploymentSource) -> Result<DeploymentRow, Problem> {
+        Ok(self.ask(source).await?.into_row())
+    }
+
+    pub(crate) async fn ask(&self, source: DeploymentSource) -> Result<Enqueued, Problem> {
         let app = self.app().await;
         self.call(|p| async move {
             p.enqueue(&Principal::daemon(), &app, source, EnqueueOptions::default()).await
@@ -216,7 +231,13 @@ impl World {
 
     /// The deployment when it has settled.
     pub(crate) async fn end(&self, id: DeploymentId) -> DeploymentRow {
-        let row = self.call(|p| async move { p.wait(id, PATIENCE).await }).await.unwrap();
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let mut row = self.call(|p| async move { p.wait(id, PATIENCE).await }).await.unwrap();
+        // A rollout rests where it is until somebody decides, or it is found to be broken.
+        while !row.state.is_settled() && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            row = self.row(id).await;
+        }
         assert!(row.state.is_settled(), "{} stays {}", row.reference(), row.state.as_str());
         row
     }
@@ -292,8 +313,14 @@ impl Drop for World {
 
 /// One request on a connection of its own.
 pub(crate) async fn visit(addr: SocketAddr) -> std::io::Result<(u16, String)> {
+    visit_as(addr, "").await
+}
+
+/// The same with more headers.
+pub(crate) async fn visit_as(addr: SocketAddr, headers: &str) -> std::io::Result<(u16, String)> {
     let mut stream = tokio::net::TcpStream::connect(addr).await?;
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: web.localhost\r\nconnection: close\r\n\r\n").await?;
+    let head = format!("GET / HTTP/1.1\r\nhost: web.localhost\r\n{headers}connection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await?;
     let mut answer = Vec::new();
     tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await??;
     let answer = String::from_utf8_lossy(&answer);

@@ -123,9 +123,11 @@ pub fn new_deployment(app: &AppRow) -> NewDeployment {
         app: app.id,
         environment: app.environment.id,
         source: DeploymentSource::Image { image: "web:1".into() },
+        key: None,
         by: "ci".into(),
         message: Some("Fix the thing".into()),
         no_cache: false,
+        rollout: None,
     }
 }
 

@@ -40,6 +40,8 @@ impl Options {
 /// A daemon with everything that it made.
 pub(crate) struct Berth {
     process: Option<Child>,
+    /// Processes that took over from it, the present one last; they are not this process's children.
+    successors: Vec<u32>,
     options: Options,
     dir: TempDir,
     pub(crate) token: String,
@@ -68,6 +70,7 @@ impl Berth {
             .unwrap();
         let mut berth = Self {
             process: None,
+            successors: Vec::new(),
             options,
             dir,
             token: String::new(),
@@ -107,6 +110,7 @@ impl Berth {
             .arg("--token-file")
             .arg(self.dir.path().join("token"))
             .env_remove("BERTH_TOKEN")
+            .env("BERTH_TEST_PAUSE", self.dir.path().join("pause"))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
@@ -133,8 +137,67 @@ impl Berth {
     /// Ends the daemon as a power cut would.
     pub(crate) fn kill(&mut self) {
         let mut process = self.process.take().expect("the daemon does not run");
-        process.kill().unwrap();
+        let _ = process.kill();
         process.wait().unwrap();
+        self.successors.drain(..).for_each(end);
+    }
+
+    /// Asks the daemon to hand over to the program that is installed now, and waits for the job's end.
+    pub(crate) async fn upgrade(&mut self) -> Value {
+        let job = self.post("/v1/platform/upgrade", serde_json::json!({})).await;
+        let path = format!("/v1/jobs/{}", job["job"]["job"].as_str().unwrap());
+        let job = super::eventually("the end of the upgrade", Duration::from_secs(120), async || {
+            // Neither process may answer in the moment of the hand-over itself.
+            let answer = self.request(reqwest::Method::GET, &path).send().await.ok()?;
+            let job: Value = answer.json().await.ok()?;
+            ["succeeded", "failed"].contains(&job["state"].as_str()?).then_some(job)
+        })
+        .await;
+        let pid = self.pid();
+        if self.process.as_ref().map(Child::id) != Some(pid) && self.successors.last() != Some(&pid) {
+            self.successors.push(pid);
+        }
+        job
+    }
+
+    /// The process that says of itself that it is the daemon.
+    pub(crate) fn pid(&self) -> u32 {
+        let presence = std::fs::read(self.data().join("daemon.json")).unwrap();
+        let presence: Value = serde_json::from_slice(&presence).unwrap();
+        u32::try_from(presence["pid"].as_u64().unwrap()).unwrap()
+    }
+
+    /// Installs another program in place of the daemon's, as an installer does: by renaming.
+    pub(crate) fn install(&self, program: &Path) {
+        let coming = self.dir.path().join("berth.coming");
+        std::fs::copy(program, &coming).unwrap();
+        std::fs::rename(coming, self.program()).unwrap();
+    }
+
+    /// From now on, who comes to this place (`before:switching`) stands still there; see `stall` in berth-deploy.
+    pub(crate) fn pause_at(&self, place: &str) {
+        let _ = std::fs::remove_file(self.dir.path().join("pause.reached"));
+        std::fs::write(self.dir.path().join("pause"), place).unwrap();
+    }
+
+    /// Whether somebody stands still there.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.dir.path().join("pause.reached").exists()
+    }
+
+    /// Nobody stands still any more, from the next start on.
+    pub(crate) fn pause_nowhere(&self) {
+        let _ = std::fs::remove_file(self.dir.path().join("pause"));
+    }
+
+    /// Rows of its store, read beside it: one number or text each.
+    pub(crate) async fn rows(&self, sql: &'static str) -> Vec<String> {
+        use sqlx::{ConnectOptions as _, Row as _};
+        let file = self.data().join("berth.db");
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file).read_only(true);
+        let mut database = options.connect().await.unwrap();
+        let rows = sqlx::query(sql).fetch_all(&mut database).await.unwrap();
+        rows.iter().map(|row| row.get::<String, _>(0)).collect()
     }
 
     /// Changes a setting for the next start.
@@ -180,9 +243,8 @@ impl Berth {
 
 impl Drop for Berth {
     fn drop(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            let _ = process.kill();
-            let _ = process.wait();
+        if self.process.is_some() {
+            self.kill();
         }
         if std::thread::panicking() {
             let log = self.log();
@@ -192,6 +254,22 @@ impl Drop for Berth {
         if !self.instance.is_empty() {
             docker::sweep(&self.instance);
         }
+    }
+}
+
+/// Kills a process that is not a child, and waits until it is gone.
+fn end(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    let begun = Instant::now();
+    while rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok() {
+        // One that nobody waits for stays as a zombie; it holds nothing any more.
+        let state =
+            std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+        if state.contains(") Z ") {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "the daemon {pid:?} does not end");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -65,6 +65,23 @@ pub(crate) fn all_of(instance: &str, app: &str) -> Vec<String> {
     ])
 }
 
+/// Of each of a daemon's containers: the id of its release, and its state.
+pub(crate) fn labelled(instance: &str) -> Vec<(String, String)> {
+    let format = r#"{{.Label "berth.release"}} {{.State}}"#;
+    let all = lines(&["ps", "--all", "--filter", &label(instance), "--format", format]);
+    all.iter().filter_map(|l| l.split_once(' ')).map(|(r, s)| (r.to_owned(), s.to_owned())).collect()
+}
+
+/// The address of the first replica of a release, by the release's id, if it runs.
+pub(crate) fn address_of(instance: &str, release: &str) -> Option<std::net::IpAddr> {
+    let release = format!("label=berth.release={release}");
+    let first = "label=berth.replica=1";
+    let own = label(instance);
+    let found = lines(&["ps", "--quiet", "--filter", &own, "--filter", &release, "--filter", first]);
+    let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+    docker(&["inspect", "--format", format, found.first()?]).trim().parse().ok()
+}
+
 /// Names of the images that a daemon built.
 pub(crate) fn images(instance: &str) -> Vec<String> {
     let all =

@@ -297,6 +297,21 @@ impl Engine for FakeEngine {
         Ok(removed)
     }
 
+    async fn unpause_container(&self, id: &ContainerId) -> Result<(), EngineError> {
+        self.enter("unpause_container", id.short())?;
+        self.with(id, |_| ())
+    }
+
+    async fn connect_network(
+        &self,
+        id: &ContainerId,
+        network: &str,
+        _aliases: Vec<String>,
+    ) -> Result<(), EngineError> {
+        self.enter("connect_network", network)?;
+        self.with(id, |_| ())
+    }
+
     async fn rename_container(&self, id: &ContainerId, name: &str) -> Result<(), EngineError> {
         self.enter("rename_container", name)?;
         self.with(id, |container| container.spec.name = name.to_owned())
@@ -475,8 +490,13 @@ impl Engine for FakeEngine {
         })
     }
 
-    async fn prune_build_cache(&self, keep_bytes: u64) -> Result<u64, EngineError> {
-        self.enter("prune_build_cache", &keep_bytes.to_string())?;
+    async fn build_cache(&self) -> Result<Vec<CacheRecord>, EngineError> {
+        self.enter("build_cache", "")?;
+        Ok(Vec::new())
+    }
+
+    async fn prune_build_cache(&self, ids: &[String]) -> Result<u64, EngineError> {
+        self.enter("prune_build_cache", &ids.join(" "))?;
         Ok(0)
     }
 }

@@ -3,12 +3,14 @@
 mod deploying;
 mod identity;
 mod isolation;
+mod sameness;
 mod traffic;
 mod work;
 
 pub use deploying::*;
 pub use identity::*;
 pub use isolation::*;
+pub use sameness::*;
 pub use traffic::*;
 pub use work::*;
 
@@ -37,10 +39,16 @@ macro_rules! scenarios {
             a_rollback_reinstates_the_release_before,
             a_release_remembers_its_variables,
             cancelling_is_for_what_is_not_live_yet,
+            the_same_twice_is_one_while_it_is_on_its_way,
+            a_branch_is_the_same_only_while_it_waits,
+            what_is_live_is_not_deployed_again,
+            what_was_undone_is_not_the_same,
+            the_order_holds_when_the_clock_is_set_back,
             build_logs_are_read_from_both_ends,
             build_logs_are_capped,
             deleting_an_app_takes_everything_along,
             jobs_go_their_way,
+            cache_records_are_noted_once_and_forgotten,
             events_are_told_in_order,
             uploads_stay_while_they_are_needed,
             a_key_does_the_work_once,

@@ -46,6 +46,17 @@ pub async fn deleting_an_app_takes_everything_along(world: World) {
     world.app("web").await;
 }
 
+pub async fn cache_records_are_noted_once_and_forgotten(world: World) {
+    let cache = world.store.build_cache();
+    let many: Vec<String> = (0..450).map(|n| format!("record{n:03}")).collect();
+    cache.note(&many).await.unwrap();
+    cache.note(&many[..10]).await.unwrap();
+    cache.note(&[]).await.unwrap();
+    assert_eq!(cache.all().await.unwrap(), many);
+    cache.forget(&many[1..]).await.unwrap();
+    assert_eq!(cache.all().await.unwrap(), ["record000"]);
+}
+
 pub async fn jobs_go_their_way(world: World) {
     let app = world.app("web").await;
     let jobs = world.store.jobs();

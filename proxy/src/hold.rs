@@ -1,0 +1,138 @@
+//! Requests that wait: for a moment an app takes none, and nobody is to be turned away.
+//!
+//! A waiting request is counted on no release and reads nothing of its body: an upload waits in the client's
+//! and the kernel's buffers. When the hold is released, each is routed anew by the table of that moment.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use pingora::{Error, ErrorType, Result, protocols::http::ServerSession};
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::connection::Connection;
+
+/// Between two looks at the table, for a request that meets a hold that was released but is still routed to.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// A place where requests wait until [`Self::release`], and are then routed by the newest table: set that table
+/// first. Released once, it holds nobody any more; to pause again, make another.
+#[derive(Debug)]
+pub struct Hold {
+    app: String,
+    limit: Duration,
+    capacity: usize,
+    waiting: AtomicUsize,
+    released: watch::Sender<bool>,
+}
+
+/// How waiting ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waited {
+    /// The request is to be routed anew.
+    Released,
+    /// Its time is over, there is no room, or the server stops: it is told to come again.
+    TurnedAway,
+}
+
+impl Hold {
+    /// A hold for an app's requests: each waits for at most `limit`, and at most `capacity` wait at once. Those
+    /// beyond get 503 with `Retry-After`.
+    #[must_use]
+    pub fn new(app: String, limit: Duration, capacity: usize) -> Arc<Self> {
+        let released = watch::Sender::new(false);
+        Arc::new(Self { app, limit, capacity, waiting: AtomicUsize::new(0), released })
+    }
+
+    /// Lets all go that wait. Call it *after* a `set_routes` that leads elsewhere.
+    pub fn release(&self) {
+        self.released.send_replace(true);
+    }
+
+    /// Requests that wait now.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn app(&self) -> &str {
+        &self.app
+    }
+
+    /// Waits on behalf of a request that has waited since `since`.
+    ///
+    /// # Errors
+    /// When the client left.
+    pub(crate) async fn wait(
+        &self,
+        session: &mut ServerSession,
+        since: Instant,
+        stopping: &CancellationToken,
+    ) -> Result<Waited> {
+        let Some(_place) = Place::take(self) else { return Ok(Waited::TurnedAway) };
+        let mut released = self.released.subscribe();
+        if *released.borrow() {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        tokio::select! {
+            biased;
+            () = stopping.cancelled() => Ok(Waited::TurnedAway),
+            () = tokio::time::sleep_until(since + self.limit) => Ok(Waited::TurnedAway),
+            // Its sender is `self`.
+            _ = released.wait_for(|released| *released) => Ok(Waited::Released),
+            () = client_left(session) => {
+                Err(Error::explain(ErrorType::ConnectionClosed, "the client left while it was held").into_down())
+            }
+        }
+    }
+}
+
+/// One waiting request's place; given back when dropped, however the waiting ended.
+struct Place<'h>(&'h Hold);
+
+impl<'h> Place<'h> {
+    fn take(hold: &'h Hold) -> Option<Self> {
+        let place = Self(hold);
+        (hold.waiting.fetch_add(1, Ordering::Relaxed) < hold.capacity).then_some(place)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Returns when the client has closed its connection or reset its stream. Takes nothing of what it sent.
+async fn client_left(session: &mut ServerSession) {
+    if let Some(closed) = session.watch_h2_stream_close() {
+        // Reset, or the connection broke: both are an end.
+        let _ = closed.await;
+        return;
+    }
+    match session.stream().and_then(|stream| stream.as_any().downcast_ref::<Connection>()) {
+        Some(connection) => connection.left().await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_given_back() {
+        let hold = Hold::new("web".into(), Duration::from_secs(1), 1);
+        let first = Place::take(&hold).expect("room for one");
+        assert!(Place::take(&hold).is_none());
+        assert_eq!(hold.waiting(), 1);
+        drop(first);
+        assert_eq!(hold.waiting(), 0);
+        assert!(Place::take(&hold).is_some());
+    }
+}

@@ -1,0 +1,261 @@
+//! Everything of the daemon but its data plane: the store, the pipeline, what collects and prunes, and the control
+//! plane's server. It is one thing that is started and stopped as a whole, because an upgrade ends it while the data
+//! plane goes on, and starts it again if the upgrade comes to nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use berth_deploy::{
+    Arrival, Pipeline, PipelineConfig, Successor,
+    docker::{Docker, DockerConfig, Engine, InstanceId},
+};
+use berth_mcp::McpConfig;
+use berth_observe::{
+    CollectorConfig, LogCollector, RecorderConfig, RequestRecorder, Retention, RetentionConfig,
+};
+use berth_proxy::ProxyHandle;
+use berth_schemas::{Problem, Timestamp};
+use berth_store::{MasterKey, Store, StoreConfig};
+use berth_tools::{Addresses, Context};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cli::failure::Failure,
+    config::Config,
+    rest::{self, Control, Limits, host::AllowedHosts, listener, throttle::Throttle, uploads},
+    serve::file_failure,
+    sockets::Sockets,
+    supervise::Supervisor,
+    takeover::Role,
+    visits::{self, Outlet},
+};
+
+/// Bytes that a source may unpack to, for each byte that an upload may have.
+const SOURCE_RATIO: u64 = 4;
+
+/// What lives as long as the process, as the control plane needs it.
+pub struct Daemon {
+    /// The configuration.
+    pub config: Config,
+    /// The listening sockets.
+    pub sockets: Sockets,
+    /// Opens the store, also if its file is no longer what it was.
+    pub key: MasterKey,
+    /// Steers the data plane.
+    pub plane: ProxyHandle,
+    /// Where access records go.
+    pub outlet: Outlet,
+    /// How apps are reached.
+    pub addresses: Addresses,
+    /// URL of the control plane for people.
+    pub control_url: String,
+    /// Since when the process runs.
+    pub started_at: Timestamp,
+    /// Asks for an upgrade; the answer says why it came to nothing.
+    pub upgrade: mpsc::Sender<oneshot::Sender<Problem>>,
+}
+
+impl Daemon {
+    /// Where the data is.
+    #[must_use]
+    pub fn store_config(&self) -> StoreConfig {
+        store_config(&self.config)
+    }
+}
+
+/// Where a configuration says the data is.
+#[must_use]
+pub fn store_config(config: &Config) -> StoreConfig {
+    StoreConfig { data_dir: config.data_dir.clone(), database_url: config.database_url.clone() }
+}
+
+/// The running control plane.
+pub struct ControlPlane {
+    /// The store.
+    pub store: Store,
+    /// The pipeline.
+    pub pipeline: Pipeline,
+    collector: LogCollector,
+    retention: Retention,
+    recorder: RequestRecorder,
+    records: JoinHandle<()>,
+    served: CancellationToken,
+    recording: CancellationToken,
+    supervisor: Supervisor,
+}
+
+impl ControlPlane {
+    /// Starts it: key before store, so that no data is opened without it; routes before orders, so that nobody
+    /// gives orders to a daemon that is not whole.
+    ///
+    /// # Errors
+    /// When it cannot start, with what to do.
+    pub async fn start(daemon: &Daemon, arrival: Arrival, alone: CancellationToken) -> Result<Self, Failure> {
+        let config = &daemon.config;
+        let shutdown = CancellationToken::new();
+        let mut supervisor = Supervisor::new(shutdown.clone());
+        let store = Store::open(store_config(config), daemon.key.clone()).await.map_err(Problem::from)?;
+        uploads::prepare(&config.data_dir).map_err(|e| file_failure("prepare", &config.data_dir, &e))?;
+        let instance =
+            store.instance().parse().map_err(|_| Failure::local("the installation's id is damaged"))?;
+        let instance = InstanceId::new(instance);
+        let engine: Arc<dyn Engine> =
+            Arc::new(Docker::connect(DockerConfig { host: config.docker_host.clone(), instance }));
+        let output = Arc::new(berth_deploy::EngineOutput(Arc::clone(&engine)));
+        let collector =
+            LogCollector::start(store.clone(), output, CollectorConfig::default(), shutdown.child_token());
+        let pipeline = Pipeline::open(
+            store.clone(),
+            engine,
+            instance,
+            daemon.plane.clone(),
+            collector.clone(),
+            pipeline_config(daemon, arrival, alone),
+            shutdown.child_token(),
+        )
+        .await?;
+        // The recorder ends after the data plane, so that the last requests are recorded too.
+        let (served, recording) = (CancellationToken::new(), CancellationToken::new());
+        let recorder = RequestRecorder::start(store.clone(), RecorderConfig::default(), recording.clone());
+        let (sender, receiver) = mpsc::channel(visits::QUEUE);
+        let records = tokio::spawn(visits::record(receiver, store.clone(), recorder.clone(), served.clone()));
+        daemon.outlet.send_replace(Some(sender));
+        let retention = Retention::start(store.clone(), retention_config(config), shutdown.child_token());
+        let listening = daemon.sockets.duplicate(Role::Control)?;
+        let listening = listening.ok_or_else(|| Failure::local("the control plane has no socket"))?;
+        let router = router(daemon, &store, &pipeline, &shutdown);
+        supervisor.start_once(
+            "control",
+            listener::serve(
+                TcpListener::from_std(listening)?,
+                router,
+                shutdown.clone(),
+                config.shutdown_timeout,
+            ),
+        );
+        Ok(Self { store, pipeline, collector, retention, recorder, records, served, recording, supervisor })
+    }
+
+    /// Resolves when an essential part has ended by itself.
+    pub async fn failure(&self) {
+        self.supervisor.failure().await;
+    }
+
+    /// Ends all work but that on access records: those of requests under way may still come. Calls under way have
+    /// `limit` to end.
+    pub async fn end_work(self, limit: Duration) -> Remains {
+        self.supervisor.stop(limit).await;
+        self.pipeline.stopped().await;
+        self.collector.stopped().await;
+        self.retention.stopped().await;
+        Remains {
+            store: self.store,
+            recorder: self.recorder,
+            records: self.records,
+            served: self.served,
+            recording: self.recording,
+        }
+    }
+}
+
+/// What is left when the work has ended.
+pub struct Remains {
+    store: Store,
+    recorder: RequestRecorder,
+    records: JoinHandle<()>,
+    served: CancellationToken,
+    recording: CancellationToken,
+}
+
+impl Remains {
+    /// Writes the records that have come, and closes the store: from here on another process may open it.
+    pub async fn close(self) {
+        self.served.cancel();
+        let _ = self.records.await;
+        self.recording.cancel();
+        self.recorder.stopped().await;
+        self.store.close().await;
+    }
+}
+
+fn router(daemon: &Daemon, store: &Store, pipeline: &Pipeline, shutdown: &CancellationToken) -> axum::Router {
+    let config = &daemon.config;
+    let context = Arc::new(Context {
+        store: store.clone(),
+        pipeline: pipeline.clone(),
+        addresses: daemon.addresses.clone(),
+        data_dir: config.data_dir.clone(),
+        allow_local_sources: config.allow_local_sources,
+        started_at: daemon.started_at,
+        version: env!("CARGO_PKG_VERSION"),
+    });
+    let registry = Arc::new(berth_tools::registry());
+    let mcp = berth_mcp::service(
+        Arc::clone(&registry),
+        Arc::clone(&context),
+        McpConfig {
+            allowed_hosts: config.control_hosts.clone(),
+            allowed_origins: config.public_url.iter().cloned().collect(),
+            ct: shutdown.child_token(),
+        },
+    );
+    let control = Arc::new(Control {
+        registry,
+        context,
+        hosts: AllowedHosts::new(config.control_hosts.clone()),
+        limits: Limits { upload_max: config.upload_max, min_free_disk: config.min_free_disk },
+        throttle: Throttle::default(),
+        shutdown: shutdown.clone(),
+    });
+    rest::router(&control, Some(axum::Router::new().fallback_service(mcp)))
+}
+
+fn pipeline_config(daemon: &Daemon, arrival: Arrival, alone: CancellationToken) -> PipelineConfig {
+    let config = &daemon.config;
+    PipelineConfig {
+        data_dir: config.data_dir.clone(),
+        addresses: daemon.addresses.clone(),
+        concurrent_builds: config.concurrent_builds,
+        min_free_bytes: config.min_free_disk,
+        build_cache_bytes: config.build_cache,
+        allow_private_sources: config.allow_private_sources,
+        allow_local_sources: config.allow_local_sources,
+        git_ssh_key: config.git_ssh_key.clone(),
+        max_source_bytes: config.upload_max.saturating_mul(SOURCE_RATIO),
+        arrival,
+        alone,
+        successor: Some(Arc::new(Asks(daemon.upgrade.clone()))),
+    }
+}
+
+fn retention_config(config: &Config) -> RetentionConfig {
+    RetentionConfig {
+        log_age: config.log_retention,
+        log_bytes: config.log_max_bytes,
+        request_age: config.request_retention,
+        ..RetentionConfig::default()
+    }
+}
+
+/// Asks the process for an upgrade.
+#[derive(Debug)]
+struct Asks(mpsc::Sender<oneshot::Sender<Problem>>);
+
+#[async_trait]
+impl Successor for Asks {
+    async fn hand_over(&self) -> Problem {
+        let (answer, answered) = oneshot::channel();
+        if self.0.send(answer).await.is_ok()
+            && let Ok(problem) = answered.await
+        {
+            return problem;
+        }
+        // It is being done: this run is about to be shut down, and whoever waits here with it.
+        std::future::pending().await
+    }
+}
