@@ -35,8 +35,21 @@ pub(crate) type Switched = watch::Receiver<Option<Switch>>;
 pub(crate) struct Sizes {
     pub(crate) slow_s: u64,
     pub(crate) upload_mb: u64,
-    /// For how long the old release is drained: when open streams are to end.
+    /// For how long the old release (or the old process) is drained: when open streams are to end.
     pub(crate) drain_s: u64,
+    /// Whether who comes back finds another release: not after an upgrade of Berth itself.
+    pub(crate) new_release: bool,
+}
+
+impl Sizes {
+    /// Wants who came back to be where visitors belong now.
+    pub(crate) fn check_release(self, old: &str, new: &str) -> Result<(), Failure> {
+        match (self.new_release, new == old) {
+            (true, true) => Err(Failure::new(Kind::Changed, format!("reconnected to {old}, which was drained"))),
+            (false, false) => Err(Failure::new(Kind::Changed, format!("reconnected to {new} instead of {old}"))),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What became of one guest.
@@ -215,7 +228,7 @@ async fn watch_events(
             return Err(Failure::new(Kind::Truncated, "the last event is cut"));
         }
         let after = at_deadline(switched, sizes)?;
-        reconnect(visit, protocol, &old).await?;
+        reconnect(visit, sizes, protocol, &old).await?;
         Ok(format!("ended {after:.1} s after the switch, reconnected"))
     };
     let result = limited(Duration::from_secs(sizes.drain_s + 90), watch).await;
@@ -245,13 +258,11 @@ pub(crate) fn at_deadline(switched: &Switched, sizes: Sizes) -> Result<f64, Fail
 }
 
 /// Events again: from another release, at once.
-async fn reconnect(visit: &Visit, protocol: Protocol, old: &str) -> Result<(), Failure> {
+async fn reconnect(visit: &Visit, sizes: Sizes, protocol: Protocol, old: &str) -> Result<(), Failure> {
     let (_connection, response) =
         ask(visit, protocol, Method::GET, "/events", clients::whole(Vec::new())).await?;
     let new = visit.release_of(&response)?;
-    if new == old {
-        return Err(Failure::new(Kind::Changed, format!("reconnected to {old}, which was drained")));
-    }
+    sizes.check_release(old, &new)?;
     let mut body = response.into_body();
     match tokio::time::timeout(Duration::from_secs(5), body.frame()).await {
         Ok(Some(Ok(_))) => Ok(()),

@@ -19,9 +19,9 @@ use crate::{
 };
 
 /// Load before the first and after the last deployment.
-const STEADY: Duration = Duration::from_secs(3);
+pub(crate) const STEADY: Duration = Duration::from_secs(3);
 /// Guests have begun their visit by then.
-const SEATED: Duration = Duration::from_millis(500);
+pub(crate) const SEATED: Duration = Duration::from_millis(500);
 /// Time between looks at whether the new release answers.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -86,7 +86,7 @@ pub(crate) async fn run(side: &mut Side, plan: Plan) -> Result<Run> {
     let (left, leftovers) = side.leftovers().await?;
     problems.extend(leftovers);
     let (load, ledger) = (visit.tally.figures(), visit.ledgers.account());
-    problems.extend(judge(&load, &guests, &ledger));
+    problems.extend(judge(&load, &guests, &ledger, &["a", "b"]));
     Ok(Run {
         side: side.name(),
         plan,
@@ -172,8 +172,8 @@ async fn notice(
     None
 }
 
-/// What of this is not as it must be.
-fn judge(load: &Figures, guests: &[Outcome], ledger: &Account) -> Vec<String> {
+/// What of this is not as it must be; each of these versions must have answered somebody.
+pub(crate) fn judge(load: &Figures, guests: &[Outcome], ledger: &Account, versions: &[&str]) -> Vec<String> {
     let mut problems = Vec::new();
     if load.failed > 0 {
         problems.push(format!("{} of {} requests failed", load.failed, load.sent));
@@ -201,8 +201,8 @@ fn judge(load: &Figures, guests: &[Outcome], ledger: &Account) -> Vec<String> {
             ledger.unheard, ledger.unaccounted
         ));
     }
-    for version in ["a", "b"] {
-        if !load.versions.contains_key(version) {
+    for version in versions {
+        if !load.versions.contains_key(*version) {
             problems.push(format!("version {version} answered nobody"));
         }
     }
