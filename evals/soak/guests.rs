@@ -45,8 +45,12 @@ impl Sizes {
     /// Wants who came back to be where visitors belong now.
     pub(crate) fn check_release(self, old: &str, new: &str) -> Result<(), Failure> {
         match (self.new_release, new == old) {
-            (true, true) => Err(Failure::new(Kind::Changed, format!("reconnected to {old}, which was drained"))),
-            (false, false) => Err(Failure::new(Kind::Changed, format!("reconnected to {new} instead of {old}"))),
+            (true, true) => {
+                Err(Failure::new(Kind::Changed, format!("reconnected to {old}, which was drained")))
+            }
+            (false, false) => {
+                Err(Failure::new(Kind::Changed, format!("reconnected to {new} instead of {old}")))
+            }
             _ => Ok(()),
         }
     }

@@ -24,7 +24,14 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use self::{berth::Berth, docker::Image, guests::Sizes, nginx::Nginx, side::Side, switch::{Plan, Run}};
+use self::{
+    berth::Berth,
+    docker::Image,
+    guests::Sizes,
+    nginx::Nginx,
+    side::Side,
+    switch::{Plan, Run},
+};
 
 /// Deploy again and again under load, and tell every request that was not answered as it should be.
 #[derive(Debug, Parser)]
@@ -200,7 +207,8 @@ async fn upgrading(options: &UpgradeOptions) -> Result<bool> {
         bail!("Docker does not answer; the soak deploys containers");
     }
     let image = Image::build().await?;
-    let mut berth = Side::Berth(Box::new(Berth::start(&common.program()?, &image, plan.sizes.drain_s).await?));
+    let mut berth =
+        Side::Berth(Box::new(Berth::start(&common.program()?, &image, plan.sizes.drain_s).await?));
     let run = upgrade::run(&mut berth, plan).await?;
     report::print_upgrades(&run, &load_average());
     write_json(common, &run)?;
@@ -209,7 +217,8 @@ async fn upgrading(options: &UpgradeOptions) -> Result<bool> {
 
 fn write_json(common: &Common, result: &impl serde::Serialize) -> Result<()> {
     let Some(path) = &common.json else { return Ok(()) };
-    std::fs::write(path, serde_json::to_vec_pretty(result)?).with_context(|| format!("writing {}", path.display()))
+    std::fs::write(path, serde_json::to_vec_pretty(result)?)
+        .with_context(|| format!("writing {}", path.display()))
 }
 
 async fn beside_nginx(image: &Image, options: &SwitchOptions, plan: Plan) -> Result<Run> {

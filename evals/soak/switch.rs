@@ -116,7 +116,7 @@ impl Progress<'_> {
         let version = if n % 2 == 1 { "a" } else { "b" };
         let (tell, switched) = watch::channel(None);
         let mut guests = None;
-        if (n - 1) % self.plan.guests_every == 0 {
+        if (n - 1).is_multiple_of(self.plan.guests_every) {
             guests = Some(tokio::spawn(guests::receive(self.visit.clone(), self.plan.sizes, n, switched)));
             tokio::time::sleep(SEATED).await;
         }

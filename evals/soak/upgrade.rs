@@ -54,16 +54,20 @@ pub(crate) async fn run(side: &mut Side, plan: Plan) -> Result<Upgrades> {
     side.deploy(APP, "a").await?;
     side.deploy(PATIENT, "patient").await?;
     let Side::Berth(berth) = side else { bail!("only Berth is upgraded") };
-    let visit =
-        Visit { door: berth.door.clone(), tally: Arc::new(Tally::new()), ledgers: Arc::new(Ledgers::default()) };
+    let visit = Visit {
+        door: berth.door.clone(),
+        tally: Arc::new(Tally::new()),
+        ledgers: Arc::new(Ledgers::default()),
+    };
     let patient = Visit { door: visit.door.of("patient.localhost"), ..visit.clone() };
     let visitors = Visitors::start(&visit, &patient, plan.rate);
     tokio::time::sleep(STEADY).await;
     let resident_before = berth.daemon.resident()?;
-    let (mut guests, mut problems, mut windows, mut took_ms) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut guests, mut problems, mut windows, mut took_ms) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for n in 1..=plan.upgrades {
         let (tell, switched) = watch::channel(None);
-        let visiting = (n - 1) % plan.guests_every == 0;
+        let visiting = (n - 1).is_multiple_of(plan.guests_every);
         let staying = visiting.then(|| tokio::spawn(guests::receive(visit.clone(), plan.sizes, n, switched)));
         tokio::time::sleep(SEATED).await;
         let failed_before = visit.tally.failures();
@@ -84,12 +88,27 @@ pub(crate) async fn run(side: &mut Side, plan: Plan) -> Result<Upgrades> {
         }
         tokio::time::sleep(STEADY).await;
         let failed = visit.tally.failures() - failed_before;
-        eprintln!("upgrade {n} of {}: took {:.2} s, {failed} failed requests", plan.upgrades, took.as_secs_f64());
+        eprintln!(
+            "upgrade {n} of {}: took {:.2} s, {failed} failed requests",
+            plan.upgrades,
+            took.as_secs_f64()
+        );
     }
     visitors.stop().await;
     let (load, ledger) = (visit.tally.figures(), visit.ledgers.account());
     problems.extend(judge(&load, &guests, &ledger, &["a"]));
     let (within, steady) = (visit.tally.latency(&windows, true), visit.tally.latency(&windows, false));
     let resident_after = berth.daemon.resident()?;
-    Ok(Upgrades { plan, took_ms, load, within, steady, guests, ledger, resident_before, resident_after, problems })
+    Ok(Upgrades {
+        plan,
+        took_ms,
+        load,
+        within,
+        steady,
+        guests,
+        ledger,
+        resident_before,
+        resident_after,
+        problems,
+    })
 }
