@@ -1,6 +1,9 @@
 //! Guests: long visits that begin before a switch and are still there when it happens.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -20,6 +23,9 @@ use crate::{
     tally::{Failure, Kind},
     wire,
 };
+
+/// Bytes of an upload that are sent at once.
+const PIECE: usize = 256 << 10;
 
 /// A switch, as the load saw it.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +48,22 @@ pub(crate) struct Sizes {
 }
 
 impl Sizes {
+    fn upload_pieces(self) -> usize {
+        (self.upload_mb << 20) as usize / PIECE
+    }
+
+    /// What the app must say of an upload. Hashing takes seconds where nothing is optimized, so it is done once, and
+    /// called before the load begins, lest guests come late.
+    pub(crate) fn upload_answer(self) -> &'static str {
+        static ANSWER: OnceLock<String> = OnceLock::new();
+        ANSWER.get_or_init(|| {
+            let (piece, pieces) = (wire::fill("upload", PIECE), self.upload_pieces());
+            let mut hash = Sha256::new();
+            (0..pieces).for_each(|_| hash.update(&piece));
+            format!("{} {}", pieces * PIECE, hex::encode(hash.finalize()))
+        })
+    }
+
     /// Wants who came back to be where visitors belong now.
     pub(crate) fn check_release(self, old: &str, new: &str) -> Result<(), Failure> {
         match (self.new_release, new == old) {
@@ -171,14 +193,11 @@ async fn upload(
     deployment: usize,
     switched: &Switched,
 ) -> Outcome {
-    const PIECE: usize = 256 << 10;
     let began = Instant::now();
-    let pieces = (sizes.upload_mb << 20) as usize / PIECE;
+    let pieces = sizes.upload_pieces();
     let pause = Duration::from_secs(sizes.slow_s) / pieces.max(1) as u32;
     let piece = Bytes::from(wire::fill("upload", PIECE));
-    let mut hash = Sha256::new();
-    (0..pieces).for_each(|_| hash.update(&piece));
-    let expected = format!("{} {}", pieces * PIECE, hex::encode(hash.finalize()));
+    let expected = sizes.upload_answer();
     let due = tokio::time::Instant::now();
     let body = StreamBody::new(stream::unfold(0, move |n| {
         let piece = piece.clone();

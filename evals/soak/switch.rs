@@ -71,6 +71,7 @@ pub(crate) async fn run(side: &mut Side, plan: Plan) -> Result<Run> {
         ledgers: Arc::new(Ledgers::default()),
     };
     let patient = Visit { door: visit.door.of("patient.localhost"), ..visit.clone() };
+    plan.sizes.upload_answer();
     let visitors = Visitors::start(&visit, &patient, plan.rate);
     tokio::time::sleep(STEADY).await;
     let resident_before = side.resident()?;
