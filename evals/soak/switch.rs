@@ -63,6 +63,7 @@ pub(crate) struct Run {
 
 /// Runs the soak against one side.
 pub(crate) async fn run(side: &mut Side, plan: Plan) -> Result<Run> {
+    plan.sizes.upload_answer();
     side.deploy(APP, "b").await?;
     side.deploy(PATIENT, "patient").await?;
     let visit = Visit {
@@ -71,7 +72,6 @@ pub(crate) async fn run(side: &mut Side, plan: Plan) -> Result<Run> {
         ledgers: Arc::new(Ledgers::default()),
     };
     let patient = Visit { door: visit.door.of("patient.localhost"), ..visit.clone() };
-    plan.sizes.upload_answer();
     let visitors = Visitors::start(&visit, &patient, plan.rate);
     tokio::time::sleep(STEADY).await;
     let resident_before = side.resident()?;

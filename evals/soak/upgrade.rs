@@ -51,6 +51,7 @@ pub(crate) struct Upgrades {
 
 /// Runs the soak.
 pub(crate) async fn run(side: &mut Side, plan: Plan) -> Result<Upgrades> {
+    plan.sizes.upload_answer();
     side.deploy(APP, "a").await?;
     side.deploy(PATIENT, "patient").await?;
     let Side::Berth(berth) = side else { bail!("only Berth is upgraded") };
@@ -60,7 +61,6 @@ pub(crate) async fn run(side: &mut Side, plan: Plan) -> Result<Upgrades> {
         ledgers: Arc::new(Ledgers::default()),
     };
     let patient = Visit { door: visit.door.of("patient.localhost"), ..visit.clone() };
-    plan.sizes.upload_answer();
     let visitors = Visitors::start(&visit, &patient, plan.rate);
     tokio::time::sleep(STEADY).await;
     let resident_before = berth.daemon.resident()?;
