@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use berth_evals::daemon::Daemon;
 use serde_json::json;
 
@@ -20,6 +20,9 @@ use crate::{
 const KEPT: usize = 3;
 /// Time for the removal of old releases after the last deployment.
 const CLEANED: Duration = Duration::from_secs(30);
+
+/// Time for an upgrade.
+const UPGRADED: Duration = Duration::from_secs(120);
 
 /// A daemon with two apps.
 #[derive(Debug)]
@@ -43,8 +46,15 @@ impl Berth {
             certificate.chain.display().to_string(),
             certificate.key.display().to_string(),
         );
-        let flags =
-            ["--https-addr", &addr, "--tls-cert", &chain, "--tls-key", &key, "--min-free-disk-mb", "64"];
+        let drain = drain_s.to_string();
+        let flags = [
+            ["--https-addr", &addr],
+            ["--tls-cert", &chain],
+            ["--tls-key", &key],
+            ["--shutdown-timeout-s", &drain],
+            ["--min-free-disk-mb", "64"],
+        ]
+        .concat();
         let daemon = Daemon::start(program, directory, &flags).await?;
         let sweep = Sweep::of(format!("berth.instance={}", daemon.instance));
         let door = Door::new(daemon.http, https, HOST, &certificate.pem)?;
@@ -66,6 +76,25 @@ impl Berth {
         let deployment = made["deployment"].as_str().context("the answer names no deployment")?;
         self.daemon.settled(deployment).await?;
         Ok(())
+    }
+
+    /// Replaces the daemon by the program that it was started from, and waits until the new process serves.
+    pub(crate) async fn upgrade(&self) -> Result<()> {
+        let before = self.daemon.pid();
+        let made = self.daemon.call("POST", "/v1/platform/upgrade", json!({})).await?;
+        let path = format!("/v1/jobs/{}", made["job"]["job"].as_str().context("the answer names no job")?);
+        let begun = Instant::now();
+        loop {
+            // The control plane closes its own connections in the moment of the hand-over.
+            let job = self.daemon.raw("GET", &path, None).await.map(|(_, job)| job).unwrap_or_default();
+            match job["state"].as_str() {
+                Some("succeeded") if self.daemon.pid() != before => return Ok(()),
+                Some("succeeded") => bail!("the job succeeded, but process {before} still serves"),
+                Some("failed" | "cancelled") => bail!("{}", job["problem"]),
+                _ if begun.elapsed() > UPGRADED => bail!("it is not over after {UPGRADED:?}: {job}"),
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
     }
 
     /// What is there when cleaning has had its time, and what of it should not be.

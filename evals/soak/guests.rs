@@ -1,6 +1,9 @@
 //! Guests: long visits that begin before a switch and are still there when it happens.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -21,11 +24,13 @@ use crate::{
     wire,
 };
 
+/// Bytes of an upload that are sent at once.
+const PIECE: usize = 256 << 10;
+
 /// A switch, as the load saw it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Switch {
     pub(crate) at: Instant,
-    pub(crate) release: String,
 }
 
 /// Tells guests of the switch that they wait for; none so far.
@@ -36,8 +41,41 @@ pub(crate) type Switched = watch::Receiver<Option<Switch>>;
 pub(crate) struct Sizes {
     pub(crate) slow_s: u64,
     pub(crate) upload_mb: u64,
-    /// For how long the old release is drained: when open streams are to end.
+    /// For how long the old release (or the old process) is drained: when open streams are to end.
     pub(crate) drain_s: u64,
+    /// Whether who comes back finds another release: not after an upgrade of Berth itself.
+    pub(crate) new_release: bool,
+}
+
+impl Sizes {
+    fn upload_pieces(self) -> usize {
+        (self.upload_mb << 20) as usize / PIECE
+    }
+
+    /// What the app must say of an upload. Hashing takes seconds where nothing is optimized, so it is done once, and
+    /// called before the load begins, lest guests come late.
+    pub(crate) fn upload_answer(self) -> &'static str {
+        static ANSWER: OnceLock<String> = OnceLock::new();
+        ANSWER.get_or_init(|| {
+            let (piece, pieces) = (wire::fill("upload", PIECE), self.upload_pieces());
+            let mut hash = Sha256::new();
+            (0..pieces).for_each(|_| hash.update(&piece));
+            format!("{} {}", pieces * PIECE, hex::encode(hash.finalize()))
+        })
+    }
+
+    /// Wants who came back to be where visitors belong now.
+    pub(crate) fn check_release(self, old: &str, new: &str) -> Result<(), Failure> {
+        match (self.new_release, new == old) {
+            (true, true) => {
+                Err(Failure::new(Kind::Changed, format!("reconnected to {old}, which was drained")))
+            }
+            (false, false) => {
+                Err(Failure::new(Kind::Changed, format!("reconnected to {new} instead of {old}")))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What became of one guest.
@@ -155,14 +193,11 @@ async fn upload(
     deployment: usize,
     switched: &Switched,
 ) -> Outcome {
-    const PIECE: usize = 256 << 10;
     let began = Instant::now();
-    let pieces = (sizes.upload_mb << 20) as usize / PIECE;
+    let pieces = sizes.upload_pieces();
     let pause = Duration::from_secs(sizes.slow_s) / pieces.max(1) as u32;
     let piece = Bytes::from(wire::fill("upload", PIECE));
-    let mut hash = Sha256::new();
-    (0..pieces).for_each(|_| hash.update(&piece));
-    let expected = format!("{} {}", pieces * PIECE, hex::encode(hash.finalize()));
+    let expected = sizes.upload_answer();
     let due = tokio::time::Instant::now();
     let body = StreamBody::new(stream::unfold(0, move |n| {
         let piece = piece.clone();
@@ -216,7 +251,7 @@ async fn watch_events(
             return Err(Failure::new(Kind::Truncated, "the last event is cut"));
         }
         let after = at_deadline(switched, sizes)?;
-        reconnect(visit, protocol, &old).await?;
+        reconnect(visit, sizes, protocol, &old).await?;
         Ok(format!("ended {after:.1} s after the switch, reconnected"))
     };
     let result = limited(Duration::from_secs(sizes.drain_s + 90), watch).await;
@@ -233,7 +268,7 @@ fn unreachable_end() -> Result<Bytes, Failure> {
 
 /// Seconds since the switch; an error if that is not about when the drain ends.
 pub(crate) fn at_deadline(switched: &Switched, sizes: Sizes) -> Result<f64, Failure> {
-    let Some(switch) = switched.borrow().clone() else {
+    let Some(switch) = *switched.borrow() else {
         return Err(Failure::new(Kind::ClosedEarly, "it ended before there was a switch"));
     };
     let after = switch.at.elapsed().as_secs_f64();
@@ -246,13 +281,11 @@ pub(crate) fn at_deadline(switched: &Switched, sizes: Sizes) -> Result<f64, Fail
 }
 
 /// Events again: from another release, at once.
-async fn reconnect(visit: &Visit, protocol: Protocol, old: &str) -> Result<(), Failure> {
+async fn reconnect(visit: &Visit, sizes: Sizes, protocol: Protocol, old: &str) -> Result<(), Failure> {
     let (_connection, response) =
         ask(visit, protocol, Method::GET, "/events", clients::whole(Vec::new())).await?;
     let new = visit.release_of(&response)?;
-    if new == old {
-        return Err(Failure::new(Kind::Changed, format!("reconnected to {old}, which was drained")));
-    }
+    sizes.check_release(old, &new)?;
     let mut body = response.into_body();
     match tokio::time::timeout(Duration::from_secs(5), body.frame()).await {
         Ok(Some(Ok(_))) => Ok(()),

@@ -162,7 +162,7 @@ impl Visit {
     }
 
     async fn once(&self, way: Way, slot: &mut Option<Connection>, id: &str) -> Result<String, Failure> {
-        let parity = id.bytes().next_back().unwrap_or(0) % 2 == 0;
+        let parity = id.bytes().next_back().unwrap_or(0).is_multiple_of(2);
         // From a few bytes to beyond one read, different for each request.
         let bytes = 100 + usize::from(wire::fill(id, 1).first().copied().unwrap_or(0)) * 64;
         for _ in 0..SENDS {

@@ -16,6 +16,7 @@ mod side;
 mod socket;
 mod switch;
 mod tally;
+mod upgrade;
 mod wire;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
@@ -23,7 +24,14 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use self::{berth::Berth, docker::Image, guests::Sizes, nginx::Nginx, side::Side, switch::Plan};
+use self::{
+    berth::Berth,
+    docker::Image,
+    guests::Sizes,
+    nginx::Nginx,
+    side::Side,
+    switch::{Plan, Run},
+};
 
 /// Deploy again and again under load, and tell every request that was not answered as it should be.
 #[derive(Debug, Parser)]
@@ -37,6 +45,8 @@ struct Cli {
 enum What {
     /// Deployments of an app, alternating two versions.
     Switch(SwitchOptions),
+    /// Upgrades of Berth itself, each to the same program.
+    Upgrade(UpgradeOptions),
 }
 
 #[derive(Debug, Args)]
@@ -82,6 +92,18 @@ struct SwitchOptions {
     nginx_pause: u64,
 }
 
+#[derive(Debug, Args)]
+struct UpgradeOptions {
+    #[command(flatten)]
+    common: Common,
+    /// How many upgrades [default: 10, short: 3].
+    #[arg(long)]
+    upgrades: Option<usize>,
+    /// Long visits at every so many upgrades.
+    #[arg(long)]
+    guests_every: Option<usize>,
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Peer {
     /// nginx with reload, blue-green.
@@ -89,7 +111,7 @@ enum Peer {
 }
 
 impl Common {
-    fn sizes(&self) -> Result<Sizes> {
+    fn sizes(&self, new_release: bool) -> Result<Sizes> {
         let or = |given: Option<u64>, long: u64, short: u64| {
             given.unwrap_or(if self.short { short } else { long })
         };
@@ -97,6 +119,7 @@ impl Common {
             slow_s: or(self.seconds, 20, 4),
             upload_mb: or(self.upload_mb, 100, 8),
             drain_s: or(self.drain, 30, 7),
+            new_release,
         };
         if sizes.drain_s <= sizes.slow_s {
             bail!("a drain of {} s cannot wait for responses of {} s", sizes.drain_s, sizes.slow_s);
@@ -124,6 +147,7 @@ async fn main() -> ExitCode {
     let work = async {
         match Cli::parse().what {
             What::Switch(options) => switching(&options).await,
+            What::Upgrade(options) => upgrading(&options).await,
         }
     };
     // An interrupted run still takes away what it made: its guards are dropped with it.
@@ -148,7 +172,7 @@ async fn switching(options: &SwitchOptions) -> Result<bool> {
         deployments: options.deployments.unwrap_or(if common.short { 6 } else { 50 }),
         rate: common.rate(),
         guests_every: options.guests_every.unwrap_or(if common.short { 3 } else { 5 }).max(1),
-        sizes: common.sizes()?,
+        sizes: common.sizes(true)?,
     };
     if !docker::is_there().await {
         bail!("Docker does not answer; the soak deploys containers");
@@ -160,19 +184,49 @@ async fn switching(options: &SwitchOptions) -> Result<bool> {
         runs.push(switch::run(&mut Side::Berth(Box::new(berth)), plan).await?);
     }
     if let Some(Peer::Nginx) = options.beside {
-        if Nginx::is_there().await {
-            let nginx = Nginx::start(&image, Duration::from_secs(options.nginx_pause)).await?;
-            runs.push(switch::run(&mut Side::Nginx(Box::new(nginx)), plan).await?);
-        } else {
-            println!("skipped: nginx is not there and cannot be installed (apt-get install nginx-light)");
+        match beside_nginx(&image, options, plan).await {
+            Ok(run) => runs.push(run),
+            Err(error) => println!("skipped: nginx ({error:#})"),
         }
     }
     report::print(&runs, &load_average());
-    if let Some(path) = &common.json {
-        std::fs::write(path, serde_json::to_vec_pretty(&runs)?)
-            .with_context(|| format!("writing {}", path.display()))?;
-    }
+    write_json(common, &runs)?;
     Ok(runs.first().is_some_and(|berth| berth.problems.is_empty()))
+}
+
+/// Whether nothing was lost while Berth itself was replaced.
+async fn upgrading(options: &UpgradeOptions) -> Result<bool> {
+    let common = &options.common;
+    let plan = upgrade::Plan {
+        upgrades: options.upgrades.unwrap_or(if common.short { 3 } else { 10 }),
+        rate: common.rate(),
+        guests_every: options.guests_every.unwrap_or(3).max(1),
+        sizes: common.sizes(false)?,
+    };
+    if !docker::is_there().await {
+        bail!("Docker does not answer; the soak deploys containers");
+    }
+    let image = Image::build().await?;
+    let mut berth =
+        Side::Berth(Box::new(Berth::start(&common.program()?, &image, plan.sizes.drain_s).await?));
+    let run = upgrade::run(&mut berth, plan).await?;
+    report::print_upgrades(&run, &load_average());
+    write_json(common, &run)?;
+    Ok(run.problems.is_empty())
+}
+
+fn write_json(common: &Common, result: &impl serde::Serialize) -> Result<()> {
+    let Some(path) = &common.json else { return Ok(()) };
+    std::fs::write(path, serde_json::to_vec_pretty(result)?)
+        .with_context(|| format!("writing {}", path.display()))
+}
+
+async fn beside_nginx(image: &Image, options: &SwitchOptions, plan: Plan) -> Result<Run> {
+    if !Nginx::is_there().await {
+        bail!("it is not there and cannot be installed: apt-get install nginx-light");
+    }
+    let nginx = Nginx::start(image, Duration::from_secs(options.nginx_pause)).await?;
+    switch::run(&mut Side::Nginx(Box::new(nginx)), plan).await
 }
 
 /// Of the last 1, 5 and 15 minutes.

@@ -30,6 +30,7 @@ pub(crate) struct Nginx {
     directory: tempfile::TempDir,
     certificate: Certificate,
     image: String,
+    network: String,
     /// Dropped after nginx.
     sweep: Sweep,
     pause: Duration,
@@ -65,16 +66,30 @@ impl Nginx {
         let mut process = Program::start(&mut command)?;
         process.wait_for(http).context("nginx")?;
         let image = image.name().to_owned();
-        Ok(Self { door, process, directory, certificate, image, sweep, pause, live: None, patient: None })
+        // A network of its own: an engine need not have the default one.
+        let network = format!("berth-soak-{}", http.port());
+        docker(&["network", "create", "--label", sweep.label(), &network]).await?;
+        Ok(Self {
+            door,
+            process,
+            directory,
+            certificate,
+            image,
+            network,
+            sweep,
+            pause,
+            live: None,
+            patient: None,
+        })
     }
 
     /// Starts a version beside the old one, switches, pauses, stops the old one.
     pub(crate) async fn deploy(&mut self, app: &str, version: &str) -> Result<()> {
         let variable = format!("SOAK_VERSION={version}");
-        let run =
-            ["run", "--detach", "--init", "--label", self.sweep.label(), "--env", &variable, &self.image];
-        let container = docker(&run).await?.trim().to_owned();
-        let format = "{{.NetworkSettings.IPAddress}}";
+        let run = ["run", "--detach", "--init", "--label", self.sweep.label(), "--network", &self.network];
+        let container =
+            docker(&[&run[..], &["--env", &variable, &self.image]].concat()).await?.trim().to_owned();
+        let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
         let ip = docker(&["inspect", "--format", format, &container]).await?.trim().to_owned();
         let addr = format!("{ip}:8080");
         self.healthy(&addr).await?;

@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, fmt::Display};
 use crate::{
     guests::Outcome,
     switch::Run,
-    tally::{Kept, Kind},
+    tally::{Figures, Kept, Kind},
+    upgrade::Upgrades,
 };
 
 /// Failures that are printed; the JSON file has more.
@@ -64,16 +65,49 @@ pub(crate) fn print(runs: &[Run], load_average: &str) {
     table.row("containers running + stopped", |run| format!("{} + {}", run.left.running, run.left.stopped));
     table.row("images, networks", |run| format!("{}, {}", run.left.images, run.left.networks));
     println!("load average of the machine: {load_average}");
-    runs.iter().for_each(print_ways);
+    runs.iter().for_each(|run| print_ways(run.side, &run.load));
     runs.iter().for_each(|run| print_failures(run.side, &run.load.failures));
     for run in runs {
         print_verdict(run.side, &run.problems);
     }
 }
 
-fn print_ways(run: &Run) {
-    println!("\n{}: requests by way (failed)", run.side);
-    for (way, (sent, failed)) in &run.load.ways {
+/// Prints what upgrades did to visitors: within the hand-overs, and at rest.
+pub(crate) fn print_upgrades(run: &Upgrades, load_average: &str) {
+    let row = |name: &str, cell: String| println!("{name:<46}{cell:>18}");
+    let (load, windows) = (&run.load, [("in a hand-over", run.within), ("at rest", run.steady)]);
+    println!();
+    row("upgrades", run.took_ms.len().to_string());
+    row("an upgrade takes, s", median(run.took_ms.iter().map(|ms| ms / 1e3)));
+    row("requests sent", load.sent.to_string());
+    row("requests failed", load.failed.to_string());
+    for (kind, failed) in load.failed_by_kind.iter().filter(|(_, failed)| **failed > 0) {
+        row(&format!("  {kind}"), failed.to_string());
+    }
+    row("sent again because not touched", load.resent.to_string());
+    for (when, latency) in windows {
+        row(&format!("requests {when}"), latency.requests.to_string());
+        row(&format!("p50 {when}, ms"), format!("{:.1}", latency.p50_ms));
+        row(&format!("p99 {when}, ms"), format!("{:.1}", latency.p99_ms));
+        row(&format!("slowest {when}, ms"), format!("{:.1}", latency.max_ms));
+    }
+    row("longest gap without an answer, ms", format!("{:.1}", load.longest_gap_ms));
+    for (kind, (good, all)) in kinds(run.guests.iter()) {
+        row(&format!("{kind}, good of spanning"), format!("{good} of {all}"));
+    }
+    row("POSTs accounted for", run.ledger.posts.to_string());
+    row("POSTs that apps saw twice", run.ledger.twice.to_string());
+    row("resident memory before, MB", format!("{:.1}", run.resident_before as f64 / 1e6));
+    row("resident memory after, MB", format!("{:.1}", run.resident_after as f64 / 1e6));
+    println!("load average of the machine: {load_average}");
+    print_ways("berth", load);
+    print_failures("berth", &load.failures);
+    print_verdict("berth", &run.problems);
+}
+
+fn print_ways(side: &str, load: &Figures) {
+    println!("\n{side}: requests by way (failed)");
+    for (way, (sent, failed)) in &load.ways {
         println!("  {way:<40}{sent:>8}{:>8}", format!("({failed})"));
     }
 }

@@ -42,9 +42,7 @@ pub(crate) async fn hold(
         }
         let after = at_deadline(switched, sizes)?;
         let new = first_words(visit, tls).await?;
-        if new == old {
-            return Err(Failure::new(Kind::Changed, format!("reconnected to {old}, which was drained")));
-        }
+        sizes.check_release(&old, &new)?;
         let code = close.map(|frame| u16::from(frame.code)).unwrap_or_default();
         Ok(format!("closed with {code} {after:.1} s after the switch, {said} words came back, reconnected"))
     };

@@ -19,11 +19,9 @@ use crate::{
 };
 
 /// Load before the first and after the last deployment.
-const STEADY: Duration = Duration::from_secs(3);
+pub(crate) const STEADY: Duration = Duration::from_secs(3);
 /// Guests have begun their visit by then.
-const SEATED: Duration = Duration::from_millis(500);
-/// After a deployment is over, an answer of the new release must have been seen by then.
-const SEEN: Duration = Duration::from_secs(5);
+pub(crate) const SEATED: Duration = Duration::from_millis(500);
 /// Time between looks at whether the new release answers.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -65,6 +63,7 @@ pub(crate) struct Run {
 
 /// Runs the soak against one side.
 pub(crate) async fn run(side: &mut Side, plan: Plan) -> Result<Run> {
+    plan.sizes.upload_answer();
     side.deploy(APP, "b").await?;
     side.deploy(PATIENT, "patient").await?;
     let visit = Visit {
@@ -88,7 +87,7 @@ pub(crate) async fn run(side: &mut Side, plan: Plan) -> Result<Run> {
     let (left, leftovers) = side.leftovers().await?;
     problems.extend(leftovers);
     let (load, ledger) = (visit.tally.figures(), visit.ledgers.account());
-    problems.extend(judge(&load, &guests, &ledger));
+    problems.extend(judge(&load, &guests, &ledger, &["a", "b"]));
     Ok(Run {
         side: side.name(),
         plan,
@@ -118,7 +117,7 @@ impl Progress<'_> {
         let version = if n % 2 == 1 { "a" } else { "b" };
         let (tell, switched) = watch::channel(None);
         let mut guests = None;
-        if (n - 1) % self.plan.guests_every == 0 {
+        if (n - 1).is_multiple_of(self.plan.guests_every) {
             guests = Some(tokio::spawn(guests::receive(self.visit.clone(), self.plan.sizes, n, switched)));
             tokio::time::sleep(SEATED).await;
         }
@@ -164,9 +163,9 @@ async fn notice(
 ) -> Option<Instant> {
     const LONG: Duration = Duration::from_secs(120);
     while asked.elapsed() < LONG {
-        if let Some((release, at)) = tally.switched_after(asked) {
+        if let Some(at) = tally.switched_after(asked) {
             tally.step(format!("the switch of deployment {n}"));
-            tell.send_replace(Some(Switch { at, release }));
+            tell.send_replace(Some(Switch { at }));
             return Some(at);
         }
         tokio::time::sleep(LOOK).await;
@@ -174,8 +173,8 @@ async fn notice(
     None
 }
 
-/// What of this is not as it must be.
-fn judge(load: &Figures, guests: &[Outcome], ledger: &Account) -> Vec<String> {
+/// What of this is not as it must be; each of these versions must have answered somebody.
+pub(crate) fn judge(load: &Figures, guests: &[Outcome], ledger: &Account, versions: &[&str]) -> Vec<String> {
     let mut problems = Vec::new();
     if load.failed > 0 {
         problems.push(format!("{} of {} requests failed", load.failed, load.sent));
@@ -203,8 +202,8 @@ fn judge(load: &Figures, guests: &[Outcome], ledger: &Account) -> Vec<String> {
             ledger.unheard, ledger.unaccounted
         ));
     }
-    for version in ["a", "b"] {
-        if !load.versions.contains_key(version) {
+    for version in versions {
+        if !load.versions.contains_key(*version) {
             problems.push(format!("version {version} answered nobody"));
         }
     }

@@ -1,7 +1,7 @@
 //! What happened: every request counted, every failure kept with its kind and its moment.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -103,9 +103,9 @@ struct Inner {
     /// Answers by version.
     versions: BTreeMap<String, u64>,
     resent: u64,
-    /// The newest release that answered, and since when.
-    newest: Option<(String, Instant)>,
-    releases: BTreeMap<String, Instant>,
+    /// Releases that have answered, and when the newest of them did for the first time.
+    releases: BTreeSet<String>,
+    newest: Option<Instant>,
     steps: Vec<Step>,
     last_answer: Instant,
     longest_gap: (Duration, Option<Instant>),
@@ -164,7 +164,7 @@ impl Tally {
                 versions: BTreeMap::new(),
                 resent: 0,
                 newest: None,
-                releases: BTreeMap::new(),
+                releases: BTreeSet::new(),
                 steps: Vec::new(),
                 last_answer: now,
                 longest_gap: (Duration::ZERO, None),
@@ -201,9 +201,9 @@ impl Tally {
         inner.ways.entry(way.to_owned()).or_default().0 += 1;
         let version = release.split('/').next().unwrap_or_default();
         *inner.versions.entry(version.to_owned()).or_default() += 1;
-        if !inner.releases.contains_key(release) {
-            inner.releases.insert(release.to_owned(), now);
-            inner.newest = Some((release.to_owned(), now));
+        if !inner.releases.contains(release) {
+            inner.releases.insert(release.to_owned());
+            inner.newest = Some(now);
         }
         let gap = now - inner.last_answer;
         if gap > inner.longest_gap.0 {
@@ -237,8 +237,8 @@ impl Tally {
     }
 
     /// The release that answered first of all after `since`, having never answered before: a switch.
-    pub(crate) fn switched_after(&self, since: Instant) -> Option<(String, Instant)> {
-        self.inner().newest.clone().filter(|(_, at)| *at > since)
+    pub(crate) fn switched_after(&self, since: Instant) -> Option<Instant> {
+        self.inner().newest.filter(|at| *at > since)
     }
 
     /// Latencies of what was answered within (or outside of) these windows.
@@ -339,6 +339,6 @@ mod tests {
         tally.answered("GET", "a/1", Duration::ZERO);
         assert_eq!(tally.switched_after(asked), None);
         tally.answered("GET", "b/2", Duration::ZERO);
-        assert_eq!(tally.switched_after(asked).map(|(release, _)| release), Some("b/2".to_owned()));
+        assert!(tally.switched_after(asked).is_some_and(|at| at > asked));
     }
 }

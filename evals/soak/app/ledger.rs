@@ -68,9 +68,7 @@ async fn tell(mut stream: TcpStream, app: Arc<App>) {
             if stream.write_all(lines.as_bytes()).await.is_err() {
                 return;
             }
-        } else if now.closed {
-            break;
-        } else if changes.changed().await.is_err() {
+        } else if now.closed || changes.changed().await.is_err() {
             break;
         }
     }
