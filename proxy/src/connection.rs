@@ -29,6 +29,8 @@ use pingora::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
     UniqueID, raw_connect::ProxyDigest,
 };
+use rustix::net::RecvFlags;
+use tokio::sync::Notify;
 use tokio::{
     io::{AsyncBufRead, AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
@@ -202,6 +204,7 @@ pub(crate) struct Connections {
     sockets: AtomicUsize,
     /// Whoever has no request is to leave.
     no_idle: AtomicBool,
+    leave: Notify,
     clock: Arc<Clock>,
 }
 
@@ -301,18 +304,20 @@ impl Connections {
         idle.len()
     }
 
-    /// Whether a connection that has no request any more is to be closed.
-    pub(crate) fn no_idle(&self) -> bool {
-        self.no_idle.load(Ordering::SeqCst)
-    }
-
-    /// Ends every connection that is not handling a request, now and from now on.
+    /// Has every connection that waits for a next request leave, now and from now on. One whose request has begun to
+    /// come in, were it but in the kernel's buffer, is served first.
     pub(crate) fn end_idle(&self) {
         self.no_idle.store(true, Ordering::SeqCst);
-        for state in lock(&self.list).values() {
-            if !state.is_in(Phase::Request) && !state.is_in(Phase::Multiplexed) {
-                state.abort();
-            }
+        self.leave.notify_waiters();
+    }
+
+    /// Returns when idle connections are to leave.
+    pub(crate) async fn leave(&self) {
+        let leave = self.leave.notified();
+        tokio::pin!(leave);
+        leave.as_mut().enable();
+        if !self.no_idle.load(Ordering::SeqCst) {
+            leave.await;
         }
     }
 
@@ -386,6 +391,13 @@ impl Connection {
 
     pub(crate) fn state(&self) -> &Arc<ConnectionState> {
         &self.state
+    }
+
+    /// Whether something has come in that was not read yet, by the kernel's word: the runtime learns of it a moment
+    /// later.
+    pub(crate) fn has_input(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        rustix::net::recv(self.socket(), &mut [0_u8], flags).is_ok_and(|(_, n)| n > 0)
     }
 
     /// Waits for the first byte of the next request, without taking it: while a connection is idle it owns no
@@ -487,8 +499,8 @@ impl Connection {
         };
         let allowed = if closing { frames.until_boundary(buf) } else { buf.len() };
         if closing && allowed == 0 {
-            // The reading side says goodbye and ends the request; the app's further frames have no place to go.
-            self.state.reader.wake();
+            // The app's further frames have no place to go. The error ends the request, so the goodbye is said before.
+            ready!(self.poll_farewell(cx));
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         let written = ready!(self.transport.poll_write(cx, &buf[..allowed]))?;

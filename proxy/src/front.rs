@@ -4,7 +4,7 @@
 //! for the next request. Here the wait comes first, so that an idle connection costs little more than its
 //! socket, and the phases that the sweep watches are exact.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::future::Abortable;
@@ -24,6 +24,11 @@ use crate::{
     connection::{Connection, ConnectionState, Connections, Phase, Registration, Running, Transport},
     gateway::{Gateway, STREAM},
 };
+
+/// Time for a request that has begun to come to a server that is stopping.
+const LAST_REQUEST: Duration = Duration::from_secs(5);
+/// Time for the first request of a connection to such a server.
+const FIRST_REQUEST: Duration = Duration::from_millis(300);
 
 /// What every connection needs.
 pub(crate) struct Front {
@@ -67,10 +72,7 @@ impl Front {
         let mut settings: Option<HttpPersistentSettings> = None;
         loop {
             state.enter(Phase::Idle);
-            if self.connections.no_idle() {
-                return;
-            }
-            if !stream.readable().await {
+            if !self.next_request(&mut stream, settings.is_none()).await {
                 return;
             }
             state.enter(Phase::Head);
@@ -89,6 +91,22 @@ impl Front {
                 Err(_) => return,
             }
         }
+    }
+
+    /// Waits for the next request; false when there is none. A server that is stopping waits only for one that has
+    /// begun to come in, and a moment for the first one of a connection, whose handshake may just be over.
+    async fn next_request(&self, stream: &mut Connection, first: bool) -> bool {
+        tokio::select! {
+            biased;
+            readable = stream.readable() => return readable,
+            () = self.connections.leave() => {}
+        }
+        let limit = match (stream.has_input(), first) {
+            (true, _) => LAST_REQUEST,
+            (false, true) => FIRST_REQUEST,
+            (false, false) => return false,
+        };
+        tokio::time::timeout(limit, stream.readable()).await.unwrap_or(false)
     }
 
     async fn serve_http2(&self, stream: Stream, state: &ConnectionState) {
