@@ -253,7 +253,7 @@ impl Inner {
                 );
                 let data = serde_json::json!({ "exit_code": exit_code, "release": workload.deployment, "replica": workload.replica });
                 self.tell("container.died", &app, summary, data);
-                self.count_death(&app, i64::from(exit_code));
+                self.count_death(&app, exit_code);
             }
             EngineEventKind::Pause | EngineEventKind::Disconnect if live && !app.environment.stopped => {
                 let (kind, what) = match event.kind {
