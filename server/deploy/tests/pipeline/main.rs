@@ -14,4 +14,5 @@ mod operating;
 mod restarts;
 mod traffic;
 mod truth;
+mod watching;
 mod world;
