@@ -147,7 +147,10 @@ impl Progress<'_> {
         // Without a switch they have nothing to wait for.
         let seen = tell.borrow().is_some();
         match guests {
-            Some(guests) if seen => self.guests.extend(guests.await.unwrap_or_default()),
+            Some(guests) if seen => match guests.await {
+                Ok(outcomes) => self.guests.extend(outcomes),
+                Err(error) => self.problems.push(format!("the guests of deployment {n} ended badly: {error}")),
+            },
             Some(guests) => guests.abort(),
             None => {}
         }
