@@ -70,15 +70,15 @@ pub struct AppSettings {
     #[schemars(range(min = 1, max = 60))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_interval_s: Option<u32>,
-    /// Seconds that requests to the old release may take after a switch. Default 30.
+    /// Seconds that old requests may take after a switch. Default 30.
     #[schemars(range(min = 0, max = 3600))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain_timeout_s: Option<u32>,
-    /// Seconds after a switch in which a release that dies is rolled back; 0: none. Default 30.
+    /// Seconds after a switch in which a dying release is rolled back. Default 30.
     #[schemars(range(min = 0, max = 3600))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub watch_window_s: Option<u32>,
-    /// Percent of 5xx answers in it that rolls back, too; 0: never. Default 50.
+    /// Percent of 5xx answers in it that rolls back, too. Default 50.
     #[schemars(range(min = 0, max = 100))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error_rollback_percent: Option<u8>,
@@ -200,7 +200,7 @@ pub struct AppDetail {
     pub replicas_wanted: i64,
     /// The replicas there are.
     pub replicas: Vec<Replica>,
-    /// What keeps it from serving as it should, and what to do.
+    /// What keeps it from serving well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
     /// The deployment that serves, if any.
