@@ -149,7 +149,9 @@ impl Progress<'_> {
         match guests {
             Some(guests) if seen => match guests.await {
                 Ok(outcomes) => self.guests.extend(outcomes),
-                Err(error) => self.problems.push(format!("the guests of deployment {n} ended badly: {error}")),
+                Err(error) => {
+                    self.problems.push(format!("the guests of deployment {n} ended badly: {error}"))
+                }
             },
             Some(guests) => guests.abort(),
             None => {}

@@ -506,6 +506,10 @@ impl Connection {
         let written = ready!(self.transport.poll_write(cx, &buf[..allowed]))?;
         if let Some(frames) = &mut self.frames {
             frames.passed(&buf[..written]);
+            if closing && frames.at_boundary() {
+                // The reading side waited for this to say goodbye.
+                self.state.reader.wake();
+            }
         }
         Poll::Ready(Ok(written))
     }
