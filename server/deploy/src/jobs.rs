@@ -154,7 +154,8 @@ impl Inner {
 
     /// Does it, unless it takes unreasonably long.
     async fn do_in_time(self: &Arc<Self>, job: &JobRow) -> Result<String, Problem> {
-        let limit = limits::job(job.kind);
+        // Its turn at the gate and the drain come on top, whatever was set for the app.
+        let limit = limits::job(job.kind) + limits::GATE + limits::MOST_DRAIN;
         let outcome = tokio::time::timeout(limit, self.do_job(job)).await;
         self.jobs_at_gate().remove(&job.id);
         outcome.unwrap_or_else(|_| Err(limits::timed_out(&format!("the job {}", job.kind.as_str()), limit)))

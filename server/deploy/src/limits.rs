@@ -28,6 +28,8 @@ pub(crate) const CHECK_GRACE: Duration = Duration::from_secs(30);
 pub(crate) const GATE: Duration = Duration::from_secs(15 * 60);
 /// Open requests to a release that gets no new ones, where none was set.
 const DRAIN: Duration = Duration::from_secs(30);
+/// Longest drain that can be set.
+pub(crate) const MOST_DRAIN: Duration = Duration::from_secs(3600);
 /// An app between SIGTERM and SIGKILL.
 pub(crate) const STOP_GRACE: Duration = Duration::from_secs(10);
 
