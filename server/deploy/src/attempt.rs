@@ -5,7 +5,7 @@
 //! attempt early passes through [`Inner::carry_out`], which leaves nothing half-made behind; the live release is
 //! not touched before the switch.
 
-use std::{sync::Arc, sync::PoisonError, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use berth_schemas::{
     DeploymentRef, Problem,
@@ -38,16 +38,14 @@ impl Inner {
         };
         let mut attempt = Attempt { app, row, journal, cancel };
         let begun = Instant::now();
-        // A rollout that goes on is not begun again.
-        let resumed = attempt.row.state == DeploymentState::RollingOut;
-        let begun_again = match resumed {
-            true => Ok(()),
-            false => self.store.deployments().bump_attempt(attempt.row.id).await.map(drop),
-        };
-        let outcome = match begun_again {
-            Ok(()) if resumed => self.drive_on(&mut attempt).await,
-            Ok(()) => self.drive(&mut attempt).await,
-            Err(error) => Err(error.into()),
+        let outcome = if attempt.row.state == DeploymentState::RollingOut {
+            // A rollout that goes on is not begun again.
+            self.drive_on(&mut attempt).await
+        } else {
+            match self.store.deployments().bump_attempt(attempt.row.id).await {
+                Ok(_) => self.drive(&mut attempt).await,
+                Err(error) => Err(error.into()),
+            }
         };
         if let Err(halt) = outcome {
             self.halt(&mut attempt, halt).await;
@@ -243,7 +241,7 @@ impl Inner {
         if self.shutdown.is_cancelled() {
             return Halt::Shutdown;
         }
-        let active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
+        let active = self.active();
         match active.get(&row.id).and_then(|a| a.superseded_by.clone()) {
             Some(by) => Halt::Superseded { by },
             None => Halt::Cancelled,

@@ -1,9 +1,6 @@
 //! Making a release of a source: deciding how, then either putting its files in place or building an image.
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, PoisonError},
-};
+use std::{path::PathBuf, sync::Arc};
 
 use berth_schemas::{
     Code, Problem, Timestamp,
@@ -24,6 +21,7 @@ use crate::{
     fetch::{Source, start_command},
     journal::Journal,
     limits,
+    lock::lock,
     pipeline::Inner,
     plan::{
         self, BuildPlan, DirectoryTree, DockerfileSource, PlanError, PlanSettings, recipe::SECRETS_DIGEST_ARG,
@@ -138,7 +136,7 @@ impl Inner {
                 self.engine.build(request, sink, attempt.cancel.clone()),
                 write_events(attempt.journal.clone(), events)
             );
-            self.steps.lock().unwrap_or_else(PoisonError::into_inner).add(steps);
+            lock(&self.steps).add(steps);
             Ok(built)
         };
         // The engine ends it in time and says where it was; this is for an engine that hangs.

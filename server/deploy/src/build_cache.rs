@@ -10,7 +10,7 @@ use std::collections::{HashSet, VecDeque};
 
 use berth_schemas::{Problem, Timestamp};
 
-use crate::{docker::CacheRecord, fault::engine_problem, pipeline::Inner};
+use crate::{docker::CacheRecord, fault::engine_problem, lock::lock, pipeline::Inner};
 
 /// Names of steps that are remembered.
 const STEPS: usize = 4000;
@@ -39,7 +39,7 @@ impl Inner {
         let noted = async {
             let records = self.engine.build_cache().await.map_err(|e| engine_problem(&e))?;
             let own = {
-                let steps = self.steps.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let steps = lock(&self.steps);
                 made(&records, begun.micros() - LEEWAY_MICROS, until, &steps)
             };
             self.store.build_cache().note(&own).await?;

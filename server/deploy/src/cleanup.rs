@@ -19,7 +19,7 @@ use crate::{
     docker::{ImageSummary, label},
     fault::engine_problem,
     pipeline::Inner,
-    pressure::Room,
+    room::Room,
     stall,
 };
 

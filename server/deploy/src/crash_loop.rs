@@ -5,7 +5,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -13,7 +13,10 @@ use berth_schemas::{Code, Problem, Timestamp};
 use berth_store::model::{AppRow, EnvironmentId};
 use tokio::time::Instant;
 
-use crate::pipeline::{Inner, Pipeline};
+use crate::{
+    lock::lock,
+    pipeline::{Inner, Pipeline},
+};
 
 /// So many deaths…
 const DEATHS: usize = 3;
@@ -79,7 +82,7 @@ impl CrashLoops {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<EnvironmentId, Deaths>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

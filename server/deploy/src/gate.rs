@@ -8,10 +8,12 @@
 use std::{
     collections::HashMap,
     hash::Hash,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use tokio::sync::{OwnedMutexGuard, watch};
+
+use crate::lock::lock;
 
 /// Gates nobody is at are forgotten when there are more than this.
 const KEEP: usize = 64;
@@ -143,10 +145,6 @@ impl<K: Eq + Hash> Drop for Turn<K> {
             lock(&self.turns).remove(&key);
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

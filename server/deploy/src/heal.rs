@@ -6,7 +6,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
     time::Duration,
 };
 
@@ -14,9 +14,10 @@ use berth_schemas::{Code, Problem};
 use berth_store::model::{AppRow, Artifact, EnvironmentId, ReleaseRow};
 
 use crate::{
-    docker::{ContainerPhase, ContainerSummary, EngineError},
+    docker::{ContainerPhase, ContainerSummary, EngineError, Workload},
     fault::engine_problem,
     gate::{Gate, Turn},
+    lock::lock,
     pipeline::Inner,
     probe::HealthPolicy,
     routes::replica_addrs,
@@ -104,7 +105,7 @@ impl Inner {
 
     /// What stands in the way of repairing environments.
     pub(crate) fn troubles(&self) -> MutexGuard<'_, HashMap<EnvironmentId, Problem>> {
-        self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.troubles)
     }
 
     /// Makes the containers of an environment's live release what they should be. The caller is inside its gate.
@@ -262,6 +263,23 @@ impl Inner {
             Err(EngineError::NotFound { .. } | EngineError::Conflict { .. }) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Those of a list that run and belong to a release. Of an engine that stopped answering meanwhile there are
+    /// fewer: the rest is healed.
+    pub(crate) async fn running_among(
+        &self,
+        release: &ReleaseRow,
+        containers: &[ContainerSummary],
+    ) -> Vec<Running> {
+        let id = release.id.0.to_string();
+        let mut up = Vec::new();
+        for container in containers.iter().filter(|c| c.phase == ContainerPhase::Running) {
+            if Workload::from_labels(&container.labels).is_some_and(|w| w.release == id) {
+                up.extend(self.running(release, container).await.ok().flatten());
+            }
+        }
+        up
     }
 
     /// Waits until containers that were started again answer as their health check wants. With `gate`, gives up

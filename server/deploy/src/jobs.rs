@@ -48,7 +48,8 @@ impl Inner {
 
     /// Takes up the jobs that the last run did not end.
     pub(crate) async fn resume_jobs(self: &Arc<Self>) -> Result<(), Problem> {
-        for job in self.store.jobs().unfinished().await? {
+        let unfinished = self.store.jobs().unfinished().await?;
+        for job in &unfinished {
             if job.state == JobState::Running {
                 let reason = Some("the daemon was restarted".into());
                 self.store
@@ -58,12 +59,11 @@ impl Inner {
             }
             self.work_on(job.app_id);
         }
-        self.resume_deletions().await
+        self.resume_deletions(&unfinished).await
     }
 
     /// An app is marked before the job that deletes it is there: whoever died between the two meant it.
-    async fn resume_deletions(self: &Arc<Self>) -> Result<(), Problem> {
-        let unfinished = self.store.jobs().unfinished().await?;
+    async fn resume_deletions(self: &Arc<Self>, unfinished: &[JobRow]) -> Result<(), Problem> {
         let apps = self.store.apps().all(&berth_store::model::Visible::All).await?;
         for app in apps.into_iter().filter(|app| app.deleting) {
             let known = unfinished.iter().any(|j| j.kind == JobKind::DeleteApp && j.app_id == Some(app.id));
@@ -163,25 +163,22 @@ impl Inner {
 
     /// Does it; returns what was done, in a sentence.
     async fn do_job(self: &Arc<Self>, job: &JobRow) -> Result<String, Problem> {
-        match job.kind {
-            JobKind::Cleanup => return self.clean_up(&job.input).await,
-            JobKind::Upgrade => return self.upgrade(job).await,
-            _ => {}
-        }
-        let id = job.app_id.ok_or_else(|| Problem::new(Code::Internal, "The job names no app."))?;
-        let Some(app) = self.store.apps().by_id(id).await? else {
-            return Ok("The app is gone.".into());
+        let app = match job.app_id {
+            Some(id) => self.store.apps().by_id(id).await?,
+            None => None,
         };
-        match job.kind {
-            JobKind::Stop => self.stop_app(&app, job).await,
-            JobKind::Start => self.start_app(&app, job).await,
-            JobKind::Scale => {
+        match (job.kind, &app) {
+            (JobKind::Cleanup, _) => self.clean_up(&job.input).await,
+            (JobKind::Upgrade, _) => self.upgrade(job).await,
+            (_, None) if job.app_id.is_some() => Ok("The app is gone.".into()),
+            (_, None) => Err(Problem::new(Code::Internal, "The job names no app.")),
+            (JobKind::Stop, Some(app)) => self.stop_app(app, job).await,
+            (JobKind::Start, Some(app)) => self.start_app(app, job).await,
+            (JobKind::Scale, Some(app)) => {
                 let replicas = job.input.get("replicas").and_then(serde_json::Value::as_i64).unwrap_or(1);
-                self.scale_app(&app, replicas, job).await
+                self.scale_app(app, replicas, job).await
             }
-            JobKind::DeleteApp => self.delete_app(&app).await,
-            JobKind::Cleanup => self.clean_up(&job.input).await,
-            JobKind::Upgrade => self.upgrade(job).await,
+            (JobKind::DeleteApp, Some(app)) => self.delete_app(app).await,
         }
     }
 
@@ -322,9 +319,7 @@ impl Inner {
         if let Some(target) = self.routes.serving_target(app.environment.id) {
             // Open requests of replicas that go finish before their containers get SIGTERM.
             let removed = target.set_replicas(crate::routes::replica_addrs(&up));
-            let limit = limits::drain(app);
-            let others = tokio::time::timeout(limit, self.config.alone.cancelled());
-            let _ = tokio::join!(removed.idle(limit), others);
+            self.routes.drain_replicas(removed, limits::drain(app)).await;
         }
         self.collect_logs(app, &release, &up);
         self.let_engine_restart(release.id).await;

@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -18,6 +18,8 @@ use berth_store::{
     model::{DeploymentId, NewBuildLine},
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
+
+use crate::lock::lock;
 
 /// Lines are kept together for at most this long before they are committed.
 const BATCH_TIME: Duration = Duration::from_millis(100);
@@ -51,14 +53,14 @@ pub(crate) struct Watchers(Arc<Mutex<HashMap<DeploymentId, broadcast::Sender<Dep
 impl Watchers {
     /// What happens to a deployment from now on.
     pub(crate) fn watch(&self, id: DeploymentId) -> broadcast::Receiver<DeploymentUpdate> {
-        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut map = lock(&self.0);
         map.retain(|key, sender| *key == id || sender.receiver_count() > 0);
         map.entry(id).or_insert_with(|| broadcast::channel(WATCHER_LAG).0).subscribe()
     }
 
     /// Tells those who watch.
     pub(crate) fn tell(&self, id: DeploymentId, update: DeploymentUpdate) {
-        let map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let map = lock(&self.0);
         if let Some(sender) = map.get(&id) {
             // Nobody listening is fine.
             let _ = sender.send(update);
@@ -94,7 +96,7 @@ impl Journal {
 
     /// Lines from now on belong to this state.
     pub(crate) fn enter(&self, state: DeploymentState) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        *lock(&self.state) = state;
     }
 
     /// Adds a remark of Berth's own.
@@ -109,7 +111,7 @@ impl Journal {
             text.truncate(cut);
             text.push('…');
         }
-        let state = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = *lock(&self.state);
         let line = NewBuildLine { at: Timestamp::now(), state, kind, step, text };
         // The writer ends only after the last sender, so this fails only while the daemon goes down.
         let _ = self.entries.send(Entry::Line(line)).await;

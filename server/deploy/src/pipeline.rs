@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -26,7 +26,7 @@ use berth_store::{
     Store,
     model::{
         AppId, AppRow, DeploymentId, DeploymentRow, DeploymentSource, Enqueued, EnvironmentId, JobRow,
-        NewDeployment, Principal, ReleaseId, UploadRow, Visible,
+        NewDeployment, Principal, ReleaseId, UploadRow,
     },
 };
 use tokio::sync::{Notify, Semaphore, broadcast};
@@ -286,37 +286,6 @@ impl Pipeline {
         self.wait(deployment.id, Duration::from_secs(10)).await
     }
 
-    /// Resolves when this run is going down: whoever waits in it for something is to say how things stand.
-    pub async fn stopping(&self) {
-        self.0.shutdown.cancelled().await;
-    }
-
-    /// Whether this run is going down.
-    #[must_use]
-    pub fn is_stopping(&self) -> bool {
-        self.0.shutdown.is_cancelled()
-    }
-
-    /// The deployment when it has settled, or has its part of the traffic, or as it is after `at_most` or when the daemon goes down.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn wait(&self, id: DeploymentId, at_most: Duration) -> Result<DeploymentRow, Problem> {
-        let deadline = tokio::time::Instant::now() + at_most;
-        let mut settled = self.0.settled.subscribe();
-        loop {
-            let row = self.0.deployment(id).await?;
-            if row.rests() || tokio::time::Instant::now() >= deadline || self.is_stopping() {
-                return Ok(row);
-            }
-            // Whatever ends the wait, the row is read again: missing or foreign messages do no harm.
-            tokio::select! {
-                _ = tokio::time::timeout_at(deadline, settled.recv()) => {}
-                () = self.stopping() => {}
-            }
-        }
-    }
-
     /// What happens to a deployment from now on.
     #[must_use]
     pub fn watch(&self, id: DeploymentId) -> broadcast::Receiver<DeploymentUpdate> {
@@ -364,31 +333,6 @@ impl Pipeline {
         self.0.store.apps().mark_deleting(who, app.id).await?;
         stall::after("deleting").await;
         self.0.enqueue_job(who, JobKind::DeleteApp, Some(app.id), serde_json::Value::Null).await
-    }
-
-    /// The job when it has ended, or as it is after `at_most`.
-    ///
-    /// # Errors
-    /// `NotFound` when there is none.
-    pub async fn wait_job(&self, id: &JobId, at_most: Duration) -> Result<JobRow, Problem> {
-        let deadline = tokio::time::Instant::now() + at_most;
-        let mut settled = self.0.settled.subscribe();
-        loop {
-            let row = self
-                .0
-                .store
-                .jobs()
-                .get(&Visible::All, id)
-                .await?
-                .ok_or_else(|| Problem::new(Code::NotFound, format!("There is no job {id}.")))?;
-            if row.state.is_final() || tokio::time::Instant::now() >= deadline || self.is_stopping() {
-                return Ok(row);
-            }
-            tokio::select! {
-                _ = tokio::time::timeout_at(deadline, settled.recv()) => {}
-                () = self.stopping() => {}
-            }
-        }
     }
 
     /// Keeps files that came in a call, as an upload.
@@ -542,7 +486,7 @@ impl Inner {
 
     /// Tells those who watch that a deployment has moved.
     pub(crate) fn moved(&self, id: DeploymentId, state: DeploymentState, reason: Option<String>) {
-        if let Some(active) = self.active.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&id) {
+        if let Some(active) = self.active().get_mut(&id) {
             active.state = state;
         }
         self.watchers.tell(id, DeploymentUpdate::State { state, reason });
@@ -553,7 +497,7 @@ impl Inner {
 
     /// Cancels the work on a deployment. Returns whether there was any.
     pub(crate) fn cancel_active(&self, id: DeploymentId, superseded_by: Option<String>) -> bool {
-        let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut active = self.active();
         let Some(entry) = active.get_mut(&id) else { return false };
         // The first reason counts.
         if !entry.cancel.is_cancelled() {
@@ -565,14 +509,14 @@ impl Inner {
 
     /// Notes what a deployment that is worked on needs, so that nobody stops or removes it.
     pub(crate) fn note_use(&self, id: DeploymentId, note: impl FnOnce(&mut Active)) {
-        if let Some(active) = self.active.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&id) {
+        if let Some(active) = self.active().get_mut(&id) {
             note(active);
         }
     }
 
     /// Whether a deployment that is worked on needs this release.
     pub(crate) fn is_used(&self, release: ReleaseId) -> bool {
-        let active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
+        let active = self.active();
         active.values().any(|a| a.release == Some(release) || a.draining == Some(release))
     }
 

@@ -9,7 +9,7 @@ use std::{
 use berth_schemas::{Problem, job::JobKind};
 use berth_store::model::Principal;
 
-use crate::{attempt::io_problem, pipeline::Inner};
+use crate::{attempt::io_problem, pipeline::Inner, room::Room};
 
 /// The disk is looked at this often, the first time soon after the start.
 const LOOK: Duration = Duration::from_secs(60);
@@ -21,16 +21,9 @@ const ENOUGH: u64 = 20 << 30;
 /// After a cleanup nothing is done for this long, unless much of what was left has gone.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
-/// Room on a disk, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Room {
-    pub(crate) free: u64,
-    pub(crate) total: u64,
-}
-
 impl Room {
     /// Free space below this is scarce, where `floor` must stay free for builds to begin.
-    pub(crate) fn threshold(self, floor: u64) -> u64 {
+    fn threshold(self, floor: u64) -> u64 {
         (self.total / 100 * SCARCE_PERCENT).min(ENOUGH).max(floor.saturating_mul(2))
     }
 }
@@ -114,15 +107,9 @@ impl Inner {
 }
 
 async fn room_of(path: PathBuf) -> Result<Room, Problem> {
-    let measured = tokio::task::spawn_blocking(move || rustix::fs::statvfs(&path)).await;
-    let stat = measured
-        .map_err(std::io::Error::other)
-        .and_then(|stat| stat.map_err(std::io::Error::from))
-        .map_err(|e| io_problem("measuring the data directory's disk", &e))?;
-    Ok(Room {
-        free: stat.f_bavail.saturating_mul(stat.f_frsize),
-        total: stat.f_blocks.saturating_mul(stat.f_frsize),
-    })
+    let measured = tokio::task::spawn_blocking(move || Room::of(&path)).await;
+    let measured = measured.map_err(std::io::Error::other).and_then(|room| room);
+    measured.map_err(|e| io_problem("measuring the data directory's disk", &e))
 }
 
 #[cfg(test)]

@@ -4,11 +4,7 @@
 //! queue: this task holds nothing that a restart could lose. Each look also takes up what is neither waiting nor
 //! worked on, so that a failure of the store in the wrong moment leaves nothing behind for ever.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use berth_schemas::{Problem, deployment::DeploymentState};
 use berth_store::model::{Change, DeploymentId, DeploymentRow, DeploymentSource, EnvironmentId};
@@ -96,7 +92,7 @@ impl Inner {
 
     /// Takes the environment's one place for this deployment, if it is free.
     fn claim(&self, row: &DeploymentRow) -> Option<CancellationToken> {
-        let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut active = self.active();
         if active.values().any(|a| a.environment == row.environment_id) {
             return None;
         }
@@ -145,7 +141,7 @@ impl Inner {
         }
         if let DeploymentSource::Rollback { .. } = newer.source {
             let running: Vec<DeploymentId> = {
-                let active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
+                let active = self.active();
                 active
                     .iter()
                     .filter(|(_, a)| {
@@ -187,7 +183,7 @@ impl Inner {
     }
 
     pub(crate) fn is_active(&self, id: DeploymentId) -> bool {
-        self.active.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&id)
+        self.active().contains_key(&id)
     }
 }
 
@@ -199,7 +195,7 @@ struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.inner.active.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.inner.active().remove(&self.id);
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     attempt::{io_problem, remove_dir},
-    docker::{ContainerPhase, ContainerSummary, EngineEvent, EngineEventKind, Workload},
+    docker::{ContainerSummary, EngineEvent, EngineEventKind, Workload},
     pipeline::Inner,
     start::replica_of,
 };
@@ -130,15 +130,7 @@ impl Inner {
             self.routes.serve(app, &release, self.target(app, &release, None)?);
             return Ok(());
         }
-        let mut running = Vec::new();
-        for container in containers.unwrap_or_default() {
-            let ours = Workload::from_labels(&container.labels)
-                .is_some_and(|w| w.release == release.id.0.to_string());
-            if ours && container.phase == ContainerPhase::Running {
-                // An engine that stopped answering meanwhile: the rest is healed.
-                running.extend(self.running(&release, container).await.ok().flatten());
-            }
-        }
+        let running = self.running_among(&release, containers.unwrap_or_default()).await;
         if running.is_empty() {
             self.routes.starting(app, release.id);
         } else {

@@ -20,9 +20,10 @@ use crate::{
     docker::{ContainerPhase, ContainerSummary},
     fault::{Halt, engine_problem},
     limits,
+    lock::lock,
     pipeline::{Inner, Pipeline},
     routes::{Trial, replica_addrs, since},
-    start::{Running, replica_of},
+    start::Running,
     worse::{self, Thresholds},
 };
 
@@ -34,6 +35,22 @@ pub(crate) struct Baseline {
     main: Arc<ReleaseTarget>,
     main_before: Answers,
     candidate_before: Answers,
+}
+
+/// A release on trial.
+struct Candidate<'a> {
+    release: &'a ReleaseRow,
+    target: Arc<ReleaseTarget>,
+    /// None of a release that is served as files.
+    containers: &'a mut Option<Vec<Running>>,
+}
+
+impl Candidate<'_> {
+    /// Sends its part of the traffic to these containers.
+    fn replace(&mut self, up: Vec<Running>) {
+        drop(self.target.set_replicas(replica_addrs(&up)));
+        *self.containers = Some(up);
+    }
 }
 
 impl Pipeline {
@@ -137,15 +154,16 @@ impl Inner {
             let percent = attempt.row.rollout.as_ref().map_or(0, |r| r.percent);
             attempt.journal.note(format!("gets {percent} % of the visitors until it is promoted")).await;
         }
-        self.begin_trial(attempt, release, &target).await?;
-        if let Some(containers) = containers {
-            drop(target.set_replicas(replica_addrs(containers)));
-            self.collect_logs(&attempt.app, release, containers);
+        let mut candidate = Candidate { release, target, containers };
+        self.begin_trial(attempt, &candidate).await?;
+        if let Some(up) = candidate.containers.take() {
+            self.collect_logs(&attempt.app, release, &up);
+            candidate.replace(up);
         }
         // Whoever waited for the part of the traffic learns of it.
         let _ = self.settled.send(());
-        match self.await_promotion(attempt, release, &target, containers).await {
-            Ok(()) => Ok(Some(target)),
+        match self.await_promotion(attempt, &mut candidate).await {
+            Ok(()) => Ok(Some(candidate.target)),
             Err(Halt::Shutdown) => Err(Halt::Shutdown),
             Err(halt) => {
                 self.take_traffic_back(attempt).await;
@@ -155,15 +173,10 @@ impl Inner {
     }
 
     /// Sets the split, by the rule that is wanted now.
-    async fn begin_trial(
-        &self,
-        attempt: &Attempt,
-        release: &ReleaseRow,
-        target: &Arc<ReleaseTarget>,
-    ) -> Result<(), Problem> {
+    async fn begin_trial(&self, attempt: &Attempt, candidate: &Candidate<'_>) -> Result<(), Problem> {
         let _inside = self.modes.enter(attempt.row.environment_id).await;
         let rule = self.deployment(attempt.row.id).await?.rollout.unwrap_or_default();
-        let trial = Trial { release: release.id, target: Arc::clone(target), rule };
+        let trial = Trial { release: candidate.release.id, target: Arc::clone(&candidate.target), rule };
         self.routes.set_trial(&attempt.app, trial);
         self.compare(&attempt.row);
         Ok(())
@@ -173,9 +186,7 @@ impl Inner {
     async fn await_promotion(
         &self,
         attempt: &mut Attempt,
-        release: &ReleaseRow,
-        target: &Arc<ReleaseTarget>,
-        containers: &mut Option<Vec<Running>>,
+        candidate: &mut Candidate<'_>,
     ) -> Result<(), Halt> {
         loop {
             let decided = self.decided.notified();
@@ -189,10 +200,10 @@ impl Inner {
                     return Err(Halt::Cancelled);
                 }
                 if row.promote_requested {
-                    return self.complete(attempt, release, target, containers).await;
+                    return self.complete(attempt, candidate).await;
                 }
             }
-            self.look_at_candidate(attempt, release, target, containers).await?;
+            self.look_at_candidate(attempt, candidate).await?;
             attempt
                 .unless_cancelled(self, async {
                     tokio::select! {
@@ -206,21 +217,12 @@ impl Inner {
     }
 
     /// Fails when the candidate is dead or answers clearly worse than the live release.
-    async fn look_at_candidate(
-        &self,
-        attempt: &Attempt,
-        release: &ReleaseRow,
-        target: &Arc<ReleaseTarget>,
-        containers: &mut Option<Vec<Running>>,
-    ) -> Result<(), Halt> {
-        if let Some((candidate, live)) = self.compare(&attempt.row)
-            && let Some(why) = worse::reason(
-                candidate,
-                Some(live),
-                Thresholds::of(attempt.app.settings.error_rollback_percent),
-            )
+    async fn look_at_candidate(&self, attempt: &Attempt, candidate: &mut Candidate<'_>) -> Result<(), Halt> {
+        if let Some((new, live)) = self.compare(&attempt.row)
+            && let Some(why) =
+                worse::reason(new, Some(live), Thresholds::of(attempt.app.settings.error_rollback_percent))
         {
-            let tail = match containers.as_ref().and_then(|c| c.first()) {
+            let tail = match candidate.containers.as_ref().and_then(|c| c.first()) {
                 Some(container) => self.output_tail(&container.id).await,
                 None => Vec::new(),
             };
@@ -230,7 +232,8 @@ impl Inner {
                 .log_tail(tail)
                 .into());
         }
-        let Some(before) = containers else { return Ok(()) };
+        let Some(before) = candidate.containers else { return Ok(()) };
+        let release = candidate.release;
         // An engine that does not answer says nothing about the containers.
         let Ok(all) = self.containers_of(release.id).await else { return Ok(()) };
         let mut up = Vec::new();
@@ -246,9 +249,8 @@ impl Inner {
         let changed = up.len() != before.len()
             || up.iter().any(|u| !before.iter().any(|b| b.id == u.id && b.addr == u.addr));
         if changed && !up.is_empty() {
-            drop(target.set_replicas(replica_addrs(&up)));
             self.collect_logs(&attempt.app, release, &up);
-            *before = up;
+            candidate.replace(up);
         }
         Ok(())
     }
@@ -270,20 +272,13 @@ impl Inner {
     }
 
     /// Gives a candidate that is to be promoted as many replicas as the app has.
-    async fn complete(
-        &self,
-        attempt: &mut Attempt,
-        release: &ReleaseRow,
-        target: &Arc<ReleaseTarget>,
-        containers: &mut Option<Vec<Running>>,
-    ) -> Result<(), Halt> {
+    async fn complete(&self, attempt: &mut Attempt, candidate: &mut Candidate<'_>) -> Result<(), Halt> {
         attempt.journal.note("promoted: it gets all the traffic").await;
         attempt.app = self.app(attempt.row.app_id).await?;
-        let Some(up) = containers else { return Ok(()) };
-        let app = &attempt.app;
-        let all = attempt.unless_cancelled(self, self.bring_back(app, release)).await?;
-        drop(target.set_replicas(replica_addrs(&all)));
-        *up = all;
+        if candidate.containers.is_some() {
+            let all = self.bring_back(&attempt.app, candidate.release);
+            candidate.replace(attempt.unless_cancelled(self, all).await?);
+        }
         Ok(())
     }
 
@@ -365,15 +360,7 @@ impl Inner {
                     &listed
                 }
             };
-            let of_release = |c: &&ContainerSummary| {
-                c.phase == ContainerPhase::Running
-                    && replica_of(c).is_some()
-                    && crate::docker::Workload::from_labels(&c.labels)
-                        .is_some_and(|w| w.release == id.0.to_string())
-            };
-            for container in containers.iter().filter(of_release) {
-                up.extend(self.running(&release, container).await.ok().flatten());
-            }
+            up = self.running_among(&release, containers).await;
             if up.is_empty() {
                 return Ok(());
             }
@@ -388,7 +375,7 @@ impl Inner {
     fn compare(&self, row: &DeploymentRow) -> Option<(Answers, Answers)> {
         let trial = self.routes.trial(row.environment_id)?;
         let main = self.routes.serving_target(row.environment_id)?;
-        let mut baselines = self.baselines.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut baselines = lock(&self.baselines);
         let new = || Baseline {
             main_before: main.answers(),
             candidate_before: trial.target.answers(),
@@ -403,7 +390,7 @@ impl Inner {
 
     /// A rollout is over: its numbers are of no use, and its targets need not be held.
     pub(crate) fn forget_comparison(&self, id: DeploymentId) {
-        self.baselines.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&id);
+        lock(&self.baselines).remove(&id);
     }
 
     /// Who asked for the end of a rollout, in words.

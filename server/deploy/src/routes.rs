@@ -8,15 +8,15 @@ use std::{
     mem,
     path::Path,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use berth_proxy::{
-    Answers, Destination, DrainReport, Hold, Match, ProxyHandle, ReleaseLabel, ReleaseTarget, ReplicaAddr,
-    RouteTable, Split, SplitRule, StaticSite, StatusPage, TargetOptions,
+    Answers, Destination, DrainReport, Hold, Match, ProxyHandle, ReleaseLabel, ReleaseTarget,
+    RemovedReplicas, ReplicaAddr, RouteTable, Split, SplitRule, StaticSite, StatusPage, TargetOptions,
 };
 use berth_schemas::{
     AppSlug, Code, EnvironmentName, Problem, ProjectSlug,
@@ -26,7 +26,7 @@ use berth_schemas::{
 use berth_store::model::{AppRow, Artifact, EnvironmentId, ReleaseId, ReleaseRow};
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::Addresses, start::Running};
+use crate::{config::Addresses, lock::lock, start::Running};
 
 /// Requests of one app that wait at once while it is paused; those beyond are told to come again.
 const HELD: usize = 1000;
@@ -137,9 +137,7 @@ impl Routes {
     /// Whoever calls has one at a time do so, after it was committed.
     pub(crate) fn set_mode(&self, app: &AppRow) {
         let mut entries = self.lock();
-        let entry = entries
-            .entry(app.environment.id)
-            .or_insert_with(|| Entry::new(app, &self.addresses, Serving::Nothing));
+        let entry = self.entry(&mut entries, app);
         let before = mem::replace(&mut entry.mode, Mode::of(app));
         self.publish(&entries);
         before.end();
@@ -156,9 +154,7 @@ impl Routes {
     /// Gives a part of an app's traffic to a release, or another part than before.
     pub(crate) fn set_trial(&self, app: &AppRow, trial: Trial) {
         let mut entries = self.lock();
-        let entry = entries
-            .entry(app.environment.id)
-            .or_insert_with(|| Entry::new(app, &self.addresses, Serving::Nothing));
+        let entry = self.entry(&mut entries, app);
         entry.trial = Some(trial);
         self.publish(&entries);
     }
@@ -223,9 +219,17 @@ impl Routes {
 
     /// Waits until requests to a target that no route leads to have ended.
     pub(crate) async fn drain(&self, target: &Arc<ReleaseTarget>, limit: Duration) -> DrainReport {
-        // Requests in the same containers may have come through the process before this one.
-        let others = tokio::time::timeout(limit, self.alone.cancelled());
-        tokio::join!(self.proxy.drain(target, limit), others).0
+        tokio::join!(self.proxy.drain(target, limit), self.others_gone(limit)).0
+    }
+
+    /// Waits until requests to replicas that a target no longer has have ended.
+    pub(crate) async fn drain_replicas(&self, removed: RemovedReplicas, limit: Duration) {
+        tokio::join!(removed.idle(limit), self.others_gone(limit));
+    }
+
+    /// Requests in the same containers may have come through the process before this one.
+    async fn others_gone(&self, limit: Duration) {
+        let _ = tokio::time::timeout(limit, self.alone.cancelled()).await;
     }
 
     /// A target of containers.
@@ -263,9 +267,7 @@ impl Routes {
 
     fn set(&self, app: &AppRow, serving: Serving) -> Option<Arc<ReleaseTarget>> {
         let mut entries = self.lock();
-        let entry = entries
-            .entry(app.environment.id)
-            .or_insert_with(|| Entry::new(app, &self.addresses, Serving::Nothing));
+        let entry = self.entry(&mut entries, app);
         let old = entry.target();
         entry.places = places(app, &self.addresses);
         entry.serving = serving;
@@ -297,8 +299,20 @@ impl Routes {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<EnvironmentId, Entry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What an app shows. The mode of one that has an entry changes by `set_mode` alone: what others know of the app
+    /// may be older.
+    fn entry<'e>(&self, entries: &'e mut BTreeMap<EnvironmentId, Entry>, app: &AppRow) -> &'e mut Entry {
+        entries.entry(app.environment.id).or_insert_with(|| Entry {
+            app: app.slug.clone(),
+            places: places(app, &self.addresses),
+            serving: Serving::Nothing,
+            mode: Mode::of(app),
+            trial: None,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<EnvironmentId, Entry>> {
+        lock(&self.entries)
     }
 }
 
@@ -329,18 +343,6 @@ impl Mode {
 }
 
 impl Entry {
-    /// What an app shows that has no entry yet. Afterwards the mode changes by `set_mode` alone: what others know of
-    /// the app may be older.
-    fn new(app: &AppRow, addresses: &Addresses, serving: Serving) -> Self {
-        Self {
-            app: app.slug.clone(),
-            places: places(app, addresses),
-            serving,
-            mode: Mode::of(app),
-            trial: None,
-        }
-    }
-
     fn target(&self) -> Option<Arc<ReleaseTarget>> {
         match &self.serving {
             Serving::Release(_, target) | Serving::Files(_, target) => Some(Arc::clone(target)),

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     net::SocketAddr,
-    sync::{MutexGuard, PoisonError},
+    sync::MutexGuard,
 };
 
 use berth_schemas::{Code, EnvironmentName, Problem, VariableName, app::AppSettings};
@@ -18,6 +18,7 @@ use crate::{
     },
     fault::{Halt, engine_problem, sentence},
     limits::{self, STOP_GRACE},
+    lock::lock,
     pipeline::Inner,
     probe::HealthFailureKind,
     stall,
@@ -323,7 +324,7 @@ impl Inner {
 
     /// Containers that the engine restarts by itself.
     pub(crate) fn restartable(&self) -> MutexGuard<'_, HashSet<ContainerId>> {
-        self.restartable.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.restartable)
     }
 }
 

@@ -59,11 +59,12 @@ impl Inner {
             if app.deleting {
                 continue;
             }
-            self.name_again(&app, &images).await?;
-            for release in self.store.releases().list(app.environment.id, false).await? {
-                if release.live_at.is_none() {
-                    self.drop_leftover(&release).await?;
-                }
+            let releases = self.store.releases().list(app.environment.id, false).await?;
+            if let Some(live) = releases.iter().find(|r| Some(r.id) == app.environment.live) {
+                self.name_again(&app, live, &images).await;
+            }
+            for release in releases.iter().filter(|r| r.live_at.is_none()) {
+                self.drop_leftover(release).await?;
             }
             self.retire_others(app.environment.id).await;
             // A daemon that ended right after a switch had no time for it.
@@ -106,12 +107,8 @@ impl Inner {
 
     /// Gives the image of what is live its name back, if somebody took it: an image without one goes with the
     /// next `docker image prune`.
-    async fn name_again(&self, app: &AppRow, images: &[ImageSummary]) -> Result<(), Problem> {
-        let Some(live) = app.environment.live else { return Ok(()) };
-        let Some(release) = self.store.releases().get(live).await? else { return Ok(()) };
-        let Artifact::Image { image_id, reference, built: true, .. } = &release.artifact else {
-            return Ok(());
-        };
+    async fn name_again(&self, app: &AppRow, live: &ReleaseRow, images: &[ImageSummary]) {
+        let Artifact::Image { image_id, reference, built: true, .. } = &live.artifact else { return };
         let lost = images.iter().any(|i| i.id == *image_id && !i.tags.contains(reference));
         if lost && self.engine.inspect_image(reference).await.is_ok_and(|found| found.is_none()) {
             match self.engine.tag_image(image_id, reference).await {
@@ -119,7 +116,6 @@ impl Inner {
                 Err(error) => tracing::warn!(app = %app.slug, %error, "an image did not get its name again"),
             }
         }
-        Ok(())
     }
 
     async fn remove_stray(&self, container: &ContainerSummary) {

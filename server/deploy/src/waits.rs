@@ -2,16 +2,21 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Mutex, PoisonError},
+    future::Future,
+    sync::{Mutex, MutexGuard},
+    time::Duration,
 };
 
-use berth_schemas::{deployment::DeploymentState, ids::JobId, job::JobState};
+use berth_schemas::{Code, Problem, deployment::DeploymentState, ids::JobId, job::JobState};
 use berth_store::{
     StoreError,
-    model::{DeploymentId, DeploymentRow, EnvironmentId, JobRow},
+    model::{DeploymentId, DeploymentRow, EnvironmentId, JobRow, Visible},
 };
 
-use crate::pipeline::{Active, Inner, Pipeline};
+use crate::{
+    lock::lock,
+    pipeline::{Active, Inner, Pipeline},
+};
 
 /// What a deployment that is worked on waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,12 +50,13 @@ impl Inner {
     }
 
     /// Jobs that wait for the gate of their app's traffic.
-    pub(crate) fn jobs_at_gate(&self) -> std::sync::MutexGuard<'_, HashSet<JobId>> {
-        self.jobs_at_gate.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn jobs_at_gate(&self) -> MutexGuard<'_, HashSet<JobId>> {
+        lock(&self.jobs_at_gate)
     }
 
-    fn active(&self) -> std::sync::MutexGuard<'_, HashMap<DeploymentId, Active>> {
-        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Deployments being worked on.
+    pub(crate) fn active(&self) -> MutexGuard<'_, HashMap<DeploymentId, Active>> {
+        lock(&self.active)
     }
 
     /// Who has the places to build.
@@ -63,6 +69,55 @@ impl Inner {
 }
 
 impl Pipeline {
+    /// The deployment when it has settled, or has its part of the traffic, or as it is after `at_most` or when the
+    /// daemon goes down.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn wait(&self, id: DeploymentId, at_most: Duration) -> Result<DeploymentRow, Problem> {
+        self.read_until(DeploymentRow::rests, at_most, || self.0.deployment(id)).await
+    }
+
+    /// The job when it has ended, or as it is after `at_most` or when the daemon goes down.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none.
+    pub async fn wait_job(&self, id: &JobId, at_most: Duration) -> Result<JobRow, Problem> {
+        let none = || Problem::new(Code::NotFound, format!("There is no job {id}."));
+        let read = || async { self.0.store.jobs().get(&Visible::All, id).await?.ok_or_else(none) };
+        self.read_until(|job: &JobRow| job.state.is_final(), at_most, read).await
+    }
+
+    /// Reads a row again whenever something settles, until it is `over`, the time is, or the daemon goes down.
+    async fn read_until<T, F: Future<Output = Result<T, Problem>>>(
+        &self,
+        over: impl Fn(&T) -> bool,
+        at_most: Duration,
+        read: impl Fn() -> F,
+    ) -> Result<T, Problem> {
+        let deadline = tokio::time::Instant::now() + at_most;
+        let mut settled = self.0.settled.subscribe();
+        loop {
+            let row = read().await?;
+            let late = tokio::time::Instant::now() >= deadline;
+            if over(&row) || late || self.0.shutdown.is_cancelled() {
+                return Ok(row);
+            }
+            // Whatever ends the wait, the row is read again: missing or foreign messages do no harm.
+            self.unless_stopping(tokio::time::timeout_at(deadline, settled.recv())).await;
+        }
+    }
+
+    /// Waits for something, unless this run goes down first: whoever waits in it is to say then how things stand.
+    pub async fn unless_stopping<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        self.0.shutdown.run_until_cancelled(work).await
+    }
+
+    /// Resolves when this run is going down.
+    pub async fn stopping(&self) {
+        self.0.shutdown.cancelled().await;
+    }
+
     /// What a deployment waits for, if it does.
     #[must_use]
     pub fn waits_for(&self, deployment: &DeploymentRow) -> Option<String> {
@@ -160,7 +215,7 @@ impl Drop for Held<'_> {
 }
 
 impl Holders {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<EnvironmentId, String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<EnvironmentId, String>> {
+        lock(&self.0)
     }
 }

@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use crate::{
     gate::Gate,
     limits,
+    lock::lock,
     pipeline::Inner,
     stall,
     worse::{self, Thresholds},
@@ -64,8 +65,8 @@ impl Watches {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<EnvironmentId, Watched>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<EnvironmentId, Watched>> {
+        lock(&self.0)
     }
 }
 

@@ -15,6 +15,7 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
+use berth_deploy::Room;
 use berth_schemas::{Code, Problem, Scope, Timestamp, ids::UploadId, upload::Upload};
 use berth_store::model::Principal;
 use futures_util::StreamExt as _;
@@ -185,8 +186,7 @@ fn check_type(headers: &HeaderMap) -> Result<(), Problem> {
 
 /// Refuses what would not leave the configured space free.
 fn check_disk(dir: &Path, min_free: u64, bytes: u64) -> Result<(), Problem> {
-    let stat = rustix::fs::statvfs(dir).map_err(|e| disk(&e.into()))?;
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let free = Room::of(dir).map_err(|e| disk(&e))?.free;
     if free >= min_free.saturating_add(bytes) {
         return Ok(());
     }

@@ -1,6 +1,6 @@
 //! Apps and their environments.
 
-use berth_schemas::{AppSlug, EnvironmentName, app::AppSettings, traffic::TrafficMode};
+use berth_schemas::{AppSlug, EnvironmentName, Timestamp, app::AppSettings, traffic::TrafficMode};
 use serde_json::json;
 use sqlx::{Row, any::AnyRow};
 
@@ -172,7 +172,7 @@ impl Apps<'_> {
         let at = configured_at(&mut write, id).await?;
         sqlx::query("UPDATE apps SET settings = $1, configured_at = $2 WHERE id = $3")
             .bind(row::to_json("apps", "settings", &settings)?)
-            .bind(at)
+            .bind(at.0)
             .bind(id.0)
             .execute(write.conn())
             .await?;
@@ -357,16 +357,11 @@ async fn of_environment(write: &mut Write<'_>, id: EnvironmentId) -> Result<AppR
 
 /// The time of a change to settings or variables: now, but later than whatever was deployed before it, even if the
 /// clock was set back since. Otherwise the change would count as deployed.
-pub(crate) async fn configured_at(write: &mut Write<'_>, app: AppId) -> Result<i64> {
-    let mut at = write.now.0;
-    for sql in [
-        "SELECT COALESCE(MAX(created_at), 0) AS newest FROM deployments WHERE app_id = $1",
-        "SELECT COALESCE(MAX(created_at), 0) AS newest FROM releases WHERE app_id = $1",
-    ] {
-        let newest: i64 = sqlx::query(sql).bind(app.0).fetch_one(write.conn()).await?.try_get("newest")?;
-        at = at.max(newest.saturating_add(1));
-    }
-    Ok(at)
+pub(crate) async fn configured_at(write: &mut Write<'_>, app: AppId) -> Result<Timestamp> {
+    let deployments = "SELECT COALESCE(MAX(created_at), 0) AS newest FROM deployments WHERE app_id = $1";
+    let releases = "SELECT COALESCE(MAX(created_at), 0) AS newest FROM releases WHERE app_id = $1";
+    let deployed = write.later_than(deployments, Some(app.0)).await?;
+    Ok(deployed.max(write.later_than(releases, Some(app.0)).await?))
 }
 
 fn from_row(r: &AnyRow) -> Result<AppRow> {

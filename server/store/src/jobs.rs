@@ -44,13 +44,9 @@ impl Jobs<'_> {
             ),
         };
         // Jobs are done in this order, so that it must hold even if the clock was set back.
-        let newest: i64 = sqlx::query(
-            "SELECT COALESCE(MAX(created_at), 0) AS newest FROM jobs WHERE state IN ('queued', 'running')",
-        )
-        .fetch_one(write.conn())
-        .await?
-        .try_get("newest")?;
-        let at = write.now.0.max(newest.saturating_add(1));
+        let waiting =
+            "SELECT COALESCE(MAX(created_at), 0) AS newest FROM jobs WHERE state IN ('queued', 'running')";
+        let at = write.later_than(waiting, None).await?;
         let slug: Option<String> = of.as_ref().map(|r| r.try_get("slug")).transpose()?;
         let project: Option<i64> = of.as_ref().map(|r| r.try_get("project_id")).transpose()?;
         sqlx::query(
@@ -65,7 +61,7 @@ impl Jobs<'_> {
         .bind(row::to_json("jobs", "input", &input)?)
         .bind(JobState::Queued.as_str())
         .bind(by.to_owned())
-        .bind(at)
+        .bind(at.0)
         .execute(write.conn())
         .await?;
         let job = get(&mut write, &id).await?;

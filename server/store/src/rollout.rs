@@ -1,6 +1,6 @@
 //! Rollouts: the rule by which a deployment gets a part of the traffic, and the wish to give it all.
 
-use berth_schemas::{deployment::DeploymentState, traffic::RolloutRule};
+use berth_schemas::traffic::RolloutRule;
 use serde_json::json;
 
 use crate::{
@@ -76,7 +76,7 @@ async fn undecided(write: &mut Write<'_>, id: DeploymentId) -> Result<Deployment
     let row = get(write, id).await?;
     let name = row.reference();
     let open = row.rollout.is_some()
-        && (row.state.is_cancellable() || row.state == DeploymentState::RollingOut)
+        && row.state.is_cancellable()
         && !row.cancel_requested
         && !row.promote_requested;
     if open {

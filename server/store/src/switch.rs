@@ -104,17 +104,12 @@ async fn live(write: &mut Write<'_>, environment: EnvironmentId) -> Result<Optio
 async fn point(write: &mut Write<'_>, environment: EnvironmentId, release: Option<ReleaseId>) -> Result<()> {
     if let Some(release) = release {
         // Later than all before it, even if the clock was set back: by these times is known what served before what.
-        let newest: i64 =
-            sqlx::query("SELECT COALESCE(MAX(live_at), 0) AS newest FROM releases WHERE environment_id = $1")
-                .bind(environment.0)
-                .fetch_one(write.conn())
-                .await?
-                .try_get("newest")?;
-        let at = write.now.0.max(newest.saturating_add(1));
+        let served = "SELECT COALESCE(MAX(live_at), 0) AS newest FROM releases WHERE environment_id = $1";
+        let at = write.later_than(served, Some(environment.0)).await?;
         let own = sqlx::query(
             "UPDATE releases SET live_at = $1 WHERE id = $2 AND environment_id = $3 AND removed = 0",
         )
-        .bind(at)
+        .bind(at.0)
         .bind(release.0)
         .bind(environment.0)
         .execute(write.conn())

@@ -123,7 +123,7 @@ async fn finish(
 ) -> Result<()> {
     let at = crate::apps::configured_at(&mut write, app.id).await?;
     sqlx::query("UPDATE apps SET configured_at = $1 WHERE id = $2")
-        .bind(at)
+        .bind(at.0)
         .bind(app.id.0)
         .execute(write.conn())
         .await?;

@@ -39,6 +39,14 @@ impl<'a> Write<'a> {
         Ok(Self { inner, tx, now: inner.clock.now(), events: Vec::new(), _turn: turn })
     }
 
+    /// The time of this write, but later than the `newest` that a query finds: where times tell an order, it must
+    /// hold even if the clock was set back since. `of` is the query's parameter, if it has one.
+    pub(crate) async fn later_than(&mut self, sql: &'static str, of: Option<i64>) -> Result<Timestamp> {
+        let query = of.into_iter().fold(sqlx::query(sql), sqlx::query::Query::bind);
+        let newest: i64 = query.fetch_one(&mut *self.tx).await?.try_get("newest")?;
+        Ok(self.now.max(Timestamp(newest.saturating_add(1))))
+    }
+
     /// The connection to run statements on.
     pub(crate) fn conn(&mut self) -> &mut AnyConnection {
         &mut self.tx

@@ -16,6 +16,7 @@ use super::engine::EngineInfo;
 use super::error::{EngineError, Unavailability};
 use super::host::EngineHost;
 use super::labels::InstanceId;
+use crate::room::Room;
 
 /// Limit of calls that only look.
 pub(super) const QUICK: Duration = Duration::from_secs(15);
@@ -180,8 +181,8 @@ impl Docker {
 
 /// Free and total bytes of the disk that holds `path`.
 async fn disk_space(path: std::path::PathBuf) -> Option<(u64, u64)> {
-    let stat = tokio::task::spawn_blocking(move || rustix::fs::statvfs(&path)).await.ok()?.ok()?;
-    Some((stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize)))
+    let room = tokio::task::spawn_blocking(move || Room::of(&path)).await.ok()?.ok()?;
+    Some((room.free, room.total))
 }
 
 /// Our terms for a failure of bollard; `None` if the engine could not be reached.

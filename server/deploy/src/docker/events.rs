@@ -58,16 +58,11 @@ fn event_of(message: EventMessage, instance: InstanceId) -> Option<EngineEvent> 
             at_nanos,
         });
     }
-    let own: Labels = labels.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-    if !instance.owns(&own) {
-        return None;
-    }
-    Some(EngineEvent {
-        kind: kind_of(&action, &mut labels)?,
-        container: ContainerId::parse(&actor.id?).ok()?,
-        labels: labels.into_iter().filter(|(name, _)| !matches!(name.as_str(), "image" | "name")).collect(),
-        at_nanos,
-    })
+    let kind = kind_of(&action, &mut labels)?;
+    let labels: Labels =
+        labels.into_iter().filter(|(name, _)| !matches!(name.as_str(), "image" | "name")).collect();
+    let container = ContainerId::parse(&actor.id?).ok()?;
+    instance.owns(&labels).then_some(EngineEvent { kind, container, labels, at_nanos })
 }
 
 /// The attributes of a container event are its labels, and beside them some values of the event itself.

@@ -52,6 +52,16 @@ enum Step {
     Abort,
 }
 
+impl Image {
+    fn behaviour(self, name: &str) -> Behaviour {
+        match self {
+            Self::Answers => answering(name),
+            Self::Slow => Behaviour { listen_after: Duration::from_millis(200), ..answering(name) },
+            Self::Fails => failing(),
+        }
+    }
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let image = prop_oneof![4 => Just(Image::Answers), 2 => Just(Image::Slow), 1 => Just(Image::Fails)];
     prop_oneof![
@@ -87,12 +97,7 @@ async fn tell(story: &[Step]) {
         match *step {
             Step::Deploy(image) => {
                 let name = format!("v{number}");
-                let behaviour = match image {
-                    Image::Answers => answering(&name),
-                    Image::Slow => Behaviour { listen_after: Duration::from_millis(200), ..answering(&name) },
-                    Image::Fails => failing(),
-                };
-                world.image(&name, behaviour);
+                world.image(&name, image.behaviour(&name));
                 let row = world.begin(&name).await;
                 accepted += 1;
                 assert_eq!(row.number, accepted);
@@ -102,12 +107,7 @@ async fn tell(story: &[Step]) {
             }
             Step::RollOut(image, percent) => {
                 let name = format!("v{number}");
-                let behaviour = match image {
-                    Image::Answers => answering(&name),
-                    Image::Slow => Behaviour { listen_after: Duration::from_millis(200), ..answering(&name) },
-                    Image::Fails => failing(),
-                };
-                world.image(&name, behaviour);
+                world.image(&name, image.behaviour(&name));
                 let row = world.enqueue_rollout(&name, percent).await;
                 accepted += 1;
                 if let Image::Fails = image {
