@@ -429,11 +429,7 @@ pub(crate) async fn redeploy(
     };
     let of = DeploymentRef::new(app.slug.clone(), release.number);
     let source = DeploymentSource::Redeploy { release: release.id, of };
-    let options = berth_deploy::EnqueueOptions {
-        message: Some(message.to_owned()),
-        no_cache: false,
-        ..Default::default()
-    };
+    let options = berth_deploy::EnqueueOptions { message: Some(message.to_owned()), ..Default::default() };
     call.context.pipeline.enqueue(&call.principal, app, source, options).await
 }
 

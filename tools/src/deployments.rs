@@ -10,7 +10,7 @@ use berth_schemas::{
         DeploymentLog, DeploymentLogPage, DeploymentPage, DeploymentState, DeploymentSummary, SourceShown,
     },
 };
-use berth_store::model::{AppRow, DeploymentRow, DeploymentSource, Enqueued};
+use berth_store::model::{AppRow, DeploymentRow, Enqueued};
 use serde::Serialize;
 
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     page::{self, Keep},
     progress::Update,
     registry::{Brief, Call, Hints, Method, Spec, Tier, Tool},
-    settings,
+    source,
     text::Text,
 };
 
@@ -95,7 +95,7 @@ pub(crate) fn tools() -> Vec<Tool> {
 
 async fn create(call: Call, input: DeploymentCreate) -> Result<DeploymentDetail, Problem> {
     let wait = follow::wait(input.wait_s, 0)?;
-    check(&input, call.context.allow_local_sources)?;
+    source::check(&input, call.context.allow_local_sources)?;
     let made = once::deployment(
         &call,
         "deployment_create",
@@ -103,7 +103,7 @@ async fn create(call: Call, input: DeploymentCreate) -> Result<DeploymentDetail,
         &what_is_wanted(&input),
         async {
             let app = app_for(&call, &input).await?;
-            let source = source(&call, &app, &input).await?;
+            let source = source::of(&call, &app, &input).await?;
             let options = berth_deploy::EnqueueOptions {
                 message: input.message.clone(),
                 no_cache: input.no_cache,
@@ -152,50 +152,6 @@ fn what_is_wanted(input: &DeploymentCreate) -> impl Serialize {
     DeploymentCreate { wait_s: None, ..input.clone() }
 }
 
-/// Checks what can be checked without asking anybody.
-pub(crate) fn check(input: &DeploymentCreate, allow_local: bool) -> Result<(), Problem> {
-    if input.folder.is_some() {
-        let detail = "The daemon cannot read a folder of your machine.";
-        return Err(Problem::invalid("folder", detail).hint(
-            "Use git_url or files; or the command line (berth deploy) or `berth mcp`, which upload the folder.",
-        ));
-    }
-    let named = [
-        ("git_url", input.git_url.is_some()),
-        ("image", input.image.is_some()),
-        ("upload", input.upload.is_some()),
-        ("files", input.files.is_some()),
-    ];
-    let named: Vec<&str> = named.into_iter().filter_map(|(name, there)| there.then_some(name)).collect();
-    if let [_, second, ..] = named.as_slice() {
-        let detail = format!("A deployment has one source, and {} were given.", named.join(" and "));
-        return Err(Problem::invalid(second, detail).hint("Pass only one of them."));
-    }
-    let wrong = |field: &str, why: String| Problem::invalid(field, format!("{field}: {why}."));
-    if let Some(url) = &input.git_url {
-        settings::git_url(url, allow_local).map_err(|why| wrong("git_url", why))?;
-    }
-    if let Some(git_ref) = &input.git_ref {
-        settings::git_ref(git_ref).map_err(|why| wrong("git_ref", why))?;
-        if !named.is_empty() && named != ["git_url"] {
-            return Err(wrong(
-                "git_ref",
-                format!("it belongs to git_url and says nothing about {}", named[0]),
-            ));
-        }
-    }
-    if let Some(image) = &input.image {
-        settings::image(image).map_err(|why| wrong("image", why))?;
-    }
-    if input.files.as_ref().is_some_and(std::collections::BTreeMap::is_empty) {
-        return Err(Problem { code: Code::EmptySource, ..wrong("files", "there are none".into()) });
-    }
-    if input.message.as_ref().is_some_and(|m| m.len() > 500 || m.chars().any(char::is_control)) {
-        return Err(wrong("message", "it must be one line of at most 500 characters".into()));
-    }
-    Ok(())
-}
-
 /// The app to deploy; made now if it does not exist and the caller wants that.
 async fn app_for(call: &Call, input: &DeploymentCreate) -> Result<AppRow, Problem> {
     let missing = match find::app_to_change(call, &input.app).await {
@@ -212,7 +168,7 @@ async fn app_for(call: &Call, input: &DeploymentCreate) -> Result<AppRow, Proble
     }
     find::demand_write(call, &format!("Creating the app {name}"))?;
     if input.git_url.is_none() && input.image.is_none() && input.upload.is_none() && input.files.is_none() {
-        return Err(no_source(name.as_str()));
+        return Err(source::none_given(name.as_str()));
     }
     let settings = AppSettings {
         git_url: input.git_url.clone(),
@@ -226,55 +182,6 @@ async fn app_for(call: &Call, input: &DeploymentCreate) -> Result<AppRow, Proble
             find::app_to_change(call, name).await.map_err(|_| problem)
         }
         result => result,
-    }
-}
-
-fn no_source(app: &str) -> Problem {
-    Problem::new(Code::InvalidInput, format!("No source was given, and {app} has none in its settings."))
-        .hint("Pass git_url, image, upload, files or folder; or set one with app_update(settings={git_url: …}).")
-}
-
-/// What a deployment brings.
-pub(crate) async fn source(
-    call: &Call,
-    app: &AppRow,
-    input: &DeploymentCreate,
-) -> Result<DeploymentSource, Problem> {
-    if let Some(url) = &input.git_url {
-        return Ok(DeploymentSource::Git { url: url.clone(), git_ref: input.git_ref.clone() });
-    }
-    if let Some(image) = &input.image {
-        return Ok(DeploymentSource::Image { image: image.clone() });
-    }
-    if let Some(id) = &input.upload {
-        let row = call.context.store.uploads().get(id).await?;
-        // Another token's upload is as good as none.
-        let Some(row) = row.filter(|u| u.by == call.principal.name || call.principal.may(Scope::Admin))
-        else {
-            return Err(Problem::new(Code::NotFound, "There is no such upload; it may have expired.")
-                .hint("Upload the archive again with POST /v1/uploads."));
-        };
-        return Ok(DeploymentSource::Upload { upload: row.id, bytes: row.bytes });
-    }
-    if let Some(files) = &input.files {
-        let row = call.context.pipeline.store_files(&call.principal, files.clone()).await?;
-        return Ok(DeploymentSource::Files {
-            upload: row.id,
-            files: i64::try_from(files.len()).unwrap_or(i64::MAX),
-        });
-    }
-    let configured = &app.settings;
-    if let Some(url) = &configured.git_url {
-        let git_ref = input.git_ref.clone().or_else(|| configured.git_ref.clone());
-        return Ok(DeploymentSource::Git { url: url.clone(), git_ref });
-    }
-    match &configured.image {
-        Some(image) if input.git_ref.is_none() => Ok(DeploymentSource::Image { image: image.clone() }),
-        Some(_) => Err(Problem::invalid(
-            "git_ref",
-            "git_ref belongs to a git source, and the app's source is an image.",
-        )),
-        None => Err(no_source(app.slug.as_str())),
     }
 }
 
@@ -367,10 +274,7 @@ async fn wait_for_line(
 ) -> Result<DeploymentRow, Problem> {
     let mut updates = call.context.pipeline.watch(row.id);
     // Whatever the broadcast says, even that it ended, is a reason to look again.
-    tokio::select! {
-        _ = tokio::time::timeout(at_most, updates.recv()) => {}
-        () = call.context.pipeline.stopping() => {}
-    }
+    call.context.pipeline.unless_stopping(tokio::time::timeout(at_most, updates.recv())).await;
     Ok(call.context.store.deployments().get(row.id).await?.unwrap_or(row))
 }
 
@@ -578,44 +482,5 @@ impl Brief for DeploymentLogPage {
             (kind, None) => format!("{} {}: {}", l.line, kind.as_str(), l.text.0).into(),
         }));
         text.say(format!("\nRead on with after={}.", self.next_after))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn checked(input: serde_json::Value) -> Result<(), Problem> {
-        check(&serde_json::from_value(input).unwrap(), false)
-    }
-
-    #[test]
-    fn one_source_and_only_one() {
-        assert!(checked(json!({"app": "web", "git_url": "https://example.com/a/b"})).is_ok());
-        assert!(checked(json!({"app": "web"})).is_ok(), "the app may have one configured");
-        let both = checked(json!({"app": "web", "image": "nginx", "git_url": "https://example.com/a/b"}))
-            .unwrap_err();
-        assert!(both.detail.contains("git_url and image"), "{both}");
-    }
-
-    #[test]
-    fn a_folder_is_refused_with_the_way_out() {
-        let problem = checked(json!({"app": "web", "folder": "."})).unwrap_err();
-        assert_eq!(problem.field.as_deref(), Some("folder"));
-        assert!(problem.hint.unwrap().contains("berth mcp"));
-    }
-
-    #[test]
-    fn fields_that_contradict_the_source_are_named() {
-        for (value, field) in [
-            (json!({"app": "web", "image": "nginx", "git_ref": "main"}), "git_ref"),
-            (json!({"app": "web", "git_url": "file:///etc"}), "git_url"),
-            (json!({"app": "web", "image": "-x"}), "image"),
-            (json!({"app": "web", "files": {}}), "files"),
-            (json!({"app": "web", "message": "a\nb"}), "message"),
-        ] {
-            assert_eq!(checked(value).unwrap_err().field.as_deref(), Some(field));
-        }
     }
 }

@@ -22,6 +22,7 @@ mod releases;
 mod requests;
 mod rollouts;
 mod settings;
+mod source;
 pub mod text;
 mod tidy;
 mod tokens;

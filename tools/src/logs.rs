@@ -45,10 +45,7 @@ async fn search(call: Call, input: LogSearch) -> Result<LogPage, Problem> {
         return follow_lines(&call, &app, &query, lines, arriving).await;
     }
     if lines.is_empty() && !wait.is_zero() {
-        tokio::select! {
-            () = wait_for_match(&query, &mut arriving, wait) => {}
-            () = call.context.pipeline.stopping() => {}
-        }
+        call.context.pipeline.unless_stopping(wait_for_match(&query, &mut arriving, wait)).await;
         (lines, more) = call.context.store.logs().search(app.id, &query).await?;
     }
     let keep = if input.after.is_some() { Keep::First } else { Keep::Last };
@@ -117,10 +114,8 @@ async fn follow_lines(
     }
     while call.progress.wanted() {
         // The timeout is there to notice a caller who left while the app was silent.
-        let next = tokio::select! {
-            next = tokio::time::timeout(Duration::from_secs(5), arriving.recv()) => next,
-            () = call.context.pipeline.stopping() => break,
-        };
+        let next = tokio::time::timeout(Duration::from_secs(5), arriving.recv());
+        let Some(next) = call.context.pipeline.unless_stopping(next).await else { break };
         match next {
             Err(_) => {}
             Ok(Ok(line)) => {

@@ -16,7 +16,7 @@ use berth_schemas::{
     traffic::TrafficMode,
 };
 
-use berth_deploy::CleanupFound;
+use berth_deploy::{CleanupFound, Room};
 use berth_store::model::{AppId, AppRow};
 
 use crate::{
@@ -204,12 +204,12 @@ async fn disk(context: &Context) -> Result<DiskStatus, Problem> {
 }
 
 fn measure(path: &Path) -> std::io::Result<DiskStatus> {
-    let disk = rustix::fs::statvfs(path)?;
-    let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(disk.f_frsize)).unwrap_or(i64::MAX);
+    let room = Room::of(path)?;
+    let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
     Ok(DiskStatus {
-        free_bytes: bytes(disk.f_bavail),
-        total_bytes: bytes(disk.f_blocks),
-        data_bytes: i64::try_from(bytes_below(path)).unwrap_or(i64::MAX),
+        free_bytes: bytes(room.free),
+        total_bytes: bytes(room.total),
+        data_bytes: bytes(bytes_below(path)),
     })
 }
 

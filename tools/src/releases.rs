@@ -82,11 +82,8 @@ async fn rollback(call: Call, input: ReleaseRollback) -> Result<DeploymentDetail
 async fn go_back(call: &Call, app: &AppRow, to: Option<i64>) -> Result<Enqueued, Problem> {
     let release = target(call, app, to).await?;
     let to = DeploymentRef::new(app.slug.clone(), release.number);
-    let options = berth_deploy::EnqueueOptions {
-        message: Some(format!("rollback to {to}")),
-        no_cache: false,
-        ..Default::default()
-    };
+    let options =
+        berth_deploy::EnqueueOptions { message: Some(format!("rollback to {to}")), ..Default::default() };
     let source = DeploymentSource::Rollback { release: release.id, to };
     call.context.pipeline.enqueue(&call.principal, app, source, options).await
 }

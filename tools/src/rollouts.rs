@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::{
     apps, deployments, find, follow, once,
     registry::{Call, Hints, Method, Spec, Tier, Tool},
+    source,
 };
 
 /// Share of the visitors where none was given.
@@ -82,8 +83,8 @@ async fn start(call: Call, input: RolloutStart) -> Result<DeploymentDetail, Prob
         cookie: input.cookie.clone(),
     };
     check_rule(&rule)?;
-    let source = what_to_deploy(&input);
-    deployments::check(&source, call.context.allow_local_sources)?;
+    let wanted = what_to_deploy(&input);
+    source::check(&wanted, call.context.allow_local_sources)?;
     let key = input.idempotency_key.as_deref();
     let row = once::deployment(&call, "rollout_start", key, &what_is_wanted(&input), async {
         let app = find::app_to_change(&call, &input.app).await?;
@@ -97,13 +98,13 @@ async fn start(call: Call, input: RolloutStart) -> Result<DeploymentDetail, Prob
             return Err(Problem::new(Code::Conflict, format!("{name} is stopped, so it has no visitors."))
                 .hint(format!("Start it with app_start(app={name:?}), or use deployment_create.")));
         }
-        let from = deployments::source(&call, &app, &source).await?;
+        let source = source::of(&call, &app, &wanted).await?;
         let options = berth_deploy::EnqueueOptions {
             message: input.message.clone(),
             no_cache: input.no_cache,
             rollout: Some(rule),
         };
-        call.context.pipeline.enqueue(&call.principal, &app, from, options).await
+        call.context.pipeline.enqueue(&call.principal, &app, source, options).await
     })
     .await?;
     let row = follow::deployment(&call, row.into_row(), wait).await?;
