@@ -24,7 +24,7 @@ use pingora::{
 };
 
 use crate::{
-    connection::ConnectionState,
+    connections::ConnectionState,
     events::{self, EventTracker},
     exchange::Exchange,
     forwarded::{self, X_REQUEST_ID, id_value},

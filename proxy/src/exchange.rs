@@ -13,7 +13,7 @@ use pingora::{http::RequestHeader, proxy::Session};
 
 use crate::{
     access::{self, AccessFault, AccessRecord, Protocol},
-    connection::ConnectionState,
+    connections::ConnectionState,
     forwarded::{Origin, TrustedPeers},
     gateway::Own,
     handle::{Shared, count},

@@ -21,7 +21,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
-    connection::{Connection, ConnectionState, Connections, Phase, Registration, Running, Transport},
+    connection::{Connection, Transport},
+    connections::{ConnectionState, Connections, Phase, Registration, Running},
     gateway::{Gateway, STREAM},
 };
 

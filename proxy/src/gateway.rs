@@ -22,7 +22,8 @@ use pingora::{
 use crate::{
     access::AccessFault,
     admission,
-    connection::{Connection, ConnectionState, Phase},
+    connection::Connection,
+    connections::{ConnectionState, Phase},
     direct::{self, Forwarded},
     exchange::Exchange,
     forwarded::{self, TrustedPeers, X_REQUEST_ID, id_value},

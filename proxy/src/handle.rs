@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     access::AccessSink,
     challenge::ChallengeTable,
-    connection::Connections,
+    connections::Connections,
     router::RouteTable,
     target::ReleaseTarget,
     tls::{CertificateResolver, CertificateTable},
@@ -128,7 +128,8 @@ impl ProxyHandle {
     /// [`Self::set_routes`] that no longer leads there; from then on nothing new is routed to it.
     ///
     /// What is still in flight at the deadline is ended: a WebSocket with a close frame (1012, "service
-    /// restart"), an event stream by completing it after an event, everything else by closing its connection or resetting its stream.
+    /// restart"), an event stream by completing it after an event, everything else by closing its connection or
+    /// resetting its stream.
     pub async fn drain(&self, target: &Arc<ReleaseTarget>, deadline: Duration) -> DrainReport {
         let begun = Instant::now();
         let finished_before = target.finished();

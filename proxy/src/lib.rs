@@ -8,13 +8,14 @@
 //! certificate tables through [`ProxyHandle`]; each is swapped with one atomic store, and a request never waits
 //! for the control plane. What the control plane last said keeps being served, whatever happens to it.
 //!
-//! How a request goes: [`server`](self) accepts → `connection` wraps the socket → `gateway` admits, routes and
+//! How a request goes: [`server`](self) accepts → `connection` wraps the socket, `connections` lists it → `gateway` admits, routes and
 //! counts → `replica` picks an address (or `static_site` a file) → `access` tells.
 
 mod access;
 mod admission;
 mod challenge;
 mod connection;
+mod connections;
 mod direct;
 mod error;
 mod events;
@@ -43,7 +44,7 @@ pub use error::ProxyError;
 pub use forwarded::{ParseTrustedPeerError, TrustedPeers};
 pub use handle::{DrainReport, ProxyCounters, ProxyHandle};
 pub use hold::Hold;
-pub use listener::{ListenOn, Listeners};
+pub use listener::{ListenOn, bind};
 pub use page::StatusPage;
 pub use replica::{RemovedReplicas, ReplicaAddr};
 pub use request_id::RequestId;

@@ -3,7 +3,6 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener as StdListener},
-    os::fd::AsFd as _,
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -11,7 +10,8 @@ use tokio::net::TcpListener;
 
 use crate::error::ProxyError;
 
-/// Connections that may wait to be accepted: enough for a burst while a core is busy.
+/// Connections that may wait to be accepted: enough for a burst while a core is busy, and for the moment of a
+/// hand-over.
 const BACKLOG: i32 = 4096;
 
 /// Where to listen.
@@ -21,19 +21,6 @@ pub enum ListenOn {
     Addr(SocketAddr),
     /// Take this listener, which is bound and listening already.
     Bound(StdListener),
-}
-
-/// Second handles to a server's listening sockets: whoever has them accepts from the same queues.
-#[derive(Debug)]
-pub struct Listeners {
-    /// Plain HTTP, in the order they were configured.
-    pub http: Vec<StdListener>,
-    /// TLS, in the order they were configured.
-    pub https: Vec<StdListener>,
-}
-
-pub(crate) fn duplicates(listeners: &[TcpListener]) -> io::Result<Vec<StdListener>> {
-    listeners.iter().map(|listener| listener.as_fd().try_clone_to_owned().map(StdListener::from)).collect()
 }
 
 impl From<SocketAddr> for ListenOn {
@@ -59,7 +46,11 @@ impl ListenOn {
     }
 }
 
-fn bind(addr: SocketAddr) -> io::Result<StdListener> {
+/// Binds an address and listens, as all listeners of the platform do.
+///
+/// # Errors
+/// When the address is taken or may not be listened on.
+pub fn bind(addr: SocketAddr) -> io::Result<StdListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     // Inherited by accepted sockets: small responses leave at once.

@@ -4,7 +4,6 @@
 //! themselves; then idle connections are closed, and what is in flight may finish until a deadline.
 
 use std::{
-    io,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -19,13 +18,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     access::AccessSink,
     challenge::ChallengeTable,
-    connection::{Connections, PhaseLimits, Running},
+    connections::{Connections, PhaseLimits, Running},
     error::ProxyError,
     forwarded::TrustedPeers,
     front::Front,
     gateway::{Gateway, GatewayOptions},
     handle::{Counts, ProxyHandle, Shared, count},
-    listener::{self, ListenOn, Listeners},
+    listener::{self, ListenOn},
     router::RouteTable,
     tls::{self, CertificateResolver},
 };
@@ -148,15 +147,6 @@ impl ProxyServer {
     #[must_use]
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
         self.http.iter().chain(&self.https).filter_map(|listener| listener.local_addr().ok()).collect()
-    }
-
-    /// Handles to the bound listeners, to hand over to another process, which takes them as
-    /// [`ListenOn::Bound`]. Both accept from the same queue, until one of them stops.
-    ///
-    /// # Errors
-    /// When the process has no file descriptors left.
-    pub fn listeners(&self) -> io::Result<Listeners> {
-        Ok(Listeners { http: listener::duplicates(&self.http)?, https: listener::duplicates(&self.https)? })
     }
 
     /// Serves until `shutdown` becomes true (or its sender is gone), then stops gracefully. Returns when the last

@@ -8,16 +8,11 @@ use std::{
     net::{SocketAddr, TcpListener},
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
-
 use crate::{
     cli::failure::Failure,
     config::Config,
     takeover::{Described, Role, Taken},
 };
-
-/// Connections that may wait to be accepted: enough for a burst, and for the moment of a hand-over.
-const BACKLOG: i32 = 4096;
 
 /// A listening socket and what it is for.
 #[derive(Debug)]
@@ -55,7 +50,9 @@ impl Sockets {
             let listener = match (same, managed) {
                 (Some(at), _) => taken.swap_remove(at).1,
                 (None, Some(at)) => manager.swap_remove(at),
-                (None, None) => bind(configured).map_err(|e| cannot_listen(setting, configured, &e))?,
+                (None, None) => {
+                    berth_proxy::bind(configured).map_err(|e| cannot_listen(setting, configured, &e))?
+                }
             };
             listener.set_nonblocking(true).map_err(|e| cannot_listen(setting, configured, &e))?;
             kept.push(Kept { described, listener });
@@ -92,16 +89,6 @@ impl Sockets {
 fn from_manager() -> Vec<TcpListener> {
     let mut manager = listenfd::ListenFd::from_env();
     (0..manager.len()).filter_map(|at| manager.take_tcp_listener(at).ok().flatten()).collect()
-}
-
-fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    // Inherited by accepted sockets: small answers leave at once.
-    socket.set_tcp_nodelay(true)?;
-    socket.bind(&addr.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
 }
 
 fn cannot_listen(setting: &str, addr: SocketAddr, error: &io::Error) -> Failure {

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use berth_proxy::{AccessSink, Destination, ProxyConfig, ProxyServer, RouteTable};
+use berth_proxy::{AccessSink, Destination, ListenOn, ProxyConfig, ProxyServer, RouteTable};
 
 use crate::support::{App, LOOPBACK, release};
 
@@ -20,11 +20,17 @@ async fn a_hand_over_under_load_loses_no_request() {
         let routes = RouteTable::builder().host("web.test").to(Destination::Release(target.clone())).build();
         routes.expect("one route")
     };
-    let config = ProxyConfig { http: vec![LOOPBACK.into()], ..ProxyConfig::default() };
-    let (mut server, handle) =
-        ProxyServer::bind(config, AccessSink::discard()).expect("loopback can be bound");
-    handle.set_routes(table());
-    let at = server.local_addrs()[0];
+    // As the daemon does: the socket is kept, and each server gets a duplicate.
+    let socket = berth_proxy::bind(LOOPBACK).expect("loopback can be bound");
+    let at = socket.local_addr().expect("it is bound");
+    let serve = || {
+        let duplicate = socket.try_clone().expect("file descriptors");
+        let config = ProxyConfig { http: vec![ListenOn::Bound(duplicate)], ..ProxyConfig::default() };
+        let (server, handle) = ProxyServer::bind(config, AccessSink::discard()).expect("takes it over");
+        handle.set_routes(table());
+        server
+    };
+    let mut server = serve();
     let over = Arc::new(AtomicBool::new(false));
     let (mut clients, mut stopping) = (Vec::new(), Vec::new());
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -49,18 +55,11 @@ async fn a_hand_over_under_load_loses_no_request() {
         }));
     }
     for _ in 0..3 {
-        let listeners = server.listeners().expect("file descriptors");
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let old = tokio::spawn(server.run(stopped));
         tokio::time::sleep(Duration::from_millis(300)).await;
-        let config = ProxyConfig {
-            http: listeners.http.into_iter().map(Into::into).collect(),
-            ..ProxyConfig::default()
-        };
-        let (next, handle) = ProxyServer::bind(config, AccessSink::discard()).expect("takes them over");
-        handle.set_routes(table());
         // The next round runs it: until then connections wait in the queue that both share.
-        server = next;
+        server = serve();
         stop.send(true).expect("it runs");
         stopping.push(old);
     }

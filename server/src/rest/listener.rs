@@ -11,7 +11,7 @@ use hyper_util::{
     server::conn::auto::Builder,
     service::TowerToHyperService,
 };
-use tokio::{net::TcpListener, net::TcpSocket, net::TcpStream, sync::Semaphore, task::JoinSet, time};
+use tokio::{net::TcpListener, net::TcpStream, sync::Semaphore, task::JoinSet, time};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
@@ -27,17 +27,6 @@ pub struct Peer(pub SocketAddr);
 /// Address of our end of the connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Local(pub SocketAddr);
-
-/// Binds `addr`, with a backlog that survives a burst.
-///
-/// # Errors
-/// When the address cannot be bound.
-pub fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(addr)?;
-    socket.listen(1024)
-}
 
 /// Serves until `shutdown`, then lets requests under way finish for at most `drain`.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken, drain: Duration) {
