@@ -76,17 +76,12 @@ pub fn store_config(config: &Config) -> StoreConfig {
 
 /// The running control plane.
 pub struct ControlPlane {
-    /// The store.
-    pub store: Store,
     /// The pipeline.
     pub pipeline: Pipeline,
     collector: LogCollector,
     retention: Retention,
-    recorder: RequestRecorder,
-    records: JoinHandle<()>,
-    served: CancellationToken,
-    recording: CancellationToken,
     supervisor: Supervisor,
+    remains: Remains,
 }
 
 impl ControlPlane {
@@ -119,12 +114,7 @@ impl ControlPlane {
             shutdown.child_token(),
         )
         .await?;
-        // The recorder ends after the data plane, so that the last requests are recorded too.
-        let (served, recording) = (CancellationToken::new(), CancellationToken::new());
-        let recorder = RequestRecorder::start(store.clone(), RecorderConfig::default(), recording.clone());
-        let (sender, receiver) = mpsc::channel(visits::QUEUE);
-        let records = tokio::spawn(visits::record(receiver, store.clone(), recorder.clone(), served.clone()));
-        daemon.outlet.send_replace(Some(sender));
+        let remains = Remains::start(store.clone(), &daemon.outlet);
         let retention = Retention::start(store.clone(), retention_config(config), shutdown.child_token());
         let listening = daemon.sockets.duplicate(Role::Control)?;
         let listening = listening.ok_or_else(|| Failure::local("the control plane has no socket"))?;
@@ -138,7 +128,13 @@ impl ControlPlane {
                 config.shutdown_timeout,
             ),
         );
-        Ok(Self { store, pipeline, collector, retention, recorder, records, served, recording, supervisor })
+        Ok(Self { pipeline, collector, retention, supervisor, remains })
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.remains.store
     }
 
     /// Resolves when an essential part has ended by itself.
@@ -153,17 +149,12 @@ impl ControlPlane {
         self.pipeline.stopped().await;
         self.collector.stopped().await;
         self.retention.stopped().await;
-        Remains {
-            store: self.store,
-            recorder: self.recorder,
-            records: self.records,
-            served: self.served,
-            recording: self.recording,
-        }
+        self.remains
     }
 }
 
-/// What is left when the work has ended.
+/// What is left when the work has ended: the store and what writes access records to it. It ends after the data
+/// plane, so that the last requests are recorded too.
 pub struct Remains {
     store: Store,
     recorder: RequestRecorder,
@@ -173,6 +164,15 @@ pub struct Remains {
 }
 
 impl Remains {
+    fn start(store: Store, outlet: &Outlet) -> Self {
+        let (served, recording) = (CancellationToken::new(), CancellationToken::new());
+        let recorder = RequestRecorder::start(store.clone(), RecorderConfig::default(), recording.clone());
+        let (sender, receiver) = mpsc::channel(visits::QUEUE);
+        let records = tokio::spawn(visits::record(receiver, store.clone(), recorder.clone(), served.clone()));
+        outlet.send_replace(Some(sender));
+        Self { store, recorder, records, served, recording }
+    }
+
     /// Writes the records that have come, and closes the store: from here on another process may open it.
     pub async fn close(self) {
         self.served.cancel();

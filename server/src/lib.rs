@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod data_plane;
+pub mod descriptors;
 pub mod notify;
 pub mod presence;
 pub mod rest;

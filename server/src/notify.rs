@@ -2,8 +2,6 @@
 //! describes: one datagram to the socket named by `NOTIFY_SOCKET`. Nothing happens where there is none.
 
 use std::{
-    io::IoSlice,
-    mem::MaybeUninit,
     net::TcpListener,
     os::{
         fd::AsFd as _,
@@ -12,7 +10,7 @@ use std::{
     },
 };
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use crate::descriptors;
 
 /// Sends one state, such as `READY=1`.
 pub fn tell(state: &str) {
@@ -34,14 +32,8 @@ fn send(state: &str, listeners: &[&TcpListener]) {
         };
         let socket = UnixDatagram::unbound()?;
         socket.connect_addr(&address)?;
-        let descriptors: Vec<_> = listeners.iter().map(|l| l.as_fd()).collect();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
-            return Err(std::io::Error::other("too many sockets"));
-        }
-        rustix::net::sendmsg(&socket, &[IoSlice::new(state.as_bytes())], &mut control, SendFlags::empty())?;
-        Ok(())
+        let handles: Vec<_> = listeners.iter().map(|l| l.as_fd()).collect();
+        descriptors::send(&socket, state.as_bytes(), &handles)
     };
     if let Err(error) = send() {
         tracing::warn!(%error, "the service manager could not be told {state:?}");

@@ -181,9 +181,9 @@ impl Running {
         token_file: Option<&Path>,
     ) -> Result<Self, Failure> {
         // Whoever finds the daemon by its file must find the token, too.
-        first_start(&self.control.store, token_file, &self.daemon.control_url).await?;
+        first_start(self.control.store(), token_file, &self.daemon.control_url).await?;
         let presence = self.presence()?;
-        tracing::info!(version = presence.version, data = %self.daemon.config.data_dir.display(), store = self.control.store.kind(), "berth has started");
+        tracing::info!(version = presence.version, data = %self.daemon.config.data_dir.display(), store = self.control.store().kind(), "berth has started");
         tracing::info!("control plane: {} (page /, API /docs, MCP /mcp)", self.daemon.control_url);
         match predecessor {
             Some(predecessor) => {
@@ -209,7 +209,7 @@ impl Running {
             control_url: url(Role::Control, daemon.config.control_addr),
             http_url: url(Role::Http, daemon.config.http_addr),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            instance: self.control.store.instance().to_owned(),
+            instance: self.control.store().instance().to_owned(),
         };
         let dir = &daemon.config.data_dir;
         presence.write(dir).map_err(|e| file_failure("write daemon.json in", dir, &e))?;

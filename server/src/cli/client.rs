@@ -8,6 +8,7 @@ use bytes::Bytes;
 use clap::ArgMatches;
 use futures_util::{Stream, StreamExt as _};
 use reqwest::{RequestBuilder, Response, header};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{
@@ -147,8 +148,7 @@ impl Client {
             .header(header::CONTENT_LENGTH, bytes)
             .body(reqwest::Body::wrap_stream(archive));
         let answer = json(self.send(request).await?).await?;
-        serde_json::from_value(answer)
-            .map_err(|e| Failure::local(format!("the daemon's answer is not understood: {e}")))
+        understood(answer)
     }
 
     /// A request to any path of the daemon, with the token.
@@ -244,6 +244,14 @@ fn events(response: Response) -> impl Stream<Item = Result<Event, Failure>> {
                 }
             }
         }
+    })
+}
+
+/// An answer as the type that the tool promises.
+pub(super) fn understood<T: DeserializeOwned>(answer: Value) -> Result<T, Failure> {
+    serde_json::from_value(answer).map_err(|e| {
+        Failure::local(format!("the daemon's answer is not understood: {e}"))
+            .hint("Are both of the same version? `berth version` tells.")
     })
 }
 

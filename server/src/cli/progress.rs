@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Session,
-    client::Client,
+    client::{Client, understood},
     failure::{Failure, print_problem},
     sse::Event,
     term,
@@ -92,7 +92,7 @@ async fn poll(
         match client.call(tool, input).await {
             Ok(output) => {
                 heard = Instant::now();
-                let detail = detail(output)?;
+                let detail: DeploymentDetail = understood(output)?;
                 if detail.settled {
                     return Ok(detail);
                 }
@@ -103,13 +103,6 @@ async fn poll(
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-}
-
-fn detail(output: Value) -> Result<DeploymentDetail, Failure> {
-    serde_json::from_value(output).map_err(|e| {
-        Failure::local(format!("the daemon's answer is not understood: {e}"))
-            .hint("Are both of the same version? `berth version` tells.")
-    })
 }
 
 /// What the terminal shows.
@@ -129,7 +122,7 @@ impl Shown {
     fn event(&mut self, event: &Event) -> Result<Option<DeploymentDetail>, Failure> {
         let data: Value = serde_json::from_str(&event.data).unwrap_or_default();
         match event.name.as_str() {
-            "result" => return detail(data).map(Some),
+            "result" => return understood(data).map(Some),
             "problem" => {
                 return match serde_json::from_value::<Problem>(data) {
                     // The daemon is restarting; the deployment is not lost.

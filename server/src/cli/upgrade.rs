@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Session, block_on,
-    client::Client,
+    client::{Client, understood},
     failure::{Failure, print_problem},
 };
 
@@ -44,8 +44,7 @@ pub fn run(session: &Session) -> Result<ExitCode, Failure> {
         let client = session.client()?;
         let begun = Instant::now();
         let output = client.call(session.tool("platform_upgrade")?, Map::new()).await?;
-        let begun_with: PlatformUpgrading =
-            serde_json::from_value(output).map_err(|e| Failure::local(e.to_string()))?;
+        let begun_with: PlatformUpgrading = understood(output)?;
         if !session.json {
             anstream::eprintln!("Berth {} hands over …", begun_with.from);
         }
@@ -77,8 +76,7 @@ async fn ended(session: &Session, client: &Client, id: &str) -> Result<JobDetail
         input.insert("wait_s".into(), Value::from(20));
         let failure = match client.call(tool, input).await {
             Ok(output) => {
-                let job: JobDetail =
-                    serde_json::from_value(output).map_err(|e| Failure::local(e.to_string()))?;
+                let job: JobDetail = understood(output)?;
                 if job.state.is_final() {
                     return Ok(job);
                 }

@@ -96,18 +96,12 @@ impl Offer {
     }
 
     async fn prepared(&mut self, hello: FromOld) -> Result<String, Problem> {
-        if let Err(error) = self.mouth.say(&hello).await {
-            return Err(self.broken(&error, "before it was prepared").await);
-        }
-        match self.ear.hear_within(PREPARE).await {
-            Ok(Some(FromNew::Prepared { version, migrations })) => {
+        match self.answer(&hello, PREPARE, "before it was prepared").await? {
+            FromNew::Prepared { version, migrations } => {
                 tracing::info!(version, ?migrations, "the new version is prepared to take over");
                 Ok(version)
             }
-            Ok(Some(FromNew::Refused { problem })) => Err(problem),
-            Ok(Some(FromNew::Serving)) => Err(unexpected()),
-            Ok(None) => Err(self.ended("before it was prepared").await),
-            Err(error) => Err(self.broken(&error, "before it was prepared").await),
+            _ => Err(unexpected()),
         }
     }
 
@@ -116,18 +110,26 @@ impl Offer {
     /// # Errors
     /// When it ends or does not answer; it is gone then.
     pub async fn give(mut self) -> Result<Given, Problem> {
-        let problem = match self.mouth.say(&FromOld::Yours).await {
-            Ok(()) => match self.ear.hear_within(TAKE).await {
-                Ok(Some(FromNew::Serving)) => return Ok(Given { pid: self.child.id(), mouth: self.mouth }),
-                Ok(Some(FromNew::Refused { problem })) => problem,
-                Ok(Some(FromNew::Prepared { .. })) => unexpected(),
-                Ok(None) => self.ended("before it served").await,
-                Err(error) => self.broken(&error, "before it served").await,
-            },
-            Err(error) => self.broken(&error, "before it served").await,
+        let problem = match self.answer(&FromOld::Yours, TAKE, "before it served").await {
+            Ok(FromNew::Serving) => return Ok(Given { pid: self.child.id(), mouth: self.mouth }),
+            Ok(_) => unexpected(),
+            Err(problem) => problem,
         };
         self.end().await;
         Err(problem)
+    }
+
+    /// Says something and hears the answer; a refusal and every kind of silence are problems.
+    async fn answer(&mut self, said: &FromOld, limit: Duration, when: &str) -> Result<FromNew, Problem> {
+        if let Err(error) = self.mouth.say(said).await {
+            return Err(self.broken(&error, when).await);
+        }
+        match self.ear.hear_within(limit).await {
+            Ok(Some(FromNew::Refused { problem })) => Err(problem),
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) => Err(self.ended(when).await),
+            Err(error) => Err(self.broken(&error, when).await),
+        }
     }
 
     /// What a failed connection means: mostly that the other end is gone.

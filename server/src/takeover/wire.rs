@@ -1,7 +1,7 @@
 //! The connection between the two processes: file descriptors first, then a JSON object a line.
 
 use std::{
-    io::{self, IoSlice, IoSliceMut},
+    io::{self, IoSliceMut},
     mem::MaybeUninit,
     os::{
         fd::{AsFd as _, BorrowedFd, OwnedFd},
@@ -11,10 +11,7 @@ use std::{
 };
 
 use berth_schemas::Problem;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags,
-};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -25,10 +22,10 @@ use tokio::{
 };
 
 use super::Described;
-use crate::visits::Visit;
+use crate::{descriptors, visits::Visit};
 
-/// Sockets that can be handed over at once; there are three roles.
-pub(super) const MOST_SOCKETS: usize = 8;
+/// The byte that the sockets come along with.
+const BEGIN: u8 = b'B';
 /// Longest line, in bytes.
 const MAX_LINE: u64 = 64 << 10;
 
@@ -59,18 +56,12 @@ pub(super) enum FromNew {
 
 /// Sends descriptors along with one byte.
 pub(super) fn send_sockets(to: &StdStream, sockets: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_SOCKETS))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !control.push(SendAncillaryMessage::ScmRights(sockets)) {
-        return Err(io::Error::other("too many sockets to hand over"));
-    }
-    rustix::net::sendmsg(to, &[IoSlice::new(b"B")], &mut control, SendFlags::empty())?;
-    Ok(())
+    descriptors::send(to, &[BEGIN], sockets)
 }
 
 /// Receives the descriptors that [`send_sockets`] sent.
 pub(super) fn receive_sockets(from: &StdStream) -> io::Result<Vec<OwnedFd>> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_SOCKETS))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(descriptors::MOST))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
     let got = rustix::net::recvmsg(
@@ -79,7 +70,7 @@ pub(super) fn receive_sockets(from: &StdStream) -> io::Result<Vec<OwnedFd>> {
         &mut control,
         RecvFlags::CMSG_CLOEXEC,
     )?;
-    if got.bytes != 1 || byte != *b"B" {
+    if got.bytes != 1 || byte != [BEGIN] {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the old process did not begin as expected"));
     }
     let mut sockets = Vec::new();
