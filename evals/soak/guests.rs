@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::{
-    Method, Response,
+    Method,
     body::{Frame, Incoming},
 };
 use serde::Serialize;
@@ -168,10 +168,9 @@ async fn one_slow(visit: &Visit, seconds: u64, protocol: Protocol) -> Ended {
     let began = Instant::now();
     let read = async {
         let path = format!("/slow?seconds={seconds}");
-        let (_connection, response) =
-            ask(visit, protocol, Method::GET, &path, clients::whole(Vec::new())).await?;
-        let release = visit.release_of(&response)?;
-        let body = clients::read_all(response.into_body()).await?;
+        // Kept whole: with its connection the answer would end.
+        let begun = get(visit, protocol, &path).await?;
+        let (release, body) = (begun.release, clients::read_all(begun.body).await?);
         let text = String::from_utf8_lossy(&body).into_owned();
         let Some(lines) = text.strip_suffix(wire::SLOW_END) else {
             return Err(Failure::new(Kind::Truncated, "the last line is missing"));
@@ -207,10 +206,8 @@ async fn upload(
         }
     }));
     let send = async {
-        let (_connection, response) =
-            ask(visit, protocol, Method::POST, "/upload", body.boxed_unsync()).await?;
-        visit.release_of(&response)?;
-        let answer = clients::read_all(response.into_body()).await?;
+        let begun = ask(visit, protocol, Method::POST, "/upload", body.boxed_unsync()).await?;
+        let answer = clients::read_all(begun.body).await?;
         let answer = String::from_utf8_lossy(&answer).trim().to_owned();
         if answer != expected {
             return Err(Failure::new(Kind::Changed, format!("{expected} was sent, {answer} arrived")));
@@ -233,11 +230,9 @@ async fn watch_events(
 ) -> Outcome {
     let began = Instant::now();
     let watch = async {
-        let (connection, response) =
-            ask(visit, protocol, Method::GET, "/events", clients::whole(Vec::new())).await?;
-        let old = visit.release_of(&response)?;
+        let Begun { connection, release: old, body } = get(visit, protocol, "/events").await?;
         let beside = connection.another();
-        let read = clients::read_all(response.into_body());
+        let read = clients::read_all(body);
         let ended = match beside {
             None => read.await,
             Some(another) => {
@@ -282,12 +277,9 @@ pub(crate) fn at_deadline(switched: &Switched, sizes: Sizes) -> Result<f64, Fail
 
 /// Events again: from another release, at once.
 async fn reconnect(visit: &Visit, sizes: Sizes, protocol: Protocol, old: &str) -> Result<(), Failure> {
-    let (_connection, response) =
-        ask(visit, protocol, Method::GET, "/events", clients::whole(Vec::new())).await?;
-    let new = visit.release_of(&response)?;
-    sizes.check_release(old, &new)?;
-    let mut body = response.into_body();
-    match tokio::time::timeout(Duration::from_secs(5), body.frame()).await {
+    let mut begun = get(visit, protocol, "/events").await?;
+    sizes.check_release(old, &begun.release)?;
+    match tokio::time::timeout(Duration::from_secs(5), begun.body.frame()).await {
         Ok(Some(Ok(_))) => Ok(()),
         Ok(Some(Err(error))) => Err(clients::failure(&error, true)),
         Ok(None) => Err(Failure::new(Kind::Truncated, "no event after the reconnect")),
@@ -295,18 +287,33 @@ async fn reconnect(visit: &Visit, sizes: Sizes, protocol: Protocol, old: &str) -
     }
 }
 
-/// Sends a guest's request on a connection of its own, and wants a good answer to begin.
+/// A good answer that has begun.
+struct Begun {
+    /// The answer ends with it.
+    connection: Connection,
+    release: String,
+    body: Incoming,
+}
+
+async fn get(visit: &Visit, protocol: Protocol, path: &str) -> Result<Begun, Failure> {
+    ask(visit, protocol, Method::GET, path, clients::whole(Vec::new())).await
+}
+
+/// Sends a guest's request on a connection of its own, and wants a good answer of a release to begin.
 async fn ask(
     visit: &Visit,
     protocol: Protocol,
     method: Method,
     path: &str,
     body: Upload,
-) -> Result<(Connection, Response<Incoming>), Failure> {
+) -> Result<Begun, Failure> {
     let mut connection = visit.door.connect(protocol).await?;
     let request = visit.door.request(protocol, method, path, &guest_id(), body)?;
     match connection.send(request).await {
-        Sent::Answered(response) if response.status().is_success() => Ok((connection, response)),
+        Sent::Answered(response) if response.status().is_success() => {
+            let release = visit.release_of(&response)?;
+            Ok(Begun { connection, release, body: response.into_body() })
+        }
         Sent::Answered(response) => Err(bad_status(response).await),
         Sent::Failed(failure) => Err(failure),
         Sent::Untouched => Err(Failure::new(Kind::ClosedEarly, "the connection was closed at once")),

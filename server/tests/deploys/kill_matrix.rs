@@ -26,43 +26,17 @@ const PATIENCE: Duration = Duration::from_secs(40);
 /// The live release and those that are kept for rollback.
 const MOST_RELEASES: usize = 4;
 
-/// What a deployment commits on its way.
-const DEPLOYMENT: [&str; 19] = [
-    "before:queued",
-    "after:queued",
-    "before:fetching",
-    "after:fetching",
-    "before:building",
-    "after:building",
-    "before:release",
-    "after:release",
-    "before:starting",
-    "after:starting",
-    "after:container",
-    "before:checking",
-    "after:checking",
-    "before:switching",
-    "after:switching",
-    "before:draining",
-    "after:draining",
-    "before:live",
-    "after:live",
-];
+/// The places before and after each of these is committed.
+macro_rules! around {
+    ($($what:literal),*) => { [$(concat!("before:", $what), concat!("after:", $what)),*] };
+}
+
+/// What a deployment commits on its way to its containers. Between that and the rest they are made.
+const TO_CONTAINERS: [&str; 10] = around!("queued", "fetching", "building", "release", "starting");
+/// And from there.
+const FROM_CONTAINERS: [&str; 8] = around!("checking", "switching", "draining", "live");
 /// The part of them that a rollback commits.
-const ROLLBACK: [&str; 12] = [
-    "before:queued",
-    "after:queued",
-    "before:starting",
-    "after:starting",
-    "before:checking",
-    "after:checking",
-    "before:switching",
-    "after:switching",
-    "before:draining",
-    "after:draining",
-    "before:live",
-    "after:live",
-];
+const ROLLBACK: [&str; 12] = around!("queued", "starting", "checking", "switching", "draining", "live");
 /// The part of them that a redeploy commits and a rollback does not, and those where they differ.
 const REDEPLOY: [&str; 8] = [
     "after:queued",
@@ -76,21 +50,11 @@ const REDEPLOY: [&str; 8] = [
 ];
 
 /// What a gradual rollout commits between the check and its end.
-const ROLLOUT: [&str; 8] = [
-    "before:rolling_out",
-    "after:rolling_out",
-    "before:switching",
-    "after:switching",
-    "before:draining",
-    "after:draining",
-    "before:live",
-    "after:live",
-];
+const ROLLOUT: [&str; 8] = around!("rolling_out", "switching", "draining", "live");
 
 /// What every job commits, around its own.
 fn job_places(own: &[&'static str]) -> Vec<&'static str> {
-    let begin = ["before:job_queued", "after:job_queued", "before:job_running", "after:job_running"];
-    let end = ["before:job_ended", "after:job_ended"];
+    let (begin, end) = (around!("job_queued", "job_running"), around!("job_ended"));
     begin.into_iter().chain(own.iter().copied()).chain(end).collect()
 }
 
@@ -434,7 +398,7 @@ async fn killed_in_every_state_of_a_deployment() {
         return;
     }
     let mut matrix = Matrix::start().await;
-    for place in DEPLOYMENT {
+    for place in TO_CONTAINERS.into_iter().chain(["after:container"]).chain(FROM_CONTAINERS) {
         let source = matrix.next();
         matrix.cell("deploy", place, Method::POST, "/v1/apps/web/deployments", source).await;
         let page = matrix.berth.visit("web", "/").await.json();
@@ -488,8 +452,8 @@ async fn killed_in_every_state_of_stopping_starting_and_scaling() {
         return;
     }
     let mut matrix = Matrix::start().await;
-    let stops = job_places(&["before:stopped", "after:stopped"]);
-    let starts = job_places(&["before:started", "after:started"]);
+    let stops = job_places(&around!("stopped"));
+    let starts = job_places(&around!("started"));
     for (stop, start) in stops.into_iter().zip(starts) {
         let confirm = json!({ "confirm": "web" });
         matrix.cell("stop", stop, Method::POST, "/v1/apps/web/stop", confirm.clone()).await;
@@ -510,7 +474,7 @@ async fn killed_in_every_state_of_stopping_starting_and_scaling() {
         }
     }
     let mut wanted = 1;
-    for place in job_places(&["before:scaled", "after:scaled", "before:scaled", "after:scaled"]) {
+    for place in job_places(&around!("scaled", "scaled")) {
         let to = 3 - wanted;
         matrix.cell("scale", place, Method::POST, "/v1/apps/web/scale", json!({ "replicas": to })).await;
         wanted = if place == "before:job_queued" { wanted } else { to };
@@ -536,7 +500,7 @@ async fn killed_in_every_state_of_cleaning_up_and_deleting() {
         }
         matrix.cell("cleanup", place, Method::POST, "/v1/platform/cleanup", body).await;
     }
-    for place in job_places(&["before:deleting", "after:deleting", "before:deleted", "after:deleted"]) {
+    for place in job_places(&around!("deleting", "deleted")) {
         matrix.cell("delete", place, Method::DELETE, "/v1/apps/web?confirm=web", json!({})).await;
         let gone = matrix.berth.try_get("/v1/apps/web").await.is_err();
         println!("{place}: {}", if gone { "deleted" } else { "the app is there" });
