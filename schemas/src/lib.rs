@@ -15,6 +15,7 @@ pub mod job;
 pub mod log;
 pub mod platform;
 pub mod project;
+pub mod push;
 pub mod release;
 pub mod request;
 pub mod scope;
