@@ -91,10 +91,27 @@ impl ControlPlane {
     /// # Errors
     /// When it cannot start, with what to do.
     pub async fn start(daemon: &Daemon, arrival: Arrival, alone: CancellationToken) -> Result<Self, Failure> {
-        let config = &daemon.config;
+        let store =
+            Store::open(store_config(&daemon.config), daemon.key.clone()).await.map_err(Problem::from)?;
         let shutdown = CancellationToken::new();
+        let started = Self::start_with(daemon, store.clone(), arrival, alone, shutdown.clone()).await;
+        if started.is_err() {
+            // Whoever tries again needs the store for himself, and nobody else waits for what was begun.
+            shutdown.cancel();
+            store.close().await;
+        }
+        started
+    }
+
+    async fn start_with(
+        daemon: &Daemon,
+        store: Store,
+        arrival: Arrival,
+        alone: CancellationToken,
+        shutdown: CancellationToken,
+    ) -> Result<Self, Failure> {
+        let config = &daemon.config;
         let mut supervisor = Supervisor::new(shutdown.clone());
-        let store = Store::open(store_config(config), daemon.key.clone()).await.map_err(Problem::from)?;
         uploads::prepare(&config.data_dir).map_err(|e| file_failure("prepare", &config.data_dir, &e))?;
         let instance =
             store.instance().parse().map_err(|_| Failure::local("the installation's id is damaged"))?;

@@ -141,6 +141,30 @@ async fn a_newer_schema_that_does_not_serve_is_taken_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_control_plane_that_cannot_come_back_at_once_tries_until_it_can() {
+    let berth = Berth::start().await;
+    berth.deploy_live("site", apps::site("still here")).await;
+    let newer = berth.scratch("newer").join("berth");
+    std::fs::write(&newer, include_str!("apps/newer_berth.py")).unwrap();
+    std::fs::set_permissions(&newer, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    // The newer version leaves a file where a directory has to be.
+    std::fs::write(berth.data().join("break-work"), "").unwrap();
+    berth.install(&newer);
+    berth.post("/v1/platform/upgrade", json!({})).await;
+    let work = berth.data().join("work");
+    eventually("the newer version to fail", Duration::from_secs(20), async || work.is_file().then_some(()))
+        .await;
+    // Long enough for a try that fails; visitors notice nothing.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(berth.visit("site", "/").await.body.contains("still here"));
+    std::fs::remove_file(&work).unwrap();
+    std::fs::remove_file(berth.data().join("break-work")).unwrap();
+    // A call waits until somebody accepts it.
+    berth.deploy_live("site", apps::site("and well")).await;
+    assert!(berth.visit("site", "/").await.body.contains("and well"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_signal_and_the_command_line_do_the_same() {
     let berth = Berth::start().await;
     berth.deploy_live("site", apps::site("here")).await;

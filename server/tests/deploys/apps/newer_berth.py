@@ -25,4 +25,7 @@ shutil.copy(file, f"{file}.before-{newest + 1:04}")
 database.execute("ALTER TABLE apps RENAME TO apps_of_the_future")
 database.execute("INSERT INTO migrations VALUES (?, 'from_the_future', 'x', 0)", (newest + 1,))
 database.commit()
+if os.path.exists(os.path.join(data, "break-work")):
+    shutil.rmtree(os.path.join(data, "work"))
+    open(os.path.join(data, "work"), "w").close()
 sys.exit("the future is not ready")
