@@ -8,6 +8,7 @@
 
 pub mod app;
 pub mod deployment;
+pub mod domain;
 pub mod error;
 pub mod event;
 pub mod ids;
@@ -26,6 +27,7 @@ pub mod traffic;
 pub mod upload;
 pub mod variable;
 
+pub use domain::DomainName;
 pub use error::{Code, Problem};
 pub use ids::{AppSlug, DeploymentRef, EnvironmentName, ProjectSlug, VariableName};
 pub use scope::Scope;

@@ -417,7 +417,12 @@ fn addresses(config: &Config, http: SocketAddr) -> Addresses {
         Some((https, _)) => ("https", https.port(), 443),
         None => ("http", http.port(), 80),
     };
-    Addresses { base_domain: config.base_domain.clone(), scheme, port: (port != usual).then_some(port) }
+    Addresses {
+        base_domain: config.base_domain.clone(),
+        scheme,
+        port: (port != usual).then_some(port),
+        https: config.https.as_ref().map(|(addr, _)| addr.port()),
+    }
 }
 
 /// At the first start, gives the admin token to whoever started the daemon, once.

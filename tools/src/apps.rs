@@ -258,6 +258,7 @@ async fn check_routes(call: &Call, app: &AppSlug, settings: &AppSettings) -> Res
     };
     let base = format!(".{}", call.context.addresses.base_domain);
     let others = call.context.store.apps().all(&Visible::All).await?;
+    let domains = call.context.store.domains().all().await?;
     for route in wanted {
         let Ok(mine) = settings::route(route) else { continue };
         // Every name directly below the base domain is some app's own host, now or later.
@@ -269,7 +270,10 @@ async fn check_routes(call: &Call, app: &AppSlug, settings: &AppSettings) -> Res
         }
         let mut theirs =
             others.iter().filter(|o| o.slug != *app).flat_map(|o| o.settings.routes.iter().flatten());
-        if theirs.any(|r| settings::route(r).is_ok_and(|r| r == mine)) {
+        let mut named = domains.iter().filter(|d| d.app != *app);
+        if theirs.any(|r| settings::route(r).is_ok_and(|r| r == mine))
+            || named.any(|d| d.name.covers(&mine.0))
+        {
             return Err(taken(route));
         }
     }

@@ -1,7 +1,10 @@
 //! From the names that callers use to rows, with candidates when a name is wrong.
 
-use berth_schemas::{AppSlug, Code, DeploymentRef, Problem, ProjectSlug, Scope};
-use berth_store::model::{AppRow, DeploymentRow, ProjectRow, Visible};
+use berth_schemas::{AppSlug, Code, DeploymentRef, DomainName, Problem, ProjectSlug, Scope};
+use berth_store::{
+    DomainRow,
+    model::{AppRow, DeploymentRow, ProjectRow, Visible},
+};
 
 use crate::registry::{Call, demand};
 
@@ -38,6 +41,21 @@ pub(crate) async fn project(call: &Call, slug: &ProjectSlug) -> Result<ProjectRo
             Err(Problem {
                 field: Some("project".into()),
                 ..Problem::not_found("project", slug.as_str(), &known)
+            })
+        }
+    }
+}
+
+/// The domain of this name, if the caller may see it.
+pub(crate) async fn domain(call: &Call, name: &DomainName) -> Result<DomainRow, Problem> {
+    let domains = call.context.store.domains();
+    match domains.by_name(&call.principal.visible, name).await? {
+        Some(row) => Ok(row),
+        None => {
+            let known = domains.names(&call.principal.visible).await?;
+            Err(Problem {
+                field: Some("domain".into()),
+                ..Problem::not_found("domain", name.as_str(), &known)
             })
         }
     }

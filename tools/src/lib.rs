@@ -7,6 +7,7 @@ mod apps;
 mod confirm;
 pub mod context;
 mod deployments;
+mod domains;
 mod events;
 mod find;
 mod follow;
@@ -42,6 +43,7 @@ pub fn registry() -> Registry {
     let nouns = [
         apps::tools(),
         deployments::tools(),
+        domains::tools(),
         events::tools(),
         jobs::tools(),
         logs::tools(),

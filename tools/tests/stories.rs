@@ -343,3 +343,39 @@ async fn a_model_gets_no_more_lines_than_it_can_take_in() {
     }
     assert!(seen >= 600, "{seen}");
 }
+
+#[tokio::test]
+async fn a_domain_leads_to_its_app_from_the_next_request_on() {
+    let world = World::open().await;
+    world.deploy("web").await;
+    world.ok("app_create", json!({ "name": "api", "settings": { "routes": ["api.example.com/v1"] } })).await;
+    let added = world.ok("domain_add", json!({ "domain": "Shop.Example.com.", "app": "web" })).await;
+    assert_eq!((&added["domain"], &added["environment"]), (&json!("shop.example.com"), &json!("production")));
+    let www = json!({ "domain": "www.example.com", "app": "web", "redirect_to": "shop.example.com" });
+    world.ok("domain_add", www).await;
+    let refused = [
+        (json!({ "domain": "shop.example.com", "app": "api" }), Code::AlreadyExists),
+        (json!({ "domain": "api.localhost", "app": "web" }), Code::Conflict),
+        (json!({ "domain": "api.example.com", "app": "web" }), Code::Conflict),
+        (json!({ "domain": "localhost", "app": "web" }), Code::InvalidInput),
+        (json!({ "domain": "x.example.com", "app": "web", "environment": "staging" }), Code::NotFound),
+        (
+            json!({ "domain": "x.example.com", "app": "web", "redirect_to": "x.example.com" }),
+            Code::InvalidInput,
+        ),
+    ];
+    for (input, code) in refused {
+        let problem = world.call("domain_add", input.clone()).await.unwrap_err();
+        assert_eq!(problem.code, code, "{input}: {problem}");
+    }
+    let route = json!({ "app": "api", "settings": { "routes": ["shop.example.com"] } });
+    assert_eq!(world.call("app_update", route).await.unwrap_err().code, Code::Conflict);
+    let list = world.ok("domain_list", json!({ "app": "web" })).await;
+    assert_eq!((&list["total"], &list["domains"][1]["redirect_to"]), (&json!(2), &json!("shop.example.com")));
+    let asked = world.call("domain_remove", json!({ "domain": "shop.example.com" })).await.unwrap_err();
+    assert_eq!(asked.code, Code::ConfirmationRequired);
+    let gone = json!({ "domain": "shop.example.com", "confirm": "shop.example.com" });
+    assert_eq!(world.ok("domain_remove", gone).await["removed"], true);
+    let unknown = world.call("domain_get", json!({ "domain": "shop.example.com" })).await.unwrap_err();
+    assert_eq!((unknown.code, unknown.candidates), (Code::NotFound, vec!["www.example.com".to_owned()]));
+}

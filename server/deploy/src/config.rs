@@ -69,6 +69,8 @@ pub struct Addresses {
     pub scheme: &'static str,
     /// Port to show in URLs; none for the scheme's own.
     pub port: Option<u16>,
+    /// Port where HTTPS answers, if it does. Hosts with a certificate of their own are reached there.
+    pub https: Option<u16>,
 }
 
 impl Addresses {
@@ -76,6 +78,17 @@ impl Addresses {
     #[must_use]
     pub fn host(&self, app: &AppSlug) -> String {
         format!("{app}.{}", self.base_domain)
+    }
+
+    /// URL of a host that is no app's own name; `certified` says whether it has a certificate.
+    #[must_use]
+    pub fn domain_url(&self, host: &str, certified: bool) -> String {
+        match (self.https, self.scheme, self.port) {
+            (Some(443), ..) if certified => format!("https://{host}"),
+            (Some(port), ..) if certified => format!("https://{host}:{port}"),
+            (_, "http", Some(port)) => format!("http://{host}:{port}"),
+            _ => format!("http://{host}"),
+        }
     }
 
     /// URL of an app.

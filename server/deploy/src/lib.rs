@@ -15,6 +15,7 @@ pub mod command;
 mod config;
 mod crash_loop;
 pub mod docker;
+mod domains;
 mod fault;
 mod fetch;
 mod gate;

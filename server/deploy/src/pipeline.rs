@@ -196,6 +196,7 @@ impl Pipeline {
         inner.spawn(Arc::clone(&inner).follow_engine());
         inner.spawn(Arc::clone(&inner).clean_regularly());
         inner.spawn(Arc::clone(&inner).watch_disks());
+        inner.spawn(Arc::clone(&inner).follow_domains());
         Ok(Self(inner))
     }
 

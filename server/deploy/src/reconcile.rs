@@ -53,6 +53,7 @@ impl Inner {
                 tracing::error!(app = %app.slug, %problem, "an app could not be routed at start");
             }
         }
+        self.load_domains().await?;
         self.routes.begin();
         for row in self.store.deployments().unsettled().await? {
             let name = row.reference();

@@ -4,7 +4,7 @@
 //! kept in the store: it follows from the store and the engine.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     mem,
     path::Path,
     sync::{
@@ -71,11 +71,35 @@ pub(crate) struct Trial {
     pub(crate) rule: RolloutRule,
 }
 
+/// A domain that leads to an environment.
+pub(crate) struct DomainRoute {
+    pub(crate) host: String,
+    /// The host that visitors are sent to instead.
+    pub(crate) redirect_to: Option<String>,
+}
+
+/// All domains, and which hosts have a certificate.
+#[derive(Default)]
+pub(crate) struct Domains {
+    pub(crate) of: BTreeMap<EnvironmentId, Vec<DomainRoute>>,
+    /// Hosts and wildcards with a certificate: plain HTTP leads to HTTPS there.
+    pub(crate) certified: HashSet<String>,
+}
+
+impl Domains {
+    fn is_certified(&self, host: &str) -> bool {
+        let wildcard = || host.split_once('.').map(|(_, parent)| format!("*.{parent}"));
+        self.certified.contains(host) || wildcard().is_some_and(|w| self.certified.contains(&w))
+    }
+}
+
 /// The routes of all environments.
 pub(crate) struct Routes {
     proxy: ProxyHandle,
     addresses: Addresses,
     entries: Mutex<BTreeMap<EnvironmentId, Entry>>,
+    /// Locked after `entries`, never before.
+    domains: Mutex<Domains>,
     /// False until the first routes of all environments are known: a table of some would hide the others.
     published: AtomicBool,
     /// See [`crate::PipelineConfig::alone`].
@@ -84,7 +108,14 @@ pub(crate) struct Routes {
 
 impl Routes {
     pub(crate) fn new(proxy: ProxyHandle, addresses: Addresses, alone: CancellationToken) -> Self {
-        Self { proxy, addresses, entries: Mutex::default(), published: AtomicBool::new(false), alone }
+        Self {
+            proxy,
+            addresses,
+            entries: Mutex::default(),
+            domains: Mutex::default(),
+            published: AtomicBool::new(false),
+            alone,
+        }
     }
 
     /// From now on every change is seen by visitors, beginning with what was set so far.
@@ -179,6 +210,13 @@ impl Routes {
             entry.places = places(app, &self.addresses);
             self.publish(&entries);
         }
+    }
+
+    /// Replaces all domains.
+    pub(crate) fn set_domains(&self, domains: Domains) {
+        let entries = self.lock();
+        *lock(&self.domains) = domains;
+        self.publish(&entries);
     }
 
     /// Which release an environment's visitors get.
@@ -284,15 +322,28 @@ impl Routes {
             return;
         }
         let mut builder = RouteTable::builder();
-        let mut taken = std::collections::HashSet::new();
-        for entry in entries.values() {
-            for (host, prefix) in &entry.places {
+        let mut taken = HashSet::new();
+        let domains = lock(&self.domains);
+        for (environment, entry) in entries {
+            let own = entry.places.iter().map(|(host, prefix)| (host, prefix.as_str(), None));
+            let more = domains.of.get(environment).into_iter().flatten();
+            let more = more.map(|domain| (&domain.host, "/", domain.redirect_to.as_ref()));
+            for (host, prefix, redirect) in own.chain(more) {
                 // Checked when it was set; a clash that is there all the same must not take all routes down.
-                if taken.insert((host.clone(), prefix.clone())) {
-                    builder = builder.host(host.as_str()).prefix(prefix.as_str()).to(entry.destination());
+                if !taken.insert((host, prefix)) {
+                    continue;
                 }
+                let mut route = builder.host(host.as_str()).prefix(prefix);
+                if domains.is_certified(host) {
+                    route = route.https_only();
+                }
+                builder = route.to(match redirect {
+                    Some(to) => Destination::Redirect { host: to.clone() },
+                    None => entry.destination(),
+                });
             }
         }
+        drop(domains);
         match builder.build() {
             Ok(table) => self.proxy.set_routes(table),
             Err(conflicts) => tracing::error!(?conflicts, "the routes could not be set; those before stay"),

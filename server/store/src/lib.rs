@@ -6,12 +6,15 @@
 //! A change of state, its history row and its entry in the event log are one transaction. Queries for what
 //! belongs to a project and is named by a caller take a [`model::Visible`], so that none forgets it.
 
+mod acme;
 mod apps;
 mod build_cache;
 mod build_log;
+mod certificates;
 mod clock;
 mod database;
 mod deployments;
+mod domains;
 mod error;
 mod events;
 mod idempotency;
@@ -36,11 +39,14 @@ mod uploads;
 mod variables;
 mod write;
 
+pub use acme::{Acme, Fault, NewOrder, OrderId, OrderRow};
 pub use apps::Apps;
 pub use build_cache::BuildCache;
+pub use certificates::{CertificateRow, Certificates, NewCertificate};
 pub use clock::Clock;
 pub use database::SQLITE_FILE;
 pub use deployments::Deployments;
+pub use domains::{DomainPlan, DomainRow, Domains};
 pub use error::{Result, StoreError};
 pub use events::Events;
 pub use idempotency::Idempotency;

@@ -29,6 +29,7 @@ pub(crate) const ALL: &[Migration] = &[
         name: "zero_downtime",
         sql: include_str!("../migrations/0002_zero_downtime.sql"),
     },
+    Migration { version: 4, name: "domains", sql: include_str!("../migrations/0004_domains.sql") },
 ];
 
 /// Brings the database to the newest schema.

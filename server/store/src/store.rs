@@ -10,11 +10,14 @@ use sqlx::{AnyPool, Row};
 use tokio::sync::broadcast;
 
 use crate::{
+    acme::Acme,
     apps::Apps,
     build_cache::BuildCache,
+    certificates::Certificates,
     clock::Clock,
     database::{Database, Kind, SQLITE_FILE},
     deployments::Deployments,
+    domains::Domains,
     error::{Result, StoreError},
     events::Events,
     idempotency::Idempotency,
@@ -178,6 +181,24 @@ impl Store {
     #[must_use]
     pub fn apps(&self) -> Apps<'_> {
         Apps(&self.inner)
+    }
+
+    /// Domains.
+    #[must_use]
+    pub fn domains(&self) -> Domains<'_> {
+        Domains(&self.inner)
+    }
+
+    /// Certificates.
+    #[must_use]
+    pub fn certificates(&self) -> Certificates<'_> {
+        Certificates(&self.inner)
+    }
+
+    /// What is asked of certificate authorities.
+    #[must_use]
+    pub fn acme(&self) -> Acme<'_> {
+        Acme(&self.inner)
     }
 
     /// Variables and secrets.

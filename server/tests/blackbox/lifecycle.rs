@@ -130,7 +130,7 @@ async fn https_answers_with_the_default_certificate() {
     let made = rcgen::generate_simple_self_signed(vec!["*.localhost".to_owned()]).unwrap();
     let (chain, key) = (home.path().join("cert.pem"), home.path().join("key.pem"));
     std::fs::write(&chain, made.cert.pem()).unwrap();
-    std::fs::write(&key, made.key_pair.serialize_pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let berth = Berth::start_with(&[
         "--docker-host",

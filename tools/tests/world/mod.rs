@@ -44,7 +44,8 @@ impl World {
         let output = Arc::new(EngineOutput(Arc::clone(&boxed)));
         let collector =
             LogCollector::start(store.clone(), output, CollectorConfig::default(), shutdown.child_token());
-        let addresses = Addresses { base_domain: "localhost".into(), scheme: "http", port: Some(8080) };
+        let addresses =
+            Addresses { base_domain: "localhost".into(), scheme: "http", port: Some(8080), https: None };
         let config = PipelineConfig {
             data_dir: data_dir.clone(),
             addresses: addresses.clone(),

@@ -113,7 +113,12 @@ impl World {
         let instance = self.engine.instance();
         let config = PipelineConfig {
             data_dir: self.dir.path().to_owned(),
-            addresses: Addresses { base_domain: "localhost".into(), scheme: "http", port: Some(8080) },
+            addresses: Addresses {
+                base_domain: "localhost".into(),
+                scheme: "http",
+                port: Some(8080),
+                https: None,
+            },
             concurrent_builds: 2,
             min_free_bytes: 0,
             build_cache_bytes: 10 << 30,

@@ -1,6 +1,7 @@
 //! Stories that must hold on every database. A new one is added here and to the list below.
 
 mod deploying;
+mod domains;
 mod identity;
 mod isolation;
 mod sameness;
@@ -8,6 +9,7 @@ mod traffic;
 mod work;
 
 pub use deploying::*;
+pub use domains::*;
 pub use identity::*;
 pub use isolation::*;
 pub use sameness::*;
@@ -52,6 +54,9 @@ macro_rules! scenarios {
             events_are_told_in_order,
             uploads_stay_while_they_are_needed,
             a_key_does_the_work_once,
+            a_domain_has_one_owner,
+            an_order_goes_its_way_once,
+            keys_of_certificates_and_accounts_are_sealed,
             logs_are_searched,
             log_positions_go_with_their_lines,
             logs_are_pruned_by_age_and_size,

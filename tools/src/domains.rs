@@ -1,0 +1,343 @@
+//! Domains: host names of one's own, their certificates, and what is to be done until both work.
+
+use berth_schemas::{
+    AppSlug, Code, DomainName, EnvironmentName, Problem, Scope,
+    domain::{
+        DomainAdd, DomainDetail, DomainGet, DomainList, DomainPage, DomainRemove, DomainRemoved,
+        DomainStatus, DomainSummary, DomainUpdate,
+    },
+};
+use berth_store::{
+    CertificateRow, DomainPlan, DomainRow,
+    model::{AppRow, Visible},
+};
+
+use crate::{
+    apps,
+    confirm::confirmed,
+    find, page,
+    registry::{Brief, Call, Hints, Method, Spec, Tier, Tool},
+    settings,
+    text::Text,
+};
+
+pub(crate) fn tools() -> Vec<Tool> {
+    vec![
+        Tool::new(
+            Spec {
+                name: "domain_add",
+                title: "Add a domain to an app",
+                description: "Let an app answer under a host name of your own, or send that host's visitors to another host (redirect_to, as from www to the bare name). It is routed at once; a certificate is ordered and renewed by itself. Then see domain_get for what DNS must say.",
+                hints: Hints::CREATE,
+                scope: Scope::Write,
+                tier: Tier::Extended,
+                method: Method::Post,
+                path: "/v1/domains",
+            },
+            add,
+        ),
+        Tool::new(
+            Spec {
+                name: "domain_get",
+                title: "Show a domain",
+                description: "Show where a domain leads, its certificate, and what to do next until it works.",
+                hints: Hints::READ,
+                scope: Scope::Read,
+                tier: Tier::Extended,
+                method: Method::Get,
+                path: "/v1/domains/{domain}",
+            },
+            get,
+        ),
+        Tool::new(
+            Spec {
+                name: "domain_list",
+                title: "List domains",
+                description: "List the domains of all apps or of one, with how each is and until when its certificate is valid.",
+                hints: Hints::READ,
+                scope: Scope::Read,
+                tier: Tier::Extended,
+                method: Method::Get,
+                path: "/v1/domains",
+            },
+            list,
+        ),
+        Tool::new(
+            Spec {
+                name: "domain_update",
+                title: "Change a domain",
+                description: "Change where a domain leads (app, environment, redirect_to) and how certificate authorities are shown that it is yours. Applies to the next request.",
+                hints: Hints::UPDATE,
+                scope: Scope::Write,
+                tier: Tier::Extended,
+                method: Method::Patch,
+                path: "/v1/domains/{domain}",
+            },
+            update,
+        ),
+        Tool::new(
+            Spec {
+                name: "domain_remove",
+                title: "Remove a domain",
+                description: "Remove a domain with its certificate: the app does not answer under it any more. Wants confirm=<the domain>; dry_run says what would go.",
+                hints: Hints::DESTROY,
+                scope: Scope::Write,
+                tier: Tier::Extended,
+                method: Method::Delete,
+                path: "/v1/domains/{domain}",
+            },
+            remove,
+        ),
+    ]
+}
+
+async fn add(call: Call, input: DomainAdd) -> Result<DomainDetail, Problem> {
+    let app = place(&call, &input.app, input.environment.as_ref()).await?;
+    check_name(&call, &app, &input.domain).await?;
+    check_redirect(&input.domain, input.redirect_to.as_ref())?;
+    let plan = DomainPlan { app, redirect_to: input.redirect_to, challenge: input.challenge };
+    let row = call.context.store.domains().create(&call.principal, &input.domain, plan).await?;
+    call.context.pipeline.domains_changed().await?;
+    detail(&call, row).await
+}
+
+/// The app in the environment that a domain is to lead to.
+async fn place(call: &Call, app: &AppSlug, environment: Option<&EnvironmentName>) -> Result<AppRow, Problem> {
+    let app = find::app_to_change(call, app).await?;
+    match environment {
+        Some(name) if *name != app.environment.name => {
+            let known = [app.environment.name.to_string()];
+            Err(Problem {
+                field: Some("environment".into()),
+                ..Problem::not_found("environment", name.as_str(), &known)
+            })
+        }
+        _ => Ok(app),
+    }
+}
+
+/// Refuses names that are not for apps to have: those that Berth gives out itself, and places of other apps.
+async fn check_name(call: &Call, app: &AppRow, name: &DomainName) -> Result<(), Problem> {
+    let refused = |detail: String, hint: String| {
+        Problem { field: Some("domain".into()), ..Problem::new(Code::Conflict, detail) }.hint(hint)
+    };
+    let base = &call.context.addresses.base_domain;
+    if name.as_str().strip_suffix(base.as_str()).is_some_and(|rest| is_given_out(rest)) {
+        return Err(refused(
+            format!("{name} is one of the names that Berth gives to apps itself, below {base}."),
+            "Use a domain of your own; an app's own name needs no domain.".into(),
+        ));
+    }
+    for other in call.context.store.apps().all(&Visible::All).await? {
+        let mut routes = other.settings.routes.iter().flatten().filter_map(|r| settings::route(r).ok());
+        if other.id != app.id && routes.any(|(host, _)| name.covers(&host)) {
+            return Err(refused(
+                format!("{name} is a route of another app."),
+                "Take the route from that app first (app_update, settings.routes).".into(),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Whether what stands before the base domain makes a name of an app: one label, or a wildcard for all.
+fn is_given_out(rest: &str) -> bool {
+    rest.strip_suffix('.').is_some_and(|label| !label.is_empty() && !label.contains('.'))
+}
+
+fn check_redirect(name: &DomainName, to: Option<&DomainName>) -> Result<(), Problem> {
+    let wrong = |detail: String| Err(Problem::invalid("redirect_to", detail));
+    match to {
+        Some(to) if to.is_wildcard() => wrong("redirect_to must be one host, not a wildcard.".into()),
+        Some(to) if name.covers(to.as_str()) => {
+            wrong(format!("{name} would lead to {to}, and so around in a circle."))
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn get(call: Call, input: DomainGet) -> Result<DomainDetail, Problem> {
+    let row = find::domain(&call, &input.domain).await?;
+    detail(&call, row).await
+}
+
+async fn detail(call: &Call, row: DomainRow) -> Result<DomainDetail, Problem> {
+    let certificate = call.context.store.certificates().by_name(&row.name).await?;
+    let status = status(call, certificate.as_ref());
+    let next = match status {
+        DomainStatus::Secure => "Nothing: it works.".to_owned(),
+        _ => format!("Point {} at this machine in DNS.", row.name),
+    };
+    Ok(DomainDetail {
+        unicode: row.name.unicode(),
+        url: call.context.addresses.domain_url(row.name.as_str(), status == DomainStatus::Secure),
+        domain: row.name,
+        app: row.app,
+        environment: row.environment,
+        redirect_to: row.redirect_to,
+        challenge: row.challenge,
+        status,
+        certificate: None,
+        order: None,
+        created_at: row.created_at,
+        created_by: row.created_by,
+        next,
+    })
+}
+
+fn status(call: &Call, certificate: Option<&CertificateRow>) -> DomainStatus {
+    match certificate {
+        Some(c) if c.not_after > call.context.store.clock().now() => DomainStatus::Secure,
+        Some(_) => DomainStatus::Expired,
+        None => DomainStatus::Plain,
+    }
+}
+
+async fn list(call: Call, input: DomainList) -> Result<DomainPage, Problem> {
+    let limit = page::limit(input.limit, 20, 100)?;
+    let after: Option<DomainName> = page::name_cursor(input.cursor.as_deref())?;
+    let app = match &input.app {
+        Some(slug) => Some(find::app(&call, slug).await?.id),
+        None => None,
+    };
+    let store = &call.context.store;
+    let (rows, total) = store.domains().list(&call.principal.visible, app, after.as_ref(), limit).await?;
+    let full = i64::try_from(rows.len()).unwrap_or(i64::MAX) == limit;
+    let next_cursor = rows.last().filter(|_| full).map(|d| d.name.to_string());
+    let mut domains = Vec::with_capacity(rows.len());
+    for row in rows {
+        let certificate = store.certificates().by_name(&row.name).await?;
+        domains.push(DomainSummary {
+            status: status(&call, certificate.as_ref()),
+            expires_at: certificate.map(|c| c.not_after),
+            domain: row.name,
+            app: row.app,
+            environment: row.environment,
+            redirect_to: row.redirect_to,
+        });
+    }
+    Ok(DomainPage { domains, total, next_cursor })
+}
+
+async fn update(call: Call, input: DomainUpdate) -> Result<DomainDetail, Problem> {
+    let row = find::domain(&call, &input.domain).await?;
+    let app = place(&call, input.app.as_ref().unwrap_or(&row.app), input.environment.as_ref()).await?;
+    if app.project_id != row.project_id {
+        return Err(Problem::invalid(
+            "app",
+            format!("{} belongs to another project than {}.", app.slug, row.app),
+        )
+        .hint("Remove the domain there and add it here."));
+    }
+    if app.id != row.app_id {
+        check_name(&call, &app, &row.name).await?;
+    }
+    check_redirect(&row.name, input.redirect_to.as_ref())?;
+    let mut plan = DomainPlan {
+        app,
+        redirect_to: input.redirect_to.or_else(|| row.redirect_to.clone()),
+        challenge: input.challenge.or(row.challenge),
+    };
+    for field in &input.unset {
+        match field.as_str() {
+            "redirect_to" => plan.redirect_to = None,
+            "challenge" => plan.challenge = None,
+            other => {
+                let other: String = other.chars().take(40).collect();
+                return Err(Problem::invalid("unset", format!("{other:?} cannot be dropped."))
+                    .candidates(vec!["redirect_to".into(), "challenge".into()]));
+            }
+        }
+    }
+    let row = call.context.store.domains().update(&call.principal, &row.name, plan).await?;
+    call.context.pipeline.domains_changed().await?;
+    detail(&call, row).await
+}
+
+async fn remove(call: Call, input: DomainRemove) -> Result<DomainRemoved, Problem> {
+    let row = find::domain(&call, &input.domain).await?;
+    let mut removes = vec![format!("take {} off the air under {}", row.app, row.name)];
+    if let Some(certificate) = call.context.store.certificates().by_name(&row.name).await? {
+        removes.push(match certificate.own {
+            true => "remove the certificate that was attached, with its key".to_owned(),
+            false => "remove its certificate".to_owned(),
+        });
+    }
+    if input.dry_run {
+        return Ok(DomainRemoved { domain: row.name, removes, removed: false });
+    }
+    confirmed("domain_remove", row.name.as_str(), input.confirm.as_deref(), &removes)?;
+    let row = call.context.store.domains().remove(&call.principal, &row.name).await?;
+    call.context.pipeline.domains_changed().await?;
+    Ok(DomainRemoved { domain: row.name, removes, removed: true })
+}
+
+fn says(status: DomainStatus) -> &'static str {
+    match status {
+        DomainStatus::Secure => "served over HTTPS",
+        DomainStatus::Issuing => "getting its certificate",
+        DomainStatus::Waiting => "waiting for something outside",
+        DomainStatus::Failing => "without a certificate: the last order failed",
+        DomainStatus::Expired => "served with a certificate that has expired",
+        DomainStatus::Plain => "served over plain HTTP",
+    }
+}
+
+impl Brief for DomainDetail {
+    fn brief(&self) -> Text {
+        let leads = match &self.redirect_to {
+            Some(to) => format!("sends visitors to {to}"),
+            None => format!("leads to {} ({})", self.app, self.environment),
+        };
+        Text::from(format!("{} {leads}. It is {}.", self.domain, says(self.status)))
+            .say(format!("\nNext: {}", self.next))
+    }
+}
+
+impl Brief for DomainPage {
+    fn brief(&self) -> Text {
+        if self.domains.is_empty() {
+            return "There is no domain yet. domain_add adds one.".into();
+        }
+        let mut text = Text::from(apps::count(self.domains.len(), "domain")).say(":");
+        for d in &self.domains {
+            let to = d.redirect_to.as_ref().map_or_else(|| d.app.to_string(), ToString::to_string);
+            text = text.say(format!("\n{} → {to}, {}", d.domain, says(d.status)));
+            text = text.say_if(d.expires_at.map(|at| format!(", until {at}")));
+        }
+        text.say_if(self.next_cursor.as_ref().map(|c| format!("\nMore with cursor={c:?}.")))
+    }
+}
+
+impl Brief for DomainRemoved {
+    fn brief(&self) -> Text {
+        let verb = if self.removed { "It did" } else { "It would" };
+        format!("{}: {verb}: {}.", self.domain, self.removes.join("; ")).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_directly_below_the_base_are_given_out_by_berth() {
+        for (rest, given) in
+            [("web.", true), ("*.", true), (".", false), ("a.b.", false), ("", false), ("my", false)]
+        {
+            assert_eq!(is_given_out(rest), given, "{rest}");
+        }
+    }
+
+    #[test]
+    fn a_redirect_leads_elsewhere() {
+        let name = |text: &str| text.parse::<DomainName>().unwrap();
+        let (www, bare, star) = (name("www.example.com"), name("example.com"), name("*.example.com"));
+        assert!(check_redirect(&www, Some(&bare)).is_ok());
+        assert!(check_redirect(&star, Some(&bare)).is_ok());
+        assert!(check_redirect(&bare, None).is_ok());
+        for (from, to) in [(&www, &www), (&star, &www), (&www, &star)] {
+            assert_eq!(check_redirect(from, Some(to)).unwrap_err().field.as_deref(), Some("redirect_to"));
+        }
+    }
+}
