@@ -122,7 +122,7 @@ async fn check_name(call: &Call, app: &AppRow, name: &DomainName) -> Result<(), 
         Problem { field: Some("domain".into()), ..Problem::new(Code::Conflict, detail) }.hint(hint)
     };
     let base = &call.context.addresses.base_domain;
-    if name.as_str().strip_suffix(base.as_str()).is_some_and(|rest| is_given_out(rest)) {
+    if name.as_str().strip_suffix(base.as_str()).is_some_and(is_given_out) {
         return Err(refused(
             format!("{name} is one of the names that Berth gives to apps itself, below {base}."),
             "Use a domain of your own; an app's own name needs no domain.".into(),
