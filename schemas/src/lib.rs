@@ -18,6 +18,7 @@ pub mod platform;
 pub mod project;
 pub mod push;
 pub mod release;
+pub mod repository;
 pub mod request;
 pub mod scope;
 pub mod text;

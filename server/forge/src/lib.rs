@@ -3,3 +3,6 @@
 //!
 //! What lives here: signatures, payloads, polling, statuses and comments. What does not: what a push leads to; that is
 //! the pipeline's.
+
+pub mod remote;
+pub mod webhook;
