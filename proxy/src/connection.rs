@@ -284,6 +284,10 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_drain(cx))?;
+        if self.frames.as_ref().is_some_and(|frames| frames.at_boundary()) {
+            // The app has gone, mostly without a word: its client is to come again, and not to find a broken stream.
+            return self.poll_farewell(cx).map(Ok);
+        }
         self.transport.poll_shutdown(cx)
     }
 }

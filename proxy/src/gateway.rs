@@ -20,7 +20,7 @@ use pingora::{
 };
 
 use crate::{
-    access::AccessFault,
+    access::{AccessFault, Protocol},
     admission,
     connection::Connection,
     connections::{ConnectionState, Phase},
@@ -390,7 +390,9 @@ impl ProxyHttp for Gateway {
         if matches!(notice.fault, AccessFault::NoAnswer | AccessFault::Timeout | AccessFault::Unhealthy) {
             exchange.app_failed();
         }
-        if session.response_written().is_some_and(|head| !head.status.is_informational()) {
+        let is_answer =
+            |status: StatusCode| status == StatusCode::SWITCHING_PROTOCOLS || !status.is_informational();
+        if session.response_written().is_some_and(|head| is_answer(head.status)) {
             // Too late for a page: the broken end must be seen as one.
             return failed(0);
         }
@@ -401,7 +403,12 @@ impl ProxyHttp for Gateway {
 
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Self::CTX) {
         if let Some(exchange) = ctx.take() {
+            let websocket = exchange.record.protocol == Protocol::WebSocket;
             exchange.end(session);
+            if websocket {
+                // Pingora drops a session that ended with an error as it is; the stream knows how to say goodbye.
+                session.as_downstream_mut().shutdown().await;
+            }
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod drain;
 mod event_streams;
+mod farewell;
 mod hand_over;
 mod headers;
 mod replicas;

@@ -28,7 +28,8 @@ async fn shown(proxy: &Proxy, name: &str, alpn: &[&[u8]]) -> Option<CertificateD
     Some(tls.get_ref().1.peer_certificates()?.first()?.clone().into_owned())
 }
 
-async fn handshake(
+/// A connection whose server's certificate is not verified.
+pub async fn handshake(
     proxy: &Proxy,
     name: &str,
     alpn: &[&[u8]],
