@@ -4,6 +4,7 @@
 //! and the kernel's buffers. When the hold is released, each is routed anew by the table of that moment.
 
 use std::{
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -22,13 +23,22 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// A place where requests wait until [`Self::release`], and are then routed by the newest table: set that table
 /// first. Released once, it holds nobody any more; to pause again, make another.
-#[derive(Debug)]
 pub struct Hold {
     app: String,
     limit: Duration,
     capacity: usize,
     waiting: AtomicUsize,
     released: watch::Sender<bool>,
+    wake: Option<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl fmt::Debug for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hold")
+            .field("app", &self.app)
+            .field("waiting", &self.waiting())
+            .finish_non_exhaustive()
+    }
 }
 
 /// How waiting ended.
@@ -45,8 +55,30 @@ impl Hold {
     /// beyond get 503 with `Retry-After`.
     #[must_use]
     pub fn new(app: String, limit: Duration, capacity: usize) -> Arc<Self> {
+        Self::make(app, limit, capacity, None)
+    }
+
+    /// As [`Self::new`], for an app that sleeps: `wake` is called whenever a request begins to wait where none did
+    /// before, so again if those before gave up. It runs on the request's task, so it must not block: it tells
+    /// somebody, and returns.
+    #[must_use]
+    pub fn waking(
+        app: String,
+        limit: Duration,
+        capacity: usize,
+        wake: impl Fn() + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Self::make(app, limit, capacity, Some(Box::new(wake)))
+    }
+
+    fn make(
+        app: String,
+        limit: Duration,
+        capacity: usize,
+        wake: Option<Box<dyn Fn() + Send + Sync>>,
+    ) -> Arc<Self> {
         let released = watch::Sender::new(false);
-        Arc::new(Self { app, limit, capacity, waiting: AtomicUsize::new(0), released })
+        Arc::new(Self { app, limit, capacity, waiting: AtomicUsize::new(0), released, wake })
     }
 
     /// Lets all go that wait. Call it *after* a `set_routes` that leads elsewhere.
@@ -98,7 +130,17 @@ struct Place<'h>(&'h Hold);
 impl<'h> Place<'h> {
     fn take(hold: &'h Hold) -> Option<Self> {
         let place = Self(hold);
-        (hold.waiting.fetch_add(1, Ordering::Relaxed) < hold.capacity).then_some(place)
+        let before = hold.waiting.fetch_add(1, Ordering::Relaxed);
+        if before >= hold.capacity {
+            return None;
+        }
+        if before == 0
+            && !*hold.released.borrow()
+            && let Some(wake) = &hold.wake
+        {
+            wake();
+        }
+        Some(place)
     }
 }
 
@@ -134,5 +176,23 @@ mod tests {
         drop(first);
         assert_eq!(hold.waiting(), 0);
         assert!(Place::take(&hold).is_some());
+    }
+
+    #[test]
+    fn the_first_who_waits_wakes_and_so_does_the_first_after_all_left() {
+        let woken = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&woken);
+        let wake = move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        };
+        let hold = Hold::waking("web".into(), Duration::from_secs(1), 8, wake);
+        let (first, second) = (Place::take(&hold), Place::take(&hold));
+        assert_eq!(woken.load(Ordering::Relaxed), 1);
+        drop((first, second));
+        drop(Place::take(&hold));
+        assert_eq!(woken.load(Ordering::Relaxed), 2);
+        hold.release();
+        drop(Place::take(&hold));
+        assert_eq!(woken.load(Ordering::Relaxed), 2, "released, it wakes nobody");
     }
 }

@@ -20,6 +20,7 @@ pub mod push;
 pub mod release;
 pub mod repository;
 pub mod request;
+pub mod rules;
 pub mod scope;
 pub mod text;
 pub mod time;
