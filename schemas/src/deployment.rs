@@ -184,6 +184,16 @@ pub enum SourceShown {
         /// The branch, tag or commit asked for.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         git_ref: Option<String>,
+        /// The commit of it that was pushed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        commit: Option<String>,
+    },
+    /// A commit in Berth's own repository of the app.
+    Pushed {
+        /// The branch or tag.
+        git_ref: String,
+        /// The commit.
+        commit: String,
     },
     /// A ready image.
     Image {

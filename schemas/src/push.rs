@@ -4,7 +4,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Untrusted;
+use crate::{AppSlug, DeploymentRef, EnvironmentName, Timestamp, Untrusted};
 
 /// How Berth came to know of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -112,4 +112,209 @@ pub struct GitCommits {
     /// Paths that the commits touch; none where the sender did not tell all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paths: Option<Vec<String>>,
+}
+
+/// Where a push stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum PushState {
+    /// It is kept, and what it leads to is not decided yet.
+    Received,
+    /// It led to what `outcome` says.
+    Handled,
+    /// It leads to nothing; `outcome` says by which rule.
+    Ignored,
+    /// A newer push of the same branch came before its turn.
+    Superseded,
+    /// What it should have led to was refused; `outcome` says why.
+    Failed,
+    /// Its deployment failed, and the app wants such pushes refused: the branch did not move.
+    Refused,
+}
+
+impl PushState {
+    /// Every state.
+    pub const ALL: [Self; 6] =
+        [Self::Received, Self::Handled, Self::Ignored, Self::Superseded, Self::Failed, Self::Refused];
+
+    /// Its name on the wire and in the store.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Received => "received",
+            Self::Handled => "handled",
+            Self::Ignored => "ignored",
+            Self::Superseded => "superseded",
+            Self::Failed => "failed",
+            Self::Refused => "refused",
+        }
+    }
+
+    /// The state with this name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| s.as_str() == text)
+    }
+
+    /// Whether a push may go from this state to `next`. The one place that knows the life of a push.
+    #[must_use]
+    pub fn can_become(self, next: Self) -> bool {
+        use PushState as S;
+        match self {
+            S::Received => next != S::Received,
+            S::Handled => next == S::Refused,
+            // By push_retry.
+            S::Ignored | S::Failed => next == S::Received,
+            S::Superseded | S::Refused => false,
+        }
+    }
+}
+
+/// What the result of a `git push` to Berth is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum PushResult {
+    /// The push ends when it is stored; the deployment goes on behind.
+    Accept,
+    /// The build is shown in the pusher's terminal and its end is told; the branch has moved either way.
+    #[default]
+    Follow,
+    /// As follow, but the branch only moves when the deployment is live: else the push is refused.
+    Strict,
+}
+
+/// What the pusher asked for with `git push -o`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct PushWishes {
+    /// Store it, but deploy nothing.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub skip: bool,
+    /// Deploy it whatever marks and path filters say.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+    /// Build without the cache of earlier builds.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub no_cache: bool,
+    /// Deploy to this environment, whichever branch it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub environment: Option<EnvironmentName>,
+}
+
+/// A push as it is shown.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PushShown {
+    /// Its number.
+    pub push: i64,
+    /// The app.
+    pub app: AppSlug,
+    /// Where it stands.
+    pub state: PushState,
+    /// How Berth came to know of it.
+    pub origin: PushOrigin,
+    /// What moved.
+    pub change: GitChange,
+    /// First line of the head commit's message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<Untrusted>,
+    /// Who pushed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pusher: Option<Untrusted>,
+    /// Why it did or did not deploy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<String>,
+    /// The deployments that it led to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deployments: Vec<DeploymentRef>,
+    /// When it came.
+    pub received_at: Timestamp,
+    /// When that was decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settled_at: Option<Timestamp>,
+}
+
+/// Input of `push_list`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PushList {
+    /// The app's name.
+    pub app: AppSlug,
+    /// Only pushes in this state.
+    #[serde(default)]
+    pub state: Option<PushState>,
+    /// Page size, 1 to 100. Default 20.
+    #[schemars(range(min = 1, max = 100))]
+    #[serde(default)]
+    pub limit: Option<u32>,
+    /// Cursor of the page before.
+    #[serde(default)]
+    pub cursor: Option<String>,
+}
+
+/// Output of `push_list`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PushPage {
+    /// The pushes, newest first.
+    pub pushes: Vec<PushShown>,
+    /// Pass as `cursor` for the next page; absent at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+}
+
+/// Input of `push_get`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PushGet {
+    /// The app's name.
+    pub app: AppSlug,
+    /// The push's number.
+    pub push: i64,
+}
+
+/// Input of `push_retry`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PushRetry {
+    /// The app's name.
+    pub app: AppSlug,
+    /// The push's number.
+    pub push: i64,
+}
+
+/// A push in full.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PushDetail {
+    /// The push.
+    pub push: PushShown,
+    /// Author of the head commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub author: Option<Untrusted>,
+    /// Paths that its commits touch, the first hundred; absent where the sender did not tell all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paths: Option<Vec<Untrusted>>,
+    /// What the pusher asked for.
+    pub wishes: PushWishes,
+    /// How often deciding was tried in vain.
+    pub attempts: i64,
+    /// What to do next.
+    pub next: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_push_comes_to_an_end_and_only_a_retry_takes_it_back() {
+        for from in PushState::ALL {
+            assert_eq!(PushState::parse(from.as_str()), Some(from));
+            assert!(!from.can_become(from));
+            let back = matches!(from, PushState::Ignored | PushState::Failed);
+            assert_eq!(from.can_become(PushState::Received), back);
+        }
+        assert!(PushState::Handled.can_become(PushState::Refused));
+        assert!(!PushState::Refused.can_become(PushState::Handled));
+    }
 }

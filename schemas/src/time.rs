@@ -28,6 +28,12 @@ impl Timestamp {
         (self.0 - earlier.0) / 1000
     }
 
+    /// This many seconds later.
+    #[must_use]
+    pub fn plus_seconds(self, seconds: i64) -> Self {
+        Self(self.0.saturating_add(seconds.saturating_mul(1_000_000)))
+    }
+
     /// Parses RFC 3339, or an age such as `15m`, `2h`, `7d` counted back from `now`.
     ///
     /// # Errors

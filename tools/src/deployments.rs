@@ -385,8 +385,11 @@ fn source_line(source: &SourceShown) -> String {
     match source {
         SourceShown::Upload { bytes } => format!("upload of {}", crate::jobs::size(*bytes)),
         SourceShown::Files { files } => count(usize::try_from(*files).unwrap_or(0), "file"),
-        SourceShown::Git { url, git_ref: Some(git_ref) } => format!("{url} at {git_ref}"),
-        SourceShown::Git { url, git_ref: None } => url.clone(),
+        SourceShown::Git { url, git_ref, commit } => {
+            let at = git_ref.as_ref().or(commit.as_ref());
+            at.map_or_else(|| url.clone(), |at| format!("{url} at {at}"))
+        }
+        SourceShown::Pushed { git_ref, .. } => format!("push of {git_ref}"),
         SourceShown::Image { image } => format!("image {image}"),
         SourceShown::Rollback { to } => format!("rollback to {to}"),
         SourceShown::Redeploy { of } => format!("redeploy of {of}"),

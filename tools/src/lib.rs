@@ -18,6 +18,7 @@ mod page;
 mod platform;
 pub mod progress;
 mod projects;
+mod pushes;
 pub mod registry;
 mod releases;
 mod requests;
@@ -49,6 +50,7 @@ pub fn registry() -> Registry {
         logs::tools(),
         platform::tools(),
         projects::tools(),
+        pushes::tools(),
         releases::tools(),
         requests::tools(),
         rollouts::tools(),

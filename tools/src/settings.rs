@@ -35,6 +35,8 @@ pub(crate) fn check(settings: &AppSettings, allow_local: bool) -> Result<(), Pro
         return Err(wrong("cpus", &format!("{cpus} is out of range; use 0.05 to 256")));
     }
     list("routes", s.routes.as_deref(), |r| route(r).map(|_| ()))?;
+    patterns("watch_paths", s.watch_paths.as_deref(), berth_deploy::push::check_paths)?;
+    patterns("deploy_tags", s.deploy_tags.as_deref(), berth_deploy::push::check_names)?;
     list("required_variables", s.required_variables.as_deref(), |v| {
         v.parse::<VariableName>().map(|_| ()).map_err(|e| e.to_string())
     })
@@ -69,6 +71,16 @@ fn list(field: &str, values: Option<&[String]>, rule: fn(&str) -> Result<(), Str
         }
     }
     Ok(())
+}
+
+/// A list of patterns, whose order counts.
+fn patterns(
+    field: &str,
+    values: Option<&[String]>,
+    rule: fn(&[String]) -> Result<(), String>,
+) -> Result<(), Problem> {
+    list(field, values, |_| Ok(()))?;
+    rule(values.unwrap_or_default()).map_err(|why| wrong(field, &why))
 }
 
 /// Cuts what is shown of a wrong value.

@@ -62,7 +62,7 @@ pub(crate) async fn of(
     input: &DeploymentCreate,
 ) -> Result<DeploymentSource, Problem> {
     if let Some(url) = &input.git_url {
-        return Ok(DeploymentSource::Git { url: url.clone(), git_ref: input.git_ref.clone() });
+        return Ok(DeploymentSource::Git { url: url.clone(), git_ref: input.git_ref.clone(), commit: None });
     }
     if let Some(image) = &input.image {
         return Ok(DeploymentSource::Image { image: image.clone() });
@@ -87,7 +87,7 @@ pub(crate) async fn of(
     let configured = &app.settings;
     if let Some(url) = &configured.git_url {
         let git_ref = input.git_ref.clone().or_else(|| configured.git_ref.clone());
-        return Ok(DeploymentSource::Git { url: url.clone(), git_ref });
+        return Ok(DeploymentSource::Git { url: url.clone(), git_ref, commit: None });
     }
     match &configured.image {
         Some(image) if input.git_ref.is_none() => Ok(DeploymentSource::Image { image: image.clone() }),

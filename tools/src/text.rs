@@ -68,6 +68,18 @@ impl Text {
         self
     }
 
+    /// Adds another text, with its quotes.
+    #[must_use]
+    pub fn join(self, other: Text) -> Self {
+        other.0.into_iter().fold(self, |mut text, part| match part {
+            Part::Own(words) => text.say(words),
+            quoted @ Part::Quoted(_) => {
+                text.0.push(quoted);
+                text
+            }
+        })
+    }
+
     /// The pieces in order.
     #[must_use]
     pub fn parts(&self) -> &[Part] {

@@ -163,7 +163,8 @@ impl Inner {
             }
             DeploymentSource::Upload { .. }
             | DeploymentSource::Files { .. }
-            | DeploymentSource::Git { .. } => {
+            | DeploymentSource::Git { .. }
+            | DeploymentSource::Pushed { .. } => {
                 self.enter(attempt, DeploymentState::Fetching).await?;
                 let source = self.fetch_source(attempt).await?;
                 self.enter(attempt, DeploymentState::Building).await?;

@@ -50,13 +50,18 @@ impl Inner {
         let tree = work.join("source");
         match attempt.row.source.clone() {
             DeploymentSource::Upload { upload, .. } | DeploymentSource::Files { upload, .. } => {
-                let exact = self.source_key(&attempt.row.source).await?;
+                let exact = self.source_key(attempt.app.id, &attempt.row.source).await?;
                 self.end_if_same(attempt, exact).await?;
                 self.unpack(attempt, &upload, &tree).await?;
             }
-            DeploymentSource::Git { url, git_ref } => {
-                let fetching = self.fetch_git(attempt, &url, git_ref.as_deref(), &tree);
+            DeploymentSource::Git { url, git_ref, commit } => {
+                let wanted = commit.or(git_ref);
+                let fetching = self.fetch_git(attempt, &url, wanted.as_deref(), &tree);
                 limits::step("fetching the repository", limits::GIT, fetching).await?;
+            }
+            DeploymentSource::Pushed { commit, .. } => {
+                let fetching = self.fetch_pushed(attempt, &commit, &tree);
+                limits::step("fetching the commit", limits::GIT, fetching).await?;
             }
             DeploymentSource::Image { .. }
             | DeploymentSource::Rollback { .. }
@@ -115,12 +120,36 @@ impl Inner {
         let mut request = FetchRequest::new(url, wanted);
         request.credential = credential;
         request.policy.allow_private = self.config.allow_private_sources;
-        request.limits.bytes = self.config.max_source_bytes;
         request.ssh = SshIdentity {
             private_key: self.git_ssh_key().await?,
             known_hosts: Some(self.config.data_dir.join("known_hosts")),
         };
         attempt.journal.line(BuildLineKind::Step, None, format!("git fetch {}", request.url.as_str())).await;
+        let checkout = self.check_out(attempt, request, tree).await?;
+        self.end_if_same(attempt, self.commit_key(asked, checkout.commit.as_str())).await
+    }
+
+    /// Takes a commit out of Berth's own repository of the app into `tree`.
+    async fn fetch_pushed(&self, attempt: &mut Attempt, commit: &str, tree: &Path) -> Result<(), Halt> {
+        let bad =
+            |e: git::AddressError| Problem::new(Code::GitFailed, crate::fault::sentence(&e.to_string()));
+        let commit = CommitSha::parse(commit).map_err(bad)?;
+        let repository = crate::repository::path(&self.config.data_dir, attempt.app.id);
+        let url = GitUrl::local(&repository).map_err(bad)?;
+        attempt.journal.line(BuildLineKind::Step, None, format!("git fetch {}", commit.short())).await;
+        let key = self.source_key(attempt.app.id, &attempt.row.source).await?;
+        self.check_out(attempt, FetchRequest::new(url, Wanted::Commit(commit)), tree).await?;
+        self.end_if_same(attempt, key).await
+    }
+
+    /// Fetches, tells the deployment's log, and notes the commit.
+    async fn check_out(
+        &self,
+        attempt: &Attempt,
+        mut request: FetchRequest,
+        tree: &Path,
+    ) -> Result<git::Checkout, Halt> {
+        request.limits.bytes = self.config.max_source_bytes;
         let (lines, mut printed) = mpsc::channel::<String>(256);
         let journal = attempt.journal.clone();
         let listen = async move {
@@ -147,12 +176,11 @@ impl Inner {
             .set_commit(attempt.row.id, checkout.commit.as_str(), Some(&checkout.message))
             .await?;
         attempt.journal.note(format!("at commit {} {}", checkout.commit.short(), checkout.message)).await;
-        self.end_if_same(attempt, self.commit_key(asked, checkout.commit.as_str())).await?;
-        for link in checkout.removed_links {
+        for link in &checkout.removed_links {
             let text = format!("the link {link} leads out of the repository and was left out");
             attempt.journal.line(BuildLineKind::Warning, None, text).await;
         }
-        Ok(())
+        Ok(checkout)
     }
 
     /// The key for git over SSH, if one is configured.

@@ -107,6 +107,8 @@ pub(crate) struct Inner {
     pub(crate) builds: Arc<Semaphore>,
     /// There may be something to pick.
     pub(crate) wake: Notify,
+    /// There may be pushes to decide.
+    pub(crate) pushed: Notify,
     /// Ends of jobs and deployments, for those who wait.
     pub(crate) settled: broadcast::Sender<()>,
     /// Something happened to a container; the reconciler should look at this environment.
@@ -185,6 +187,7 @@ impl Pipeline {
             engine_back: Notify::new(),
             sweep_now: Notify::new(),
             wake: Notify::new(),
+            pushed: Notify::new(),
             settled: broadcast::channel(256).0,
             look,
             tasks: TaskTracker::new(),
@@ -192,6 +195,7 @@ impl Pipeline {
         });
         inner.boot().await?;
         inner.spawn(Arc::clone(&inner).work_queue());
+        inner.spawn(Arc::clone(&inner).work_pushes());
         inner.spawn(Arc::clone(&inner).reconcile(looks));
         inner.spawn(Arc::clone(&inner).follow_engine());
         inner.spawn(Arc::clone(&inner).clean_regularly());
@@ -222,38 +226,11 @@ impl Pipeline {
         options: EnqueueOptions,
     ) -> Result<Enqueued, Problem> {
         let inner = &self.0;
-        if app.deleting {
-            return Err(Problem::new(Code::Conflict, format!("The app {} is being deleted.", app.slug)));
-        }
-        inner.check_required_variables(app).await?;
-        if let DeploymentSource::Rollback { release, .. } | DeploymentSource::Redeploy { release, .. } =
-            &source
-        {
-            let row = inner.store.releases().get(*release).await?;
-            if row.is_none_or(|r| r.removed) {
-                return Err(Problem::new(Code::ReleaseGone, "That release is no longer kept.")
-                    .hint("See release_list for those that are."));
-            }
-        }
-        let new = NewDeployment {
-            app: app.id,
-            environment: app.environment.id,
-            key: inner.source_key(&source).await?,
-            source,
-            by: who.name.clone(),
-            message: options.message,
-            no_cache: options.no_cache,
-            rollout: options.rollout,
-        };
+        let new = inner.wanted(&who.name, app, source, options).await?;
         stall::before("queued").await;
         let outcome = inner.store.deployments().enqueue_once(new, inner.answers(app)).await?;
-        let Enqueued::New(row) = &outcome else { return Ok(outcome) };
         stall::after("queued").await;
-        // It is accepted: what it supersedes is also found when the queue is looked at.
-        if let Err(problem) = inner.supersede_older(row).await {
-            tracing::warn!(%problem, deployment = %row.reference(), "older deployments were not superseded yet");
-        }
-        inner.wake.notify_one();
+        inner.enqueued(&outcome).await;
         Ok(outcome)
     }
 
@@ -453,6 +430,49 @@ impl Pipeline {
 }
 
 impl Inner {
+    /// Checks a wish to deploy, and completes it with what its source is compared by.
+    pub(crate) async fn wanted(
+        &self,
+        by: &str,
+        app: &AppRow,
+        source: DeploymentSource,
+        options: EnqueueOptions,
+    ) -> Result<NewDeployment, Problem> {
+        if app.deleting {
+            return Err(Problem::new(Code::Conflict, format!("The app {} is being deleted.", app.slug)));
+        }
+        self.check_required_variables(app).await?;
+        if let DeploymentSource::Rollback { release, .. } | DeploymentSource::Redeploy { release, .. } =
+            &source
+        {
+            let row = self.store.releases().get(*release).await?;
+            if row.is_none_or(|r| r.removed) {
+                return Err(Problem::new(Code::ReleaseGone, "That release is no longer kept.")
+                    .hint("See release_list for those that are."));
+            }
+        }
+        Ok(NewDeployment {
+            app: app.id,
+            environment: app.environment.id,
+            key: self.source_key(app.id, &source).await?,
+            source,
+            by: by.to_owned(),
+            message: options.message,
+            no_cache: options.no_cache,
+            rollout: options.rollout,
+        })
+    }
+
+    /// Does what follows when a deployment was put in the queue.
+    pub(crate) async fn enqueued(&self, outcome: &Enqueued) {
+        let Enqueued::New(row) = outcome else { return };
+        // It is accepted: what it supersedes is also found when the queue is looked at.
+        if let Err(problem) = self.supersede_older(row).await {
+            tracing::warn!(%problem, deployment = %row.reference(), "older deployments were not superseded yet");
+        }
+        self.wake.notify_one();
+    }
+
     /// Starts a task that belongs to the pipeline.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(task);

@@ -4,7 +4,7 @@
 //! was fetched. So it is asked twice: when the deployment is asked for, and when its source is there.
 
 use berth_schemas::{Problem, app::AppState};
-use berth_store::model::{AppRow, DeploymentSource, SourceKey};
+use berth_store::model::{AppId, AppRow, DeploymentSource, SourceKey};
 
 use crate::{
     attempt::Attempt,
@@ -15,13 +15,21 @@ use crate::{
 
 impl Inner {
     /// The name of what a source brings, as far as it is known before it is fetched.
-    pub(crate) async fn source_key(&self, source: &DeploymentSource) -> Result<Option<SourceKey>, Problem> {
+    pub(crate) async fn source_key(
+        &self,
+        app: AppId,
+        source: &DeploymentSource,
+    ) -> Result<Option<SourceKey>, Problem> {
         Ok(match source {
             DeploymentSource::Upload { upload, .. } | DeploymentSource::Files { upload, .. } => {
                 let row = self.store.uploads().get(upload).await?;
                 row.map(|row| SourceKey::Exact(format!("sha256:{}", row.sha256)))
             }
-            DeploymentSource::Git { url, git_ref } => {
+            DeploymentSource::Git { url, commit: Some(commit), .. } => self.commit_key(url, commit),
+            DeploymentSource::Pushed { commit, .. } => {
+                Some(SourceKey::Exact(format!("pushed:{}@{commit}", app.0)))
+            }
+            DeploymentSource::Git { url, git_ref, commit: None } => {
                 match git_ref.as_deref().map(|r| (r, CommitSha::parse(r))) {
                     Some((_, Ok(commit))) => self.commit_key(url, commit.as_str()),
                     Some((name, Err(_))) => Some(SourceKey::Wish(format!("git:{url}#{name}"))),

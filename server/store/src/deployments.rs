@@ -314,8 +314,8 @@ pub(crate) async fn insert(write: &mut Write<'_>, new: &NewDeployment) -> Result
     };
     let id: i64 = sqlx::query(
         "INSERT INTO deployments (app_id, environment_id, number, state, source, upload_id, message,
-             requested_by, no_cache, source_key, created_at, rollout)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING id",
+             requested_by, no_cache, source_key, created_at, rollout, commit_sha)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) RETURNING id",
     )
     .bind(new.app.0)
     .bind(new.environment.0)
@@ -329,6 +329,7 @@ pub(crate) async fn insert(write: &mut Write<'_>, new: &NewDeployment) -> Result
     .bind(new.key.as_ref().map(sameness::text))
     .bind(write.now.0)
     .bind(new.rollout.as_ref().map(|r| row::to_json("deployments", "rollout", r)).transpose()?)
+    .bind(new.source.commit().map(str::to_owned))
     .fetch_one(write.conn())
     .await?
     .try_get("id")?;

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use berth_schemas::{Code, Problem, deployment::DeploymentState, job::JobState};
+use berth_schemas::{Code, Problem, deployment::DeploymentState, job::JobState, push::PushState};
 
 /// An error of the store.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +54,14 @@ pub enum StoreError {
         from: JobState,
         /// Where it was to go.
         to: JobState,
+    },
+    /// A push cannot go from one state to the other.
+    #[error("a push that is {} cannot become {}", from.as_str(), to.as_str())]
+    IllegalPushTransition {
+        /// Where it stands.
+        from: PushState,
+        /// Where it was to go.
+        to: PushState,
     },
     /// Somebody else changed it first; read it again and decide anew.
     #[error("{what} is {found} by now, not {expected}")]
@@ -196,7 +204,10 @@ impl From<StoreError> for Problem {
             E::NotFound { kind, name, known } => Problem::not_found(kind, &name, &known),
             E::Conflict { hint, .. } => Problem::new(Code::Conflict, detail).hint(hint),
             E::Forbidden(_) => Problem::new(Code::Forbidden, detail),
-            E::IllegalTransition { .. } | E::IllegalJobTransition { .. } | E::Stale { .. } => {
+            E::IllegalTransition { .. }
+            | E::IllegalJobTransition { .. }
+            | E::IllegalPushTransition { .. }
+            | E::Stale { .. } => {
                 Problem::new(Code::Conflict, detail).hint("Look at its present state and decide again.")
             }
             E::InProgress => Problem::new(Code::Conflict, detail)

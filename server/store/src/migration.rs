@@ -30,6 +30,7 @@ pub(crate) const ALL: &[Migration] = &[
         sql: include_str!("../migrations/0002_zero_downtime.sql"),
     },
     Migration { version: 4, name: "domains", sql: include_str!("../migrations/0004_domains.sql") },
+    Migration { version: 5, name: "git", sql: include_str!("../migrations/0005_git.sql") },
 ];
 
 /// Brings the database to the newest schema.

@@ -31,6 +31,8 @@ row_id!(
     DeploymentId,
     /// Row id of a release.
     ReleaseId,
+    /// Row id of a push, also the number that is shown.
+    PushId,
 );
 
 /// Which projects a caller may see. Every query for something that belongs to a project takes one, so that
@@ -159,6 +161,16 @@ pub enum DeploymentSource {
         url: String,
         /// Branch, tag or commit.
         git_ref: Option<String>,
+        /// Exactly this commit, wherever `git_ref` points by then.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        commit: Option<String>,
+    },
+    /// A commit in Berth's own repository of the app.
+    Pushed {
+        /// Branch or tag.
+        git_ref: String,
+        /// The commit.
+        commit: String,
     },
     /// A ready image.
     Image {
@@ -188,13 +200,24 @@ impl DeploymentSource {
         !matches!(self, Self::Rollback { .. } | Self::Redeploy { .. })
     }
 
+    /// The commit, where it is exactly one.
+    #[must_use]
+    pub fn commit(&self) -> Option<&str> {
+        match self {
+            Self::Git { commit, .. } => commit.as_deref(),
+            Self::Pushed { commit, .. } => Some(commit),
+            _ => None,
+        }
+    }
+
     /// The source as it is shown.
     #[must_use]
     pub fn shown(&self) -> SourceShown {
         match self.clone() {
             Self::Upload { bytes, .. } => SourceShown::Upload { bytes },
             Self::Files { files, .. } => SourceShown::Files { files },
-            Self::Git { url, git_ref } => SourceShown::Git { url, git_ref },
+            Self::Git { url, git_ref, commit } => SourceShown::Git { url, git_ref, commit },
+            Self::Pushed { git_ref, commit } => SourceShown::Pushed { git_ref, commit },
             Self::Image { image } => SourceShown::Image { image },
             Self::Rollback { to, .. } => SourceShown::Rollback { to },
             Self::Redeploy { of, .. } => SourceShown::Redeploy { of },

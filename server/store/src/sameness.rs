@@ -22,25 +22,7 @@ impl Deployments<'_> {
     /// As [`Deployments::enqueue`].
     pub async fn enqueue_once(self, new: NewDeployment, live_counts: bool) -> Result<Enqueued> {
         let mut write = Write::begin(self.0).await?;
-        let same = match &new.key {
-            // It asks for a part of the traffic, which nothing on its way or live answers.
-            _ if new.rollout.is_some() => None,
-            Some(key) => match newest_on_its_way(&mut write, new.environment).await? {
-                Some(newest) => same_on_its_way(&mut write, newest, key, new.no_cache).await?,
-                None if live_counts && !new.no_cache => {
-                    same_as_live(&mut write, new.environment, key).await?
-                }
-                None => None,
-            },
-            None => None,
-        };
-        let outcome = match same {
-            Some(same) => {
-                tell(&mut write, &same, &new.by).await?;
-                Enqueued::Same(same)
-            }
-            None => Enqueued::New(insert(&mut write, &new).await?),
-        };
+        let outcome = enqueue_in(&mut write, &new, live_counts).await?;
         write.commit().await?;
         Ok(outcome)
     }
@@ -64,6 +46,31 @@ impl Deployments<'_> {
         };
         write.commit().await?;
         Ok(same.filter(|same| same.id != id))
+    }
+}
+
+/// [`Deployments::enqueue_once`] within a write.
+pub(crate) async fn enqueue_in(
+    write: &mut Write<'_>,
+    new: &NewDeployment,
+    live_counts: bool,
+) -> Result<Enqueued> {
+    let same = match &new.key {
+        // It asks for a part of the traffic, which nothing on its way or live answers.
+        _ if new.rollout.is_some() => None,
+        Some(key) => match newest_on_its_way(write, new.environment).await? {
+            Some(newest) => same_on_its_way(write, newest, key, new.no_cache).await?,
+            None if live_counts && !new.no_cache => same_as_live(write, new.environment, key).await?,
+            None => None,
+        },
+        None => None,
+    };
+    match same {
+        Some(same) => {
+            tell(write, &same, &new.by).await?;
+            Ok(Enqueued::Same(same))
+        }
+        None => Ok(Enqueued::New(insert(write, new).await?)),
     }
 }
 

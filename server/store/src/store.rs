@@ -27,6 +27,7 @@ use crate::{
     migration,
     model::EventRow,
     projects::Projects,
+    pushes::Pushes,
     releases::Releases,
     requests::Requests,
     seal::{Place, Sealer},
@@ -217,6 +218,12 @@ impl Store {
     #[must_use]
     pub fn releases(&self) -> Releases<'_> {
         Releases(&self.inner)
+    }
+
+    /// What was pushed.
+    #[must_use]
+    pub fn pushes(&self) -> Pushes<'_> {
+        Pushes(&self.inner)
     }
 
     /// Jobs other than deployments.

@@ -11,6 +11,7 @@
 mod deploying;
 mod model;
 mod operating;
+mod pushing;
 mod restarts;
 mod traffic;
 mod truth;

@@ -106,6 +106,16 @@ impl GitUrl {
         Self::scp(text).map(|url| (url, None))
     }
 
+    /// A repository of our own on this machine.
+    ///
+    /// # Errors
+    /// [`AddressError::Url`] when the path is not absolute or no text.
+    pub fn local(path: &std::path::Path) -> Result<Self, AddressError> {
+        let why = "the path of the repository cannot be used";
+        let text = path.to_str().filter(|p| p.starts_with('/')).ok_or(AddressError::Url { why })?;
+        Ok(Self { transport: Transport::Local, host: String::new(), port: None, text: text.to_owned() })
+    }
+
     fn web(
         transport: Transport,
         scheme: &str,

@@ -4,6 +4,7 @@ mod deploying;
 mod domains;
 mod identity;
 mod isolation;
+mod pushing;
 mod sameness;
 mod traffic;
 mod work;
@@ -12,6 +13,7 @@ pub use deploying::*;
 pub use domains::*;
 pub use identity::*;
 pub use isolation::*;
+pub use pushing::*;
 pub use sameness::*;
 pub use traffic::*;
 pub use work::*;
@@ -46,6 +48,9 @@ macro_rules! scenarios {
             what_is_live_is_not_deployed_again,
             what_was_undone_is_not_the_same,
             the_order_holds_when_the_clock_is_set_back,
+            the_same_push_is_taken_once,
+            a_push_and_what_it_leads_to_are_one,
+            what_strangers_push_is_kept_within_limits,
             build_logs_are_read_from_both_ends,
             build_logs_are_capped,
             deleting_an_app_takes_everything_along,

@@ -1,0 +1,318 @@
+//! Pushes: taken in, decided, and led to deployments.
+//!
+//! A push is a row before its sender hears of it. One task decides what is not decided, per app in the order in
+//! which it came: `decide` says what a push leads to, and the store enqueues that and notes it in one transaction.
+//! A restart at any moment finds the push either undecided or with its deployments.
+
+mod decide;
+mod patterns;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use berth_schemas::{
+    Code, EnvironmentName, Problem,
+    push::{GitChange, PushState},
+};
+use berth_store::{NewPush, PushRow, Received};
+use berth_store::{
+    PushSource, StoreError,
+    model::{AppId, AppRow, DeploymentSource, Enqueued, Principal, PushId},
+};
+
+use self::decide::{Decision, Facts, Target};
+pub use self::patterns::{check_names, check_paths};
+use crate::{
+    fault::sentence,
+    pipeline::{EnqueueOptions, Inner, Pipeline},
+    source::git::{CommitSha, GitRef},
+    stall,
+};
+
+/// Undecided pushes are also looked at this often, in case a wake-up was missed.
+const IDLE_LOOK: Duration = Duration::from_secs(5);
+/// Longest time between two tries to decide a push.
+const MOST_PAUSE_S: i64 = 60;
+/// Tries to decide a push before it counts as failed: about half an hour.
+const MAX_ATTEMPTS: i64 = 35;
+/// Longest name that a sender may give to a message.
+const MAX_DELIVERY: usize = 200;
+
+impl Pipeline {
+    /// Takes in what was pushed. When this returns it is kept and will be decided, whatever happens to the daemon;
+    /// told twice it is one push.
+    ///
+    /// # Errors
+    /// `InvalidInput` when a name or commit is none, `NotFound` when the app is gone.
+    pub async fn receive_push(&self, push: NewPush) -> Result<Received, Problem> {
+        check(&push)?;
+        stall::before("push_received").await;
+        let received = self.0.store.pushes().receive(push).await?;
+        stall::after("push_received").await;
+        self.0.pushed.notify_one();
+        Ok(received)
+    }
+
+    /// Decides a push anew that was ignored or failed, without marks and path filters.
+    ///
+    /// # Errors
+    /// `Conflict` when it led to something.
+    pub async fn retry_push(&self, who: &Principal, id: PushId) -> Result<PushRow, Problem> {
+        let push = self.0.store.pushes().retry(id, who).await?;
+        self.0.pushed.notify_one();
+        Ok(push)
+    }
+
+    /// Waits until a push is decided, at most this long.
+    ///
+    /// # Errors
+    /// `NotFound` when it is gone, with its app.
+    pub async fn wait_decided(&self, id: PushId, at_most: Duration) -> Result<PushRow, Problem> {
+        let until = tokio::time::Instant::now() + at_most;
+        let mut settled = self.0.settled.subscribe();
+        loop {
+            let push = self.0.push(id).await?;
+            if push.state != PushState::Received || tokio::time::Instant::now() >= until {
+                return Ok(push);
+            }
+            // Whatever the broadcast says, even that it ended, is a reason to look again.
+            let look = until.min(tokio::time::Instant::now() + Duration::from_millis(500));
+            let _ = tokio::time::timeout_at(look, settled.recv()).await;
+        }
+    }
+}
+
+/// Refuses what git itself would not have.
+fn check(push: &NewPush) -> Result<(), Problem> {
+    let name = |name: &str| {
+        GitRef::parse(name).map(|_| ()).map_err(|e| Problem::invalid("change", sentence(&e.to_string())))
+    };
+    let commit = |commit: &str| {
+        CommitSha::parse(commit).map(|_| ()).map_err(|e| Problem::invalid("change", sentence(&e.to_string())))
+    };
+    if push.delivery.as_ref().is_some_and(|d| d.is_empty() || d.len() > MAX_DELIVERY) {
+        return Err(Problem::invalid("delivery", format!("A delivery id has 1 to {MAX_DELIVERY} bytes.")));
+    }
+    if let Some(branch) = &push.default_branch {
+        name(branch)?;
+    }
+    match &push.change {
+        GitChange::Branch { branch, commit: sha, .. } => name(branch).and_then(|()| commit(sha)),
+        GitChange::Tag { tag, commit: sha } => name(tag).and_then(|()| commit(sha)),
+        GitChange::BranchDeleted { branch } => name(branch),
+        GitChange::TagDeleted { tag } => name(tag),
+        GitChange::Pull { branch, base, commit: sha, .. } => {
+            name(branch).and_then(|()| name(base)).and_then(|()| commit(sha))
+        }
+        GitChange::PullClosed { .. } => Ok(()),
+    }
+}
+
+impl Inner {
+    /// Decides pushes until the daemon goes down.
+    pub(crate) async fn work_pushes(self: Arc<Self>) {
+        while !self.shutdown.is_cancelled() {
+            match self.decide_pushes().await {
+                // More may have come in, or more than fits into one look.
+                Ok(0) => {}
+                Ok(_) => continue,
+                Err(problem) => tracing::error!(%problem, "pushes could not be read; trying again"),
+            }
+            tokio::select! {
+                () = self.shutdown.cancelled() => return,
+                () = self.pushed.notified() => {}
+                () = tokio::time::sleep(IDLE_LOOK) => {}
+            }
+        }
+    }
+
+    /// Decides what waits and is due. Returns how many pushes were decided.
+    async fn decide_pushes(self: &Arc<Self>) -> Result<usize, Problem> {
+        let mut waiting: BTreeMap<AppId, Vec<PushRow>> = BTreeMap::new();
+        for push in self.store.pushes().undecided().await? {
+            waiting.entry(push.app_id).or_default().push(push);
+        }
+        let mut decided = 0;
+        for pushes in waiting.into_values() {
+            for (at, push) in pushes.iter().enumerate() {
+                if self.shutdown.is_cancelled() {
+                    return Ok(0);
+                }
+                // Those behind one that is to be tried later keep their order.
+                if push.try_at > self.store.clock().now() {
+                    break;
+                }
+                let newer = pushes[at + 1..].iter().find(|newer| overtakes(newer, push));
+                let done = match newer {
+                    Some(newer) => self.pass_over(push, newer).await,
+                    None => self.decide_push(push).await,
+                };
+                match done {
+                    Ok(()) => decided += 1,
+                    Err(problem) => {
+                        if !self.put_off(push, problem).await? {
+                            break;
+                        }
+                        decided += 1;
+                    }
+                }
+            }
+        }
+        if decided > 0 {
+            let _ = self.settled.send(());
+        }
+        Ok(decided)
+    }
+
+    /// A newer push of the same branch waits already: nothing is deployed for this one.
+    async fn pass_over(&self, push: &PushRow, newer: &PushRow) -> Result<(), Problem> {
+        let why = format!("push {} moved it on before this one's turn", newer.id.0);
+        let to = if push.held_before.is_some() { PushState::Refused } else { PushState::Superseded };
+        self.end_push(push, to, &why).await
+    }
+
+    async fn end_push(&self, push: &PushRow, to: PushState, outcome: &str) -> Result<(), Problem> {
+        stall::before("push_ended").await;
+        self.store.pushes().transition(push.id, PushState::Received, to, outcome).await?;
+        stall::after("push_ended").await;
+        Ok(())
+    }
+
+    /// Notes why a push could not be decided, and whether it is tried again. Returns whether it is decided now.
+    async fn put_off(&self, push: &PushRow, problem: Problem) -> Result<bool, Problem> {
+        let transient =
+            matches!(problem.code, Code::Unavailable | Code::Internal | Code::OutOfDisk | Code::TimedOut);
+        if transient && push.attempts + 1 < MAX_ATTEMPTS {
+            let pause = (1_i64 << push.attempts.clamp(0, 6)).min(MOST_PAUSE_S);
+            let at = self.store.clock().now().plus_seconds(pause);
+            tracing::warn!(push = push.id.0, app = %push.app, %problem, "a push could not be decided; trying again");
+            self.store.pushes().postpone(push.id, at, &problem.to_string()).await?;
+            return Ok(false);
+        }
+        match self
+            .store
+            .pushes()
+            .transition(push.id, PushState::Received, PushState::Failed, &problem.detail)
+            .await
+        {
+            // Somebody else has decided it, or it is gone with its app.
+            Ok(_) | Err(StoreError::Stale { .. } | StoreError::NotFound { .. }) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn decide_push(self: &Arc<Self>, push: &PushRow) -> Result<(), Problem> {
+        let app = self.app(push.app_id).await?;
+        let decision = decide::decide(&Facts {
+            change: &push.change,
+            commits: &push.commits,
+            wishes: &push.wishes,
+            default_branch: push.default_branch.as_deref(),
+            settings: &app.settings,
+        });
+        let (to, git_ref, commit, because) = match decision {
+            Decision::Ignore(why) => return self.end_push(push, PushState::Ignored, &why).await,
+            Decision::Deploy { to, git_ref, commit, because } => (to, git_ref, commit, because),
+        };
+        let app = match self.target_of(&app, to).await? {
+            Ok(app) => app,
+            Err(why) => return self.end_push(push, PushState::Ignored, &why).await,
+        };
+        let source = match &push.source {
+            PushSource::Own => DeploymentSource::Pushed { git_ref, commit },
+            PushSource::Remote { url } => {
+                DeploymentSource::Git { url: url.clone(), git_ref: Some(git_ref), commit: Some(commit) }
+            }
+        };
+        let options = EnqueueOptions {
+            message: push.first_line(),
+            no_cache: push.wishes.no_cache,
+            ..EnqueueOptions::default()
+        };
+        let new = self.wanted(&push.by, &app, source, options).await?;
+        let live_counts = self.answers(&app);
+        let environment = app.environment.name.clone();
+        stall::before("push_handled").await;
+        let made = self
+            .store
+            .pushes()
+            .handle(push.id, &[(new, live_counts)], |made| outcome(made, &environment, &because))
+            .await?;
+        stall::after("push_handled").await;
+        for enqueued in &made {
+            self.enqueued(enqueued).await;
+        }
+        Ok(())
+    }
+
+    /// The environment that a push goes to, or why there is none.
+    async fn target_of(&self, app: &AppRow, to: Target) -> Result<Result<AppRow, String>, Problem> {
+        Ok(match to {
+            Target::Production => Ok(app.clone()),
+            Target::Named(name) => Err(format!("the app has no environment {name}")),
+            Target::Branch(branch) => Err(format!(
+                "the branch {branch} belongs to no environment; production's branch is the setting git_ref, else the repository's default branch"
+            )),
+        })
+    }
+
+    pub(crate) async fn push(&self, id: PushId) -> Result<PushRow, Problem> {
+        let push = self.store.pushes().get(id).await?;
+        push.ok_or_else(|| Problem::new(Code::NotFound, "That push is gone, with its app."))
+    }
+}
+
+/// Whether a push makes an older one of the same branch pointless: it brings another commit, or the branch is gone.
+fn overtakes(newer: &PushRow, older: &PushRow) -> bool {
+    let brings = matches!(older.change, GitChange::Branch { .. } | GitChange::Pull { .. });
+    brings
+        && newer.moved() == older.moved()
+        && newer.wishes.environment == older.wishes.environment
+        // One that is to be skipped does not take the place of one that is to be deployed.
+        && !newer.wishes.skip
+}
+
+/// What a push led to, in words.
+fn outcome(made: &[Enqueued], environment: &EnvironmentName, because: &str) -> String {
+    let said: Vec<String> = made
+        .iter()
+        .map(|enqueued| match enqueued {
+            Enqueued::New(row) => format!("{} deploys it to {environment}", row.reference()),
+            Enqueued::Same(row) => {
+                format!("{} brings the same to {environment} and is {}", row.reference(), row.state.as_str())
+            }
+        })
+        .collect();
+    format!("{}: {because}", said.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use berth_schemas::push::PushOrigin;
+
+    use super::*;
+
+    fn push(change: GitChange) -> NewPush {
+        NewPush::new(AppId(1), PushOrigin::Webhook, change, PushSource::Own)
+    }
+
+    #[test]
+    fn names_that_git_would_not_have_are_refused() {
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        let branch = |branch: &str, commit: &str| {
+            push(GitChange::Branch { branch: branch.into(), before: None, commit: commit.into() })
+        };
+        assert!(check(&branch("feature/x", commit)).is_ok());
+        for (name, sha) in [
+            ("a..b", commit),
+            ("-x", commit),
+            ("", commit),
+            ("a b", commit),
+            ("main", "main"),
+            ("main", "0123"),
+        ] {
+            assert!(check(&branch(name, sha)).is_err(), "{name} {sha}");
+        }
+        let delivery = Some("d".repeat(201));
+        assert!(check(&NewPush { delivery, ..branch("main", commit) }).is_err());
+    }
+}

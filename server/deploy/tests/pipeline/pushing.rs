@@ -1,0 +1,193 @@
+//! Pushes: taken once, decided in order, and never lost.
+
+use std::{path::Path, time::Duration};
+
+use berth_schemas::{
+    app::{AppSettings, Builder},
+    deployment::DeploymentState,
+    push::{GitChange, GitCommits, PushOrigin, PushState, PushWishes},
+};
+use berth_store::{NewPush, PushRow, PushSource, Received, model::PushId};
+
+use crate::world::{World, quick};
+
+/// A repository with a commit for each number, the page of which says that number.
+struct Repository {
+    dir: tempfile::TempDir,
+    commits: Vec<String>,
+}
+
+#[allow(clippy::disallowed_methods, reason = "a test's repository is made by git itself")]
+fn git(dir: &Path, args: &[&str]) -> String {
+    let out = std::process::Command::new("git")
+        .args(["-c", "user.name=Ada", "-c", "user.email=ada@example.org", "-c", "init.defaultBranch=main"])
+        .args(args)
+        .current_dir(dir)
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8_lossy(&out.stdout).trim().to_owned()
+}
+
+impl Repository {
+    fn new(commits: usize) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        git(dir.path(), &["init", "--quiet", "."]);
+        let mut repository = Self { dir, commits: Vec::new() };
+        for n in 0..commits {
+            repository.commit(&format!("page {n}"));
+        }
+        repository
+    }
+
+    fn commit(&mut self, page: &str) -> String {
+        std::fs::write(self.dir.path().join("index.html"), page).unwrap();
+        git(self.dir.path(), &["add", "."]);
+        git(self.dir.path(), &["commit", "--quiet", "-m", page]);
+        let commit = git(self.dir.path(), &["rev-parse", "HEAD"]);
+        self.commits.push(commit.clone());
+        commit
+    }
+
+    fn url(&self) -> String {
+        format!("file://{}", self.dir.path().display())
+    }
+}
+
+fn statics() -> AppSettings {
+    AppSettings { builder: Some(Builder::Static), ..quick() }
+}
+
+impl World {
+    async fn push(&self, repository: &Repository, branch: &str, commit: &str) -> Received {
+        let change = GitChange::Branch { branch: branch.into(), before: None, commit: commit.into() };
+        self.push_as(repository, change, |push| push).await
+    }
+
+    async fn push_as(
+        &self,
+        repository: &Repository,
+        change: GitChange,
+        with: impl FnOnce(NewPush) -> NewPush,
+    ) -> Received {
+        let source = PushSource::Remote { url: repository.url() };
+        let push = with(NewPush::new(self.app().await.id, PushOrigin::Webhook, change, source));
+        self.call(|p| async move { p.receive_push(push).await }).await.unwrap()
+    }
+
+    async fn decided(&self, id: PushId) -> PushRow {
+        let row =
+            self.call(|p| async move { p.wait_decided(id, Duration::from_secs(20)).await }).await.unwrap();
+        assert_ne!(row.state, PushState::Received, "{:?}", row.outcome);
+        row
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_pushes_the_newest_deploys_and_none_is_lost_across_kills() {
+    let repository = Repository::new(40);
+    let mut world = World::new(statics()).await;
+    let mut received = Vec::new();
+    for (n, commit) in repository.commits.iter().enumerate() {
+        received.push(world.push(&repository, "main", commit).await.id());
+        if n % 13 == 5 {
+            tokio::time::sleep(Duration::from_millis(7 * n as u64)).await;
+            world.kill().await;
+            world.start().await;
+        }
+    }
+    world.serves("page 39").await;
+    for id in &received {
+        let push = world.decided(*id).await;
+        assert!(matches!(push.state, PushState::Handled | PushState::Superseded), "{push:?}");
+    }
+    let newest = world.store.pushes().deployments(received[39]).await.unwrap();
+    assert_eq!(newest.len(), 1);
+    assert_eq!(newest[0].commit.as_deref(), repository.commits.last().map(String::as_str));
+    let newest = world.end(newest[0].id).await;
+    assert_eq!(newest.state, DeploymentState::Live);
+    // Nothing follows the newest, and each push led to at most one deployment.
+    let all = world.store.deployments().list(world.app().await.id, None, None, 100).await.unwrap();
+    assert_eq!(all[0].id, newest.id);
+    let commits: std::collections::HashSet<_> = all.iter().map(|d| d.commit.clone()).collect();
+    assert_eq!(commits.len(), all.len(), "a commit was deployed twice");
+    let again = world.push(&repository, "main", &repository.commits[39]).await;
+    assert_eq!(again, Received::Known(received[39]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_very_commit_deploys_even_when_the_branch_has_moved_on() {
+    let mut repository = Repository::new(2);
+    let world = World::new(statics()).await;
+    let first = repository.commits[0].clone();
+    let push = world.push(&repository, "main", &first).await;
+    world.serves("page 0").await;
+    let push = world.decided(push.id()).await;
+    assert_eq!(push.state, PushState::Handled);
+    assert!(push.outcome.as_ref().unwrap().contains("web#1"), "{push:?}");
+    // Forced back: the commit is in no branch any more, and the server still hands it out.
+    git(repository.dir.path(), &["config", "uploadpack.allowAnySHA1InWant", "true"]);
+    let lost = repository.commit("lost");
+    git(repository.dir.path(), &["reset", "--quiet", "--hard", &first]);
+    world.push(&repository, "main", &lost).await;
+    world.serves("lost").await;
+    // A commit that is nowhere is told as such.
+    let nowhere = world.push(&repository, "main", &"ab".repeat(20)).await.id();
+    world.decided(nowhere).await;
+    let failed = world.store.pushes().deployments(nowhere).await.unwrap();
+    let failed = world.end(failed[0].id).await;
+    assert_eq!(failed.state, DeploymentState::Failed);
+    assert!(failed.problem.unwrap().detail.contains("abab"), "the commit is named");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_deploy_says_why_and_can_be_asked_for_again() {
+    let repository = Repository::new(3);
+    let world = World::new(statics()).await;
+    let branch = |name: &str, n: usize| GitChange::Branch {
+        branch: name.into(),
+        before: None,
+        commit: repository.commits[n].clone(),
+    };
+    let said = async |received: Received| {
+        let push = world.decided(received.id()).await;
+        assert!(world.store.pushes().deployments(push.id).await.unwrap().is_empty(), "{push:?}");
+        (push.state, push.outcome.unwrap())
+    };
+    let marked = |push: NewPush| NewPush {
+        commits: GitCommits { message: Some("Docs [skip ci]".into()), ..GitCommits::default() },
+        ..push
+    };
+    let skipped = world.push_as(&repository, branch("main", 0), marked).await;
+    let (state, why) = said(skipped).await;
+    assert!(state == PushState::Ignored && why.contains("[skip ci]"), "{why}");
+    let (state, why) = said(world.push(&repository, "dev", &repository.commits[1]).await).await;
+    assert!(state == PushState::Ignored && why.contains("dev"), "{why}");
+    let asked =
+        |push: NewPush| NewPush { wishes: PushWishes { skip: true, ..PushWishes::default() }, ..push };
+    let (state, why) = said(world.push_as(&repository, branch("main", 2), asked).await).await;
+    assert!(state == PushState::Ignored && why.contains("asked"), "{why}");
+    // Asked for again, the mark does not count.
+    let id = skipped.id();
+    let who = berth_store::model::Principal::daemon();
+    world.call(|p| async move { p.retry_push(&who, id).await }).await.unwrap();
+    assert_eq!(world.decided(id).await.state, PushState::Handled);
+    world.serves("page 0").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_app_refuses_fails_and_is_kept() {
+    let repository = Repository::new(1);
+    let required_variables = Some(vec!["TOKEN".to_owned()]);
+    let world = World::new(AppSettings { required_variables, ..statics() }).await;
+    let push = world.push(&repository, "main", &repository.commits[0]).await;
+    let push = world.decided(push.id()).await;
+    assert_eq!(push.state, PushState::Failed);
+    assert!(push.outcome.unwrap().contains("TOKEN"));
+    assert!(
+        world
+            .call(|p| async move { p.retry_push(&berth_store::model::Principal::daemon(), push.id).await })
+            .await
+            .is_ok()
+    );
+}

@@ -1,0 +1,224 @@
+//! Pushes: what moved in an app's repositories, and why it did or did not deploy.
+
+use berth_schemas::{
+    Code, Problem, Scope, Untrusted,
+    push::{GitChange, PushDetail, PushGet, PushList, PushPage, PushRetry, PushShown, PushState},
+};
+use berth_store::{PushRow, model::AppRow};
+
+use crate::{
+    find, page,
+    registry::{Brief, Call, Hints, Method, Spec, Tier, Tool},
+    text::Text,
+};
+
+/// Paths shown of one push.
+const MOST_PATHS: usize = 100;
+
+pub(crate) fn tools() -> Vec<Tool> {
+    vec![
+        Tool::new(
+            Spec {
+                name: "push_list",
+                title: "List an app's pushes",
+                description: "List what was pushed to an app's repositories, newest first: branch, commit, who pushed, and what it led to. For why one did or did not deploy use push_get.",
+                hints: Hints::READ,
+                scope: Scope::Read,
+                tier: Tier::Extended,
+                method: Method::Get,
+                path: "/v1/apps/{app}/pushes",
+            },
+            list,
+        ),
+        Tool::new(
+            Spec {
+                name: "push_get",
+                title: "Show why a push deployed or not",
+                description: "Show a push: what moved, the paths that it touches, which rule decided (branch, skip mark in the message, watch_paths, deploy_tags), the deployments that it led to, and what to do next.",
+                hints: Hints::READ,
+                scope: Scope::Read,
+                tier: Tier::Extended,
+                method: Method::Get,
+                path: "/v1/apps/{app}/pushes/{push}",
+            },
+            get,
+        ),
+        Tool::new(
+            Spec {
+                name: "push_retry",
+                title: "Decide a push once more",
+                description: "Decide a push once more that was ignored or failed, now without skip marks and path filters: to deploy after all what a rule left out, or after its cause was corrected. What led to a deployment is repeated with deployment_create.",
+                hints: Hints::UPDATE,
+                scope: Scope::Deploy,
+                tier: Tier::Extended,
+                method: Method::Post,
+                path: "/v1/apps/{app}/pushes/{push}/retry",
+            },
+            retry,
+        ),
+    ]
+}
+
+async fn list(call: Call, input: PushList) -> Result<PushPage, Problem> {
+    let limit = page::limit(input.limit, 20, 100)?;
+    let before = page::number_cursor(input.cursor.as_deref())?;
+    let app = find::app(&call, &input.app).await?;
+    let rows = call.context.store.pushes().list(app.id, input.state, before, limit).await?;
+    let full = i64::try_from(rows.len()).unwrap_or(i64::MAX) == limit;
+    let next_cursor = rows.last().filter(|_| full).map(|p| p.id.0.to_string());
+    Ok(PushPage { pushes: shown(&call, &rows).await?, next_cursor })
+}
+
+async fn get(call: Call, input: PushGet) -> Result<PushDetail, Problem> {
+    let (_, push) = find_push(&call, &input.app, input.push).await?;
+    detail(&call, &push).await
+}
+
+async fn retry(call: Call, input: PushRetry) -> Result<PushDetail, Problem> {
+    let (app, push) = find_push(&call, &input.app, input.push).await?;
+    if !push.state.can_become(PushState::Received) {
+        let hint = match push.state {
+            PushState::Received => "It is about to be decided: look again with push_get.".to_owned(),
+            PushState::Superseded => "Retry the newest push of that branch: push_list.".into(),
+            PushState::Refused => "Push it again: its branch did not move.".into(),
+            _ => format!("To deploy it again use deployment_create(app={:?}).", app.slug.as_str()),
+        };
+        let detail = format!("Push {} is {} and is not decided again.", push.id.0, push.state.as_str());
+        return Err(Problem::new(Code::Conflict, detail).hint(hint));
+    }
+    let push = call.context.pipeline.retry_push(&call.principal, push.id).await?;
+    // It is decided in a moment: the answer should say what came of it.
+    let push = call.context.pipeline.wait_decided(push.id, std::time::Duration::from_secs(5)).await?;
+    detail(&call, &push).await
+}
+
+/// The push of this number, if it is one of the app's.
+async fn find_push(
+    call: &Call,
+    app: &berth_schemas::AppSlug,
+    number: i64,
+) -> Result<(AppRow, PushRow), Problem> {
+    let app = find::app(call, app).await?;
+    let pushes = call.context.store.pushes();
+    let found = pushes.get(berth_store::model::PushId(number)).await?.filter(|p| p.app_id == app.id);
+    match found {
+        Some(push) => Ok((app, push)),
+        None => {
+            let newest = pushes.list(app.id, None, None, 5).await?;
+            let known: Vec<String> = newest.iter().map(|p| p.id.0.to_string()).collect();
+            Err(Problem {
+                field: Some("push".into()),
+                ..Problem::not_found("push", &number.to_string(), &known)
+            })
+        }
+    }
+}
+
+async fn shown(call: &Call, rows: &[PushRow]) -> Result<Vec<PushShown>, Problem> {
+    let led = call.context.store.pushes().deployment_names(rows).await?;
+    let shown = rows.iter().map(|push| PushShown {
+        push: push.id.0,
+        app: push.app.clone(),
+        state: push.state,
+        origin: push.origin,
+        change: push.change.clone(),
+        message: push.first_line().map(Untrusted),
+        pusher: Some(push.pusher()),
+        outcome: push.outcome.clone(),
+        deployments: led.iter().filter(|(id, _)| *id == push.id).map(|(_, name)| name.clone()).collect(),
+        received_at: push.received_at,
+        settled_at: push.settled_at,
+    });
+    Ok(shown.collect())
+}
+
+async fn detail(call: &Call, push: &PushRow) -> Result<PushDetail, Problem> {
+    let mut shown = shown(call, std::slice::from_ref(push)).await?;
+    let Some(shown) = shown.pop() else {
+        return Err(Problem::new(Code::NotFound, "That push is gone, with its app."));
+    };
+    let paths = push.commits.paths.as_ref();
+    Ok(PushDetail {
+        author: push.commits.author.clone(),
+        paths: paths.map(|p| p.iter().take(MOST_PATHS).cloned().map(Untrusted).collect()),
+        wishes: push.wishes.clone(),
+        attempts: push.attempts,
+        next: next(&shown),
+        push: shown,
+    })
+}
+
+/// The next step, in words that a model or a person can follow.
+fn next(push: &PushShown) -> String {
+    let (app, number) = (push.app.as_str(), push.push);
+    match push.state {
+        PushState::Received => {
+            format!("It is kept and will be decided: look again with push_get(app={app:?}, push={number}).")
+        }
+        PushState::Handled => match push.deployments.last() {
+            Some(deployment) => {
+                format!("Follow it with deployment_get(deployment={:?}, wait_s=50).", deployment.to_string())
+            }
+            None => "There is nothing to do.".into(),
+        },
+        PushState::Ignored => format!(
+            "If it is to deploy all the same: correct the rule that outcome names with app_update(app={app:?}), then push_retry(app={app:?}, push={number})."
+        ),
+        PushState::Superseded => format!("See the newest push of that branch with push_list(app={app:?})."),
+        PushState::Failed => {
+            format!("Correct the cause, then push_retry(app={app:?}, push={number}).")
+        }
+        PushState::Refused => "Correct the cause and push again: the branch did not move.".into(),
+    }
+}
+
+/// What moved, in a few words.
+fn moved(change: &GitChange) -> String {
+    let short = |commit: &str| commit.chars().take(10).collect::<String>();
+    match change {
+        GitChange::Branch { branch, commit, .. } => format!("{branch} to {}", short(commit)),
+        GitChange::BranchDeleted { branch } => format!("{branch} deleted"),
+        GitChange::Tag { tag, commit } => format!("tag {tag} at {}", short(commit)),
+        GitChange::TagDeleted { tag } => format!("tag {tag} deleted"),
+        GitChange::Pull { number, commit, .. } => format!("pull request {number} at {}", short(commit)),
+        GitChange::PullClosed { number, merged } => {
+            format!("pull request {number} {}", if *merged { "merged" } else { "closed" })
+        }
+    }
+}
+
+fn line(push: &PushShown) -> Text {
+    let mut text = Text::new().say(format!(
+        "{} {} {} {}",
+        push.push,
+        push.state.as_str(),
+        moved(&push.change),
+        push.received_at
+    ));
+    if let Some(pusher) = &push.pusher {
+        text = text.say(" by ").quote(pusher);
+    }
+    if let Some(message) = &push.message {
+        text = text.say(" ").quote(message);
+    }
+    text.say_if(push.outcome.as_ref().map(|outcome| format!(" – {outcome}")))
+}
+
+impl Brief for PushPage {
+    fn brief(&self) -> Text {
+        if self.pushes.is_empty() {
+            return "There are no such pushes.".into();
+        }
+        let mut text = Text::new();
+        for (i, push) in self.pushes.iter().enumerate() {
+            text = text.say(if i == 0 { "" } else { "\n" }).join(line(push));
+        }
+        text.say_if(self.next_cursor.as_ref().map(|c| format!("\nMore with cursor={c:?}.")))
+    }
+}
+
+impl Brief for PushDetail {
+    fn brief(&self) -> Text {
+        Text::new().say("Push ").join(line(&self.push)).say(format!("\n{}", self.next))
+    }
+}
