@@ -107,13 +107,6 @@ pub struct AppSettings {
     /// Static releases: answer unknown paths with index.html, for apps that route in the browser.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spa_fallback: Option<bool>,
-    /// A push deploys only if it touches one of these paths: patterns as in .gitignore, the last that fits counts,
-    /// ! excludes. Default: all.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub watch_paths: Option<Vec<String>>,
-    /// Tags that deploy to production when they are pushed: patterns such as v*, ! excludes. Default: none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub deploy_tags: Option<Vec<String>>,
 }
 
 /// Whether an app runs.

@@ -185,6 +185,52 @@ pub enum PushResult {
     Strict,
 }
 
+/// Which pushes to an app deploy, and how. A field that is absent has its default.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PushRules {
+    /// A push deploys only if it touches one of these paths: patterns as in .gitignore, the last that fits counts,
+    /// ! excludes. Default: all. For an app in a folder of its repository, that folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub watch_paths: Option<Vec<String>>,
+    /// Tags that deploy to production when they are pushed: patterns such as v*, ! excludes. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deploy_tags: Option<Vec<String>>,
+}
+
+/// Input of `push_rules_get`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PushRulesGet {
+    /// The app's name.
+    pub app: AppSlug,
+}
+
+/// Input of `push_rules_set`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PushRulesSet {
+    /// The app's name.
+    pub app: AppSlug,
+    /// Rules to change; those not named stay.
+    #[serde(default)]
+    pub rules: PushRules,
+    /// Names of rules to set back to their default.
+    #[serde(default)]
+    pub unset: Vec<String>,
+}
+
+/// Output of `push_rules_get` and `push_rules_set`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PushRulesShown {
+    /// The app.
+    pub app: AppSlug,
+    /// The rules as they are now.
+    pub rules: PushRules,
+    /// What they mean for the next push.
+    pub effect: String,
+}
+
 /// What the pusher asked for with `git push -o`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]

@@ -2,13 +2,17 @@
 
 use berth_schemas::{
     Code, Problem, Scope, Untrusted,
-    push::{GitChange, PushDetail, PushGet, PushList, PushPage, PushRetry, PushShown, PushState},
+    push::{
+        GitChange, PushDetail, PushGet, PushList, PushPage, PushRetry, PushRules, PushRulesGet, PushRulesSet,
+        PushRulesShown, PushShown, PushState,
+    },
 };
 use berth_store::{PushRow, model::AppRow};
 
 use crate::{
     find, page,
     registry::{Brief, Call, Hints, Method, Spec, Tier, Tool},
+    settings,
     text::Text,
 };
 
@@ -56,7 +60,82 @@ pub(crate) fn tools() -> Vec<Tool> {
             },
             retry,
         ),
+        Tool::new(
+            Spec {
+                name: "push_rules_get",
+                title: "Show which pushes deploy",
+                description: "Show an app's rules for pushes: which branch deploys to production, which paths a push must touch, which tags deploy.",
+                hints: Hints::READ,
+                scope: Scope::Read,
+                tier: Tier::Extended,
+                method: Method::Get,
+                path: "/v1/apps/{app}/push-rules",
+            },
+            rules_get,
+        ),
+        Tool::new(
+            Spec {
+                name: "push_rules_set",
+                title: "Set which pushes deploy",
+                description: "Change an app's rules for pushes: watch_paths for an app that shares its repository with others, deploy_tags to release by tags. Production's branch is the app's setting git_ref. Rules hold for pushes that come after.",
+                hints: Hints::UPDATE,
+                scope: Scope::Write,
+                tier: Tier::Extended,
+                method: Method::Patch,
+                path: "/v1/apps/{app}/push-rules",
+            },
+            rules_set,
+        ),
     ]
+}
+
+async fn rules_get(call: Call, input: PushRulesGet) -> Result<PushRulesShown, Problem> {
+    let app = find::app(&call, &input.app).await?;
+    let rules = call.context.store.pushes().rules(app.id).await?;
+    Ok(rules_shown(&app, rules))
+}
+
+async fn rules_set(call: Call, input: PushRulesSet) -> Result<PushRulesShown, Problem> {
+    check_rules(&input.rules)?;
+    let app = find::app_to_change(&call, &input.app).await?;
+    let before = call.context.store.pushes().rules(app.id).await?;
+    let rules = settings::change(&before, &input.rules, &input.unset)?;
+    if rules != before {
+        call.context.store.pushes().set_rules(&call.principal, app.id, &rules).await?;
+    }
+    Ok(rules_shown(&app, rules))
+}
+
+/// Most patterns of one rule.
+const MOST_PATTERNS: usize = 100;
+
+fn check_rules(rules: &PushRules) -> Result<(), Problem> {
+    let check = |field: &str, patterns: &Option<Vec<String>>, rule: fn(&[String]) -> Result<(), String>| {
+        let patterns = patterns.as_deref().unwrap_or_default();
+        let wrong =
+            |why: String| Problem::invalid(&format!("rules.{field}"), format!("rules.{field}: {why}."));
+        if patterns.len() > MOST_PATTERNS {
+            return Err(wrong(format!("{} patterns; at most {MOST_PATTERNS} are possible", patterns.len())));
+        }
+        rule(patterns).map_err(wrong)
+    };
+    check("watch_paths", &rules.watch_paths, berth_deploy::push::check_paths)?;
+    check("deploy_tags", &rules.deploy_tags, berth_deploy::push::check_names)
+}
+
+fn rules_shown(app: &AppRow, rules: PushRules) -> PushRulesShown {
+    let branch = match app.settings.git_ref.as_deref() {
+        Some(branch) => format!("the branch {branch}"),
+        None => "the repository's default branch (main, else master)".into(),
+    };
+    let some = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|l| !l.is_empty());
+    let touching = if some(&rules.watch_paths) { ", if it touches one of watch_paths" } else { "" };
+    let tags = if some(&rules.deploy_tags) { "; so does a tag that fits deploy_tags" } else { "" };
+    PushRulesShown {
+        app: app.slug.clone(),
+        effect: format!("A push to {branch} deploys to production{touching}{tags}."),
+        rules,
+    }
 }
 
 async fn list(call: Call, input: PushList) -> Result<PushPage, Problem> {
@@ -214,6 +293,12 @@ impl Brief for PushPage {
             text = text.say(if i == 0 { "" } else { "\n" }).join(line(push));
         }
         text.say_if(self.next_cursor.as_ref().map(|c| format!("\nMore with cursor={c:?}.")))
+    }
+}
+
+impl Brief for PushRulesShown {
+    fn brief(&self) -> Text {
+        Text::new().say(&self.effect)
     }
 }
 

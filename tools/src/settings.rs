@@ -3,6 +3,8 @@
 
 use berth_deploy::source::git::{GitUrl, Wanted};
 use berth_schemas::{Problem, VariableName, app::AppSettings, error::nearest};
+use schemars::JsonSchema;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 /// Longest list of routes or required variables.
@@ -35,8 +37,6 @@ pub(crate) fn check(settings: &AppSettings, allow_local: bool) -> Result<(), Pro
         return Err(wrong("cpus", &format!("{cpus} is out of range; use 0.05 to 256")));
     }
     list("routes", s.routes.as_deref(), |r| route(r).map(|_| ()))?;
-    patterns("watch_paths", s.watch_paths.as_deref(), berth_deploy::push::check_paths)?;
-    patterns("deploy_tags", s.deploy_tags.as_deref(), berth_deploy::push::check_names)?;
     list("required_variables", s.required_variables.as_deref(), |v| {
         v.parse::<VariableName>().map(|_| ()).map_err(|e| e.to_string())
     })
@@ -71,16 +71,6 @@ fn list(field: &str, values: Option<&[String]>, rule: fn(&str) -> Result<(), Str
         }
     }
     Ok(())
-}
-
-/// A list of patterns, whose order counts.
-fn patterns(
-    field: &str,
-    values: Option<&[String]>,
-    rule: fn(&[String]) -> Result<(), String>,
-) -> Result<(), Problem> {
-    list(field, values, |_| Ok(()))?;
-    rule(values.unwrap_or_default()).map_err(|why| wrong(field, &why))
 }
 
 /// Cuts what is shown of a wrong value.
@@ -195,10 +185,21 @@ pub(crate) fn merge(
     change: &AppSettings,
     unset: &[String],
 ) -> Result<Changed, Problem> {
-    let old = as_map(before)?;
-    let mut new = old.clone();
+    let settings = self::change(before, change, unset)?;
+    let (old, new) = (as_map(before)?, as_map(&settings)?);
+    let names = names::<AppSettings>().into_iter().filter(|n| old.get(n) != new.get(n)).collect();
+    Ok(Changed { settings, names })
+}
+
+/// The same for any set of optional fields.
+pub(crate) fn change<T: Serialize + DeserializeOwned + JsonSchema>(
+    before: &T,
+    change: &T,
+    unset: &[String],
+) -> Result<T, Problem> {
+    let mut new = as_map(before)?;
     let change = as_map(change)?;
-    let known = names();
+    let known = names::<T>();
     for name in unset {
         if !known.contains(name) {
             let shown: String = name.chars().take(60).collect();
@@ -209,18 +210,15 @@ pub(crate) fn merge(
                 .candidates(candidates));
         }
         if change.contains_key(name) {
-            return Err(Problem::invalid("unset", format!("{name} is both in settings and in unset.")));
+            return Err(Problem::invalid("unset", format!("{name} is both to be set and in unset.")));
         }
         new.remove(name);
     }
     new.extend(change);
-    let names = known.into_iter().filter(|n| old.get(n) != new.get(n)).collect();
-    let settings = serde_json::from_value(Value::Object(new))
-        .map_err(|e| Problem::invalid("settings", e.to_string()))?;
-    Ok(Changed { settings, names })
+    serde_json::from_value(Value::Object(new)).map_err(|e| Problem::invalid("settings", e.to_string()))
 }
 
-fn as_map(settings: &AppSettings) -> Result<Map<String, Value>, Problem> {
+fn as_map<T: Serialize>(settings: &T) -> Result<Map<String, Value>, Problem> {
     match serde_json::to_value(settings) {
         Ok(Value::Object(map)) => Ok(map),
         Ok(_) => Ok(Map::new()),
@@ -228,9 +226,9 @@ fn as_map(settings: &AppSettings) -> Result<Map<String, Value>, Problem> {
     }
 }
 
-/// The names of all settings, from their schema.
-fn names() -> Vec<String> {
-    let schema = schemars::schema_for!(AppSettings);
+/// The names of all fields, from their schema.
+fn names<T: JsonSchema>() -> Vec<String> {
+    let schema = schemars::schema_for!(T);
     let properties = schema.get("properties").and_then(Value::as_object);
     properties.map(|p| p.keys().cloned().collect()).unwrap_or_default()
 }

@@ -196,6 +196,8 @@ fn inputs() -> Vec<(&'static str, Value)> {
         ("push_get", json!({ "app": "web", "push": 1 })),
         ("push_list", app.clone()),
         ("push_retry", json!({ "app": "web", "push": 1 })),
+        ("push_rules_get", app.clone()),
+        ("push_rules_set", json!({ "app": "web", "rules": { "deploy_tags": ["v*"] } })),
         ("release_list", app.clone()),
         ("release_rollback", app.clone()),
         ("request_list", app.clone()),

@@ -34,3 +34,9 @@ CREATE TABLE push_deployments (
     PRIMARY KEY (push_id, deployment_id)
 );
 CREATE INDEX push_deployments_by_deployment ON push_deployments (deployment_id);
+
+-- JSON of PushRules; they are no part of a release, so they stand beside the app's settings.
+CREATE TABLE push_rules (
+    app_id  BIGINT NOT NULL PRIMARY KEY REFERENCES apps (id) ON DELETE CASCADE,
+    rules   TEXT   NOT NULL
+);

@@ -3,17 +3,18 @@
 
 use berth_schemas::{
     AppSlug, DeploymentRef, Timestamp, Untrusted,
-    push::{GitChange, GitCommits, PushOrigin, PushState, PushWishes},
+    push::{GitChange, GitCommits, PushOrigin, PushRules, PushState, PushWishes},
 };
 use serde::{Deserialize, Serialize};
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
     database::assembled,
-    error::Result,
-    model::{AppId, DeploymentId, DeploymentRow, PushId},
+    error::{Result, StoreError},
+    model::{AppId, DeploymentId, DeploymentRow, NewEvent, Principal, PushId},
     row,
     store::Inner,
+    write::Write,
 };
 
 pub(crate) const SELECT: &str =
@@ -274,6 +275,47 @@ impl Pushes<'_> {
             Ok((PushId(r.try_get("push_id")?), DeploymentRef::new(app, r.try_get("number")?)))
         };
         rows.iter().map(name).collect()
+    }
+
+    /// Which pushes to an app deploy.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn rules(self, app: AppId) -> Result<PushRules> {
+        let row = sqlx::query("SELECT rules FROM push_rules WHERE app_id = $1")
+            .bind(app.0)
+            .fetch_optional(self.0.read())
+            .await?;
+        row.map_or_else(|| Ok(PushRules::default()), |row| row::json(&row, "push_rules", "rules"))
+    }
+
+    /// Sets which pushes to an app deploy.
+    ///
+    /// # Errors
+    /// When the app does not exist.
+    pub async fn set_rules(self, by: &Principal, app: AppId, rules: &PushRules) -> Result<()> {
+        let mut write = Write::begin(self.0).await?;
+        let known =
+            sqlx::query("SELECT slug FROM apps WHERE id = $1").bind(app.0).fetch_optional(write.conn());
+        let Some(known) = known.await? else { return Err(StoreError::not_found("app", app.0)) };
+        let slug: String = known.try_get("slug")?;
+        sqlx::query(
+            "INSERT INTO push_rules (app_id, rules) VALUES ($1, $2)
+             ON CONFLICT (app_id) DO UPDATE SET rules = excluded.rules",
+        )
+        .bind(app.0)
+        .bind(row::to_json("push_rules", "rules", rules)?)
+        .execute(write.conn())
+        .await?;
+        let event = NewEvent {
+            kind: "push.rules_changed",
+            by: by.name.clone(),
+            app: Some(app),
+            summary: format!("The rules for pushes to {slug} changed."),
+            data: serde_json::json!({ "rules": rules }),
+        };
+        write.event(event).await?;
+        write.commit().await
     }
 
     /// The pushes that led to a deployment, newest first.

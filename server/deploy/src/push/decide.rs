@@ -3,7 +3,7 @@
 use berth_schemas::{
     EnvironmentName,
     app::AppSettings,
-    push::{GitChange, GitCommits, PushWishes},
+    push::{GitChange, GitCommits, PushRules, PushWishes},
 };
 
 use super::patterns::Patterns;
@@ -40,6 +40,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) default_branch: Option<&'a str>,
     /// The app's settings.
     pub(crate) settings: &'a AppSettings,
+    /// Which pushes to the app deploy.
+    pub(crate) rules: &'a PushRules,
 }
 
 /// What a push leads to.
@@ -83,7 +85,7 @@ pub(crate) fn decide(facts: &Facts<'_>) -> Decision {
             };
             (branch, commit, to, format!("the branch {branch} moved"))
         }
-        GitChange::Tag { tag, commit } => match deploys_tag(facts.settings, tag) {
+        GitChange::Tag { tag, commit } => match deploys_tag(facts.rules, tag) {
             Ok(true) => (tag, commit, Target::Production, format!("the tag {tag} fits deploy_tags")),
             Ok(false) if facts.wishes.force || facts.wishes.environment.is_some() => {
                 (tag, commit, Target::Production, format!("the tag {tag} was asked for"))
@@ -91,7 +93,7 @@ pub(crate) fn decide(facts: &Facts<'_>) -> Decision {
             Ok(false) => {
                 return Decision::Ignore(format!(
                     "the tag {tag} fits none of the app's deploy_tags{}",
-                    if facts.settings.deploy_tags.is_none() { ", of which it has none" } else { "" }
+                    if facts.rules.deploy_tags.is_none() { ", of which it has none" } else { "" }
                 ));
             }
             Err(why) => return Decision::Ignore(format!("the app's deploy_tags cannot be used: {why}")),
@@ -126,13 +128,17 @@ pub(crate) fn decide(facts: &Facts<'_>) -> Decision {
 
 /// The branch that deploys to production, where it is known: configured, else the repository's default one.
 fn production_branch(facts: &Facts<'_>) -> Option<String> {
-    let configured = facts.settings.git_ref.as_deref().filter(|name| CommitSha::parse(name).is_err());
-    let configured = configured.map(|name| name.strip_prefix("refs/heads/").unwrap_or(name));
-    configured.or(facts.default_branch).map(str::to_owned)
+    configured_branch(facts.settings).or(facts.default_branch).map(str::to_owned)
 }
 
-fn deploys_tag(settings: &AppSettings, tag: &str) -> Result<bool, String> {
-    match &settings.deploy_tags {
+/// The branch that is configured to deploy to production.
+pub(crate) fn configured_branch(settings: &AppSettings) -> Option<&str> {
+    let configured = settings.git_ref.as_deref().filter(|name| CommitSha::parse(name).is_err());
+    configured.map(|name| name.strip_prefix("refs/heads/").unwrap_or(name))
+}
+
+fn deploys_tag(rules: &PushRules, tag: &str) -> Result<bool, String> {
+    match &rules.deploy_tags {
         Some(patterns) if !patterns.is_empty() => Ok(Patterns::of_names(patterns)?.take(tag)),
         _ => Ok(false),
     }
@@ -149,7 +155,7 @@ fn skip(facts: &Facts<'_>) -> Option<String> {
     if let Some(mark) = facts.commits.message.as_ref().and_then(|m| skip_mark(&m.0)) {
         return Some(format!("the commit's message says {mark}"));
     }
-    let patterns = facts.settings.watch_paths.as_ref().filter(|p| !p.is_empty())?;
+    let patterns = facts.rules.watch_paths.as_ref().filter(|p| !p.is_empty())?;
     // Where the paths are not known, a build too many harms less than a change that is lost.
     let paths = facts.commits.paths.as_ref()?;
     let watched = match Patterns::of_paths(patterns) {
@@ -189,6 +195,7 @@ mod tests {
         wishes: PushWishes,
         default_branch: Option<&'static str>,
         settings: AppSettings,
+        rules: PushRules,
     }
 
     fn branch(name: &str) -> Case {
@@ -198,6 +205,7 @@ mod tests {
             wishes: PushWishes::default(),
             default_branch: None,
             settings: AppSettings::default(),
+            rules: PushRules::default(),
         }
     }
 
@@ -205,7 +213,7 @@ mod tests {
         let patterns = patterns.iter().map(|p| (*p).to_owned()).collect();
         Case {
             change: GitChange::Tag { tag: name.into(), commit: COMMIT.into() },
-            settings: AppSettings { deploy_tags: Some(patterns), ..AppSettings::default() },
+            rules: PushRules { deploy_tags: Some(patterns), ..PushRules::default() },
             ..branch("main")
         }
     }
@@ -219,8 +227,8 @@ mod tests {
         fn paths(self, watch: &[&str], touched: &[&str]) -> Self {
             let own = |list: &[&str]| list.iter().map(|p| (*p).to_owned()).collect();
             let commits = GitCommits { paths: Some(own(touched)), ..self.commits };
-            let settings = AppSettings { watch_paths: Some(own(watch)), ..self.settings };
-            Self { commits, settings, ..self }
+            let rules = PushRules { watch_paths: Some(own(watch)), ..self.rules };
+            Self { commits, rules, ..self }
         }
 
         fn decide(&self) -> Decision {
@@ -230,6 +238,7 @@ mod tests {
                 wishes: &self.wishes,
                 default_branch: self.default_branch,
                 settings: &self.settings,
+                rules: &self.rules,
             })
         }
 

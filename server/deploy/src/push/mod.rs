@@ -202,12 +202,14 @@ impl Inner {
 
     async fn decide_push(self: &Arc<Self>, push: &PushRow) -> Result<(), Problem> {
         let app = self.app(push.app_id).await?;
+        let rules = self.store.pushes().rules(app.id).await?;
         let decision = decide::decide(&Facts {
             change: &push.change,
             commits: &push.commits,
             wishes: &push.wishes,
             default_branch: push.default_branch.as_deref(),
             settings: &app.settings,
+            rules: &rules,
         });
         let (to, git_ref, commit, because) = match decision {
             Decision::Ignore(why) => return self.end_push(push, PushState::Ignored, &why).await,

@@ -51,6 +51,7 @@ macro_rules! scenarios {
             the_same_push_is_taken_once,
             a_push_and_what_it_leads_to_are_one,
             what_strangers_push_is_kept_within_limits,
+            rules_for_pushes_stay_until_they_are_changed,
             build_logs_are_read_from_both_ends,
             build_logs_are_capped,
             deleting_an_app_takes_everything_along,

@@ -1,6 +1,6 @@
 use berth_schemas::{
     Untrusted,
-    push::{GitChange, GitCommits, PushOrigin, PushState as P},
+    push::{GitChange, GitCommits, PushOrigin, PushRules, PushState as P},
 };
 use berth_store::*;
 
@@ -122,4 +122,19 @@ pub async fn what_strangers_push_is_kept_within_limits(world: World) {
     let first = world.store.pushes().receive(held.clone()).await.unwrap().id();
     world.store.pushes().transition(first, P::Received, P::Refused, "it did not build").await.unwrap();
     assert!(world.is_new(held).await);
+}
+
+pub async fn rules_for_pushes_stay_until_they_are_changed(world: World) {
+    let app = world.app("web").await;
+    let (pushes, root) = (world.store.pushes(), Principal::daemon());
+    assert_eq!(pushes.rules(app.id).await.unwrap(), PushRules::default());
+    for tags in [vec!["v*".to_owned()], vec![]] {
+        let rules = PushRules { deploy_tags: Some(tags), ..PushRules::default() };
+        pushes.set_rules(&root, app.id, &rules).await.unwrap();
+        assert_eq!(pushes.rules(app.id).await.unwrap(), rules);
+    }
+    assert_eq!(world.refresh(&app).await.configured_at, app.configured_at, "no release depends on them");
+    assert!(pushes.set_rules(&root, AppId(-1), &PushRules::default()).await.is_err());
+    world.store.apps().delete(app.id, "ci").await.unwrap();
+    assert_eq!(pushes.rules(app.id).await.unwrap(), PushRules::default());
 }
