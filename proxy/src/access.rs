@@ -105,6 +105,14 @@ pub enum AccessFault {
     BadRequest,
     /// No route for this host and path.
     NoSuchApp,
+    /// The domain's rules do not let this address in.
+    Forbidden,
+    /// The address made more requests than the domain's rules allow.
+    RateLimited,
+    /// The domain's rules want a name and a password.
+    LoginRequired,
+    /// The body is longer than the domain's rules allow.
+    BodyTooLarge,
     /// The app has no running release yet.
     Starting,
     /// Nothing was deployed to the app yet.
@@ -136,6 +144,10 @@ impl AccessFault {
         match self {
             Self::BadRequest => "bad_request",
             Self::NoSuchApp => "no_such_app",
+            Self::Forbidden => "forbidden",
+            Self::RateLimited => "rate_limited",
+            Self::LoginRequired => "login_required",
+            Self::BodyTooLarge => "body_too_large",
             Self::Starting => "app_starting",
             Self::NotDeployed => "app_not_deployed",
             Self::Stopped => "app_stopped",

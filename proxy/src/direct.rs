@@ -25,10 +25,12 @@ use pingora::{
 
 use crate::{
     connections::ConnectionState,
+    enforce,
     events::{self, EventTracker},
     exchange::Exchange,
-    forwarded::{self, X_REQUEST_ID, id_value},
+    forwarded,
     gateway::MAX_TRIES,
+    header_rules::is_hop_by_hop,
     upstream::Upstream,
 };
 
@@ -329,7 +331,7 @@ fn finish_head(
         }
     }
     head.remove_header("x-berth-error");
-    head.insert_header(X_REQUEST_ID, id_value(exchange.record.request_id))
+    exchange.stamp().mark_apps(head)
 }
 
 /// The request as the app gets it: HTTP/1.1, with a host, without hop-by-hop and forged headers.
@@ -349,15 +351,6 @@ fn upstream_request(request: &RequestHeader, exchange: &Exchange) -> Result<Requ
     }
     let host = upstream.headers.get(header::HOST).cloned();
     forwarded::rewrite(&mut upstream, exchange.origin, exchange.record.request_id, host)?;
+    enforce::change_request(&mut upstream, exchange)?;
     Ok(upstream)
-}
-
-fn is_hop_by_hop(name: &HeaderName) -> bool {
-    *name == header::CONNECTION
-        || *name == header::TE
-        || *name == header::TRAILER
-        || *name == header::TRANSFER_ENCODING
-        || *name == header::PROXY_AUTHENTICATE
-        || *name == header::PROXY_AUTHORIZATION
-        || matches!(name.as_str(), "keep-alive" | "proxy-connection" | "http2-settings")
 }

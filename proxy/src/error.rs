@@ -22,6 +22,9 @@ pub enum ProxyError {
     /// The TLS side could not be set up.
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
+    /// The system gives no random numbers.
+    #[error("the system gives no random numbers")]
+    Randomness,
     /// A static release's directory could not be opened.
     #[error("the release directory {path} cannot be opened: {source}", path = .path.display())]
     StaticRoot {

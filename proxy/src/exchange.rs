@@ -19,6 +19,8 @@ use crate::{
     handle::{Shared, count},
     replica::ReplicaLease,
     request_id::RequestId,
+    rules::HostRules,
+    stamp::Stamp,
     target::{Backend, InFlight, ReleaseTarget},
     upstream::Upstream,
 };
@@ -28,6 +30,10 @@ pub(crate) struct Exchange {
     connection: Arc<ConnectionState>,
     begun: Instant,
     pub(crate) origin: Origin,
+    /// Of the host, once the request has met them.
+    pub(crate) rules: Option<Arc<HostRules>>,
+    /// Bytes of the body that went to the app in this try.
+    body_sent: u64,
     /// Filled bit by bit; sent when the exchange ends.
     pub(crate) record: AccessRecord,
     recorded: bool,
@@ -74,6 +80,8 @@ impl Exchange {
             connection,
             begun: Instant::now(),
             origin,
+            rules: None,
+            body_sent: 0,
             record,
             recorded: false,
             place: None,
@@ -82,6 +90,23 @@ impl Exchange {
             instead: None,
             counted: None,
             unreachable: Vec::new(),
+        }
+    }
+
+    /// What its answer carries.
+    pub(crate) fn stamp(&self) -> Stamp {
+        Stamp { id: self.record.request_id, tls: self.origin.tls, rules: self.rules.clone() }
+    }
+
+    /// Counts a piece of the body on its way to the app.
+    ///
+    /// # Errors
+    /// The most that the host's rules allow, when it is more by now.
+    pub(crate) fn count_body(&mut self, bytes: usize) -> Result<(), u64> {
+        self.body_sent += bytes as u64;
+        match self.rules.as_ref().and_then(|rules| rules.max_body) {
+            Some(most) if self.body_sent > most && self.record.protocol != Protocol::WebSocket => Err(most),
+            _ => Ok(()),
         }
     }
 
@@ -137,6 +162,7 @@ impl Exchange {
     /// The replica for the next try.
     pub(crate) fn next_replica(&mut self) -> Option<&ReplicaLease> {
         self.tries += 1;
+        self.body_sent = 0;
         self.replica = None;
         let Backend::Containers(replicas) = self.place.as_ref()?.target().backend() else {
             return None;

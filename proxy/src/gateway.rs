@@ -9,6 +9,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use http::{StatusCode, header};
 use pingora::{
     Error, ErrorSource, ErrorType, OkOrErr, Result,
@@ -25,14 +26,18 @@ use crate::{
     connection::Connection,
     connections::{ConnectionState, Phase},
     direct::{self, Forwarded},
+    enforce,
     exchange::Exchange,
-    forwarded::{self, TrustedPeers, X_REQUEST_ID, id_value},
+    forwarded::{self, TrustedPeers},
     handle::Shared,
     hold::{Hold, Waited},
     page::Notice,
     router::{Destination, Route},
     target::{Backend, ReleaseTarget},
 };
+
+/// The error of a request whose body turned out to be longer than its host's rules allow.
+const BODY_TOO_LARGE: &str = "body too large";
 
 /// Tries per request, the first included.
 pub(crate) const MAX_TRIES: usize = 4;
@@ -50,8 +55,8 @@ pub(crate) struct GatewayOptions {
 }
 
 pub(crate) struct Gateway {
-    shared: Arc<Shared>,
-    options: GatewayOptions,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) options: GatewayOptions,
 }
 
 /// What became of routing.
@@ -67,7 +72,7 @@ enum Routed {
 pub(crate) enum Own {
     Files(Arc<ReleaseTarget>),
     Notice(Notice),
-    Redirect(String),
+    Redirect(StatusCode, String),
 }
 
 /// Who answers a request, once it waits for nothing any more.
@@ -90,9 +95,6 @@ impl Gateway {
             let Some(route) = routes.find(exchange.host(), request.uri.path()) else {
                 return Routed::Notice(Notice::no_such_app(exchange.host()));
             };
-            if route.https_only && !exchange.origin.tls {
-                return Routed::Redirect(self.https_url(exchange.host(), request));
-            }
             match self.enter(exchange, route, request) {
                 Some(routed) => return routed,
                 None => std::hint::spin_loop(),
@@ -134,7 +136,9 @@ impl Gateway {
                     });
                 }
                 Routed::Notice(notice) => return Ok(Answerer::Own(Own::Notice(notice))),
-                Routed::Redirect(to) => return Ok(Answerer::Own(Own::Redirect(to))),
+                Routed::Redirect(to) => {
+                    return Ok(Answerer::Own(Own::Redirect(StatusCode::PERMANENT_REDIRECT, to)));
+                }
                 Routed::Hold(hold) => hold,
             };
             let since = *held_since.get_or_insert_with(tokio::time::Instant::now);
@@ -156,20 +160,15 @@ impl Gateway {
     ) -> Result<bool> {
         match answer {
             Own::Notice(notice) => self.answer(session, exchange, &notice).await,
-            Own::Redirect(to) => redirect(session, exchange, &to).await,
+            Own::Redirect(status, to) => redirect(session, exchange, status, &to).await,
             Own::Files(target) => {
                 if let Backend::Static(files) = target.backend() {
-                    files.serve(session, exchange.record.request_id).await?;
+                    files.serve(session, &exchange.stamp()).await?;
                     exchange.count_answer(false);
                 }
                 Ok(true)
             }
         }
-    }
-
-    fn https_url(&self, host: &str, request: &RequestHeader) -> String {
-        let port = self.options.public_https_port.map(|port| format!(":{port}")).unwrap_or_default();
-        format!("https://{host}{port}{}", path_and_query(request))
     }
 
     async fn answer(
@@ -181,20 +180,25 @@ impl Gateway {
         exchange.record.fault = Some(notice.fault);
         // The rest of an upload that nobody wants is not waited for.
         session.set_total_drain_timeout(Some(Duration::from_secs(5)));
-        notice.send(session, exchange.record.request_id).await?;
+        notice.send(session, &exchange.stamp()).await?;
         Ok(true)
     }
 }
 
-fn path_and_query(request: &RequestHeader) -> &str {
+pub(crate) fn path_and_query(request: &RequestHeader) -> &str {
     request.uri.path_and_query().map_or("/", |target| target.as_str())
 }
 
-async fn redirect(session: &mut ServerSession, exchange: &Exchange, to: &str) -> Result<bool> {
-    let mut head = ResponseHeader::build(StatusCode::PERMANENT_REDIRECT, Some(4))?;
+async fn redirect(
+    session: &mut ServerSession,
+    exchange: &Exchange,
+    status: StatusCode,
+    to: &str,
+) -> Result<bool> {
+    let mut head = ResponseHeader::build(status, Some(4))?;
     head.insert_header(header::LOCATION, to)?;
     head.insert_header(header::CONTENT_LENGTH, 0)?;
-    head.insert_header(X_REQUEST_ID, id_value(exchange.record.request_id))?;
+    exchange.stamp().mark(&mut head)?;
     session.write_response_header(Box::new(head)).await?;
     Ok(true)
 }
@@ -240,18 +244,24 @@ impl ProxyHttp for Gateway {
             session.req_header(),
             &self.options.trusted_peers,
         )));
-        match admission::admit(session) {
+        let admitted = admission::admit(session);
+        if admitted.is_err() {
+            // Where the next request would begin is not known.
+            session.set_keepalive(None);
+        }
+        let challenges = self.shared.challenges.load();
+        if let Some(answer) = challenges.answer(session.req_header().uri.path()) {
+            exchange.record.host = admitted.unwrap_or_default();
+            return plain_text(session, answer).await;
+        }
+        match admitted {
             Ok(host) => exchange.record.host = host,
             Err(refusal) => {
-                session.set_keepalive(None);
                 return self.answer(session, exchange, &Notice::bad_request(&refusal.to_string())).await;
             }
         }
-        if !exchange.origin.tls {
-            let challenges = self.shared.challenges.load();
-            if let Some(answer) = challenges.answer(session.req_header().uri.path()) {
-                return plain_text(session, answer).await;
-            }
+        if let Some(answer) = self.enforce(session, exchange).await {
+            return self.answer_own(session, exchange, answer).await;
         }
         let mut body = None;
         loop {
@@ -349,7 +359,21 @@ impl ProxyHttp for Gateway {
             request.insert_header(header::CONNECTION, "close")?;
         }
         let host = request.headers.get(header::HOST).cloned();
-        forwarded::rewrite(request, exchange.origin, exchange.record.request_id, host)
+        forwarded::rewrite(request, exchange.origin, exchange.record.request_id, host)?;
+        enforce::change_request(request, exchange)
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end: bool,
+        ctx: &mut Self::CTX,
+    ) -> Result<()> {
+        let Some(body) = body else { return Ok(()) };
+        exchange(ctx)?.count_body(body.len()).map_err(|most| {
+            Error::explain(ErrorType::Custom(BODY_TOO_LARGE), format!("more than {most} bytes")).into_down()
+        })
     }
 
     async fn upstream_response_filter(
@@ -368,7 +392,7 @@ impl ProxyHttp for Gateway {
         }
         // The platform alone says this; an app's copy would make its errors look like the platform's.
         response.remove_header("x-berth-error");
-        response.insert_header(X_REQUEST_ID, id_value(exchange.record.request_id))
+        exchange.stamp().mark_apps(response)
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {
@@ -397,7 +421,7 @@ impl ProxyHttp for Gateway {
             return failed(0);
         }
         session.set_keepalive(None);
-        let sent = notice.send(session, exchange.record.request_id).await;
+        let sent = notice.send(session, &exchange.stamp()).await;
         failed(if sent.is_ok() { notice.status.as_u16() } else { 0 })
     }
 
@@ -455,6 +479,10 @@ fn notice_for(error: &Error, exchange: &Exchange) -> Option<Notice> {
         ) => Notice::unhealthy(app),
         (ErrorType::InvalidHTTPHeader, ErrorSource::Downstream) => {
             Notice::bad_request("The request's headers contradict each other.")
+        }
+        (ErrorType::Custom(BODY_TOO_LARGE), _) => {
+            let most = exchange.rules.as_ref().and_then(|rules| rules.max_body);
+            Notice::body_too_large(most.unwrap_or_default())
         }
         (_, ErrorSource::Downstream) => return None,
         (ErrorType::ReadTimedout | ErrorType::WriteTimedout, _) => Notice::timeout(app),

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     access::AccessSink,
+    basic_auth::Logins,
     challenge::ChallengeTable,
     connections::Connections,
     router::RouteTable,
@@ -30,6 +31,7 @@ pub(crate) struct Shared {
     pub(crate) challenges: ArcSwap<ChallengeTable>,
     pub(crate) certificates: Arc<CertificateResolver>,
     pub(crate) connections: Arc<Connections>,
+    pub(crate) logins: Logins,
     pub(crate) access: AccessSink,
     pub(crate) counts: Counts,
     /// The server is about to end: who waits for something is told to come again.

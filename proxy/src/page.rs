@@ -3,17 +3,13 @@
 //! Every answer made here carries `x-berth-error: CODE`, so that an app's own 502 and the platform's can be told
 //! apart by people, monitors and clients.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
 use bytes::Bytes;
 use http::{StatusCode, header};
 use pingora::{http::ResponseHeader, protocols::http::ServerSession};
 
-use crate::{
-    access::AccessFault,
-    forwarded::{X_REQUEST_ID, id_value},
-    request_id::RequestId,
-};
+use crate::{access::AccessFault, request_id::RequestId, stamp::Stamp};
 
 /// Why a route leads to no release.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,6 +126,47 @@ impl Notice {
         }
     }
 
+    pub(crate) fn forbidden() -> Self {
+        Self {
+            status: StatusCode::FORBIDDEN,
+            fault: AccessFault::Forbidden,
+            title: "Forbidden",
+            text: "This site does not answer your address.".to_owned(),
+            retry_after: None,
+        }
+    }
+
+    pub(crate) fn rate_limited(wait: Duration) -> Self {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        Self {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            fault: AccessFault::RateLimited,
+            title: "Too many requests",
+            text: "Your address asks too often. Please come again a little later.".to_owned(),
+            retry_after: Some(u32::try_from(seconds.max(1)).unwrap_or(u32::MAX)),
+        }
+    }
+
+    pub(crate) fn login_required() -> Self {
+        Self {
+            status: StatusCode::UNAUTHORIZED,
+            fault: AccessFault::LoginRequired,
+            title: "Who are you?",
+            text: "This site wants a name and a password.".to_owned(),
+            retry_after: None,
+        }
+    }
+
+    pub(crate) fn body_too_large(limit: u64) -> Self {
+        Self {
+            status: StatusCode::PAYLOAD_TOO_LARGE,
+            fault: AccessFault::BodyTooLarge,
+            title: "Too large",
+            text: format!("This site takes bodies of at most {limit} bytes."),
+            retry_after: None,
+        }
+    }
+
     pub(crate) fn bad_request(why: &str) -> Self {
         Self {
             status: StatusCode::BAD_REQUEST,
@@ -171,10 +208,10 @@ impl Notice {
     }
 
     /// Writes the answer; the body in the form the client prefers.
-    pub(crate) async fn send(&self, session: &mut ServerSession, id: RequestId) -> pingora::Result<()> {
+    pub(crate) async fn send(&self, session: &mut ServerSession, stamp: &Stamp) -> pingora::Result<()> {
         let json = prefers_json(session);
-        let body = Bytes::from(if json { self.json(id) } else { self.html(id) });
-        let mut head = ResponseHeader::build(self.status, Some(9))?;
+        let body = Bytes::from(if json { self.json(stamp.id) } else { self.html(stamp.id) });
+        let mut head = ResponseHeader::build(self.status, Some(10))?;
         head.insert_header(
             header::CONTENT_TYPE,
             if json { "application/json" } else { "text/html; charset=utf-8" },
@@ -183,7 +220,12 @@ impl Notice {
         head.insert_header(header::CACHE_CONTROL, "no-store")?;
         head.insert_header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")?;
         head.insert_header("x-berth-error", self.fault.code())?;
-        head.insert_header(X_REQUEST_ID, id_value(id))?;
+        if self.fault == AccessFault::LoginRequired
+            && let Some(guard) = stamp.rules.as_ref().and_then(|rules| rules.guard.as_ref())
+        {
+            head.insert_header(header::WWW_AUTHENTICATE, guard.challenge())?;
+        }
+        stamp.mark(&mut head)?;
         if let Some(seconds) = self.retry_after {
             head.insert_header(header::RETRY_AFTER, seconds)?;
         }

@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
-use crate::{hold::Hold, page::StatusPage, split::Split, target::ReleaseTarget};
+use crate::{hold::Hold, page::StatusPage, rules::HostRules, split::Split, target::ReleaseTarget};
 
 /// Where a route leads.
 #[derive(Debug, Clone)]
@@ -31,6 +31,7 @@ pub(crate) struct Route {
     prefix: Box<str>,
     pub(crate) destination: Destination,
     pub(crate) https_only: bool,
+    pub(crate) rules: Option<Arc<HostRules>>,
 }
 
 /// Two routes that claim the same place.
@@ -130,7 +131,7 @@ impl RouteTableBuilder {
     /// Begins a route for a host (`web.localhost`) or a wildcard (`*.example.com`); its prefix is `/` until
     /// said otherwise.
     pub fn host(self, host: impl Into<String>) -> HostRoute {
-        HostRoute { table: self, host: host.into(), prefix: "/".into(), https_only: false }
+        HostRoute { table: self, host: host.into(), prefix: "/".into(), https_only: false, rules: None }
     }
 
     /// Ends the table.
@@ -175,6 +176,7 @@ pub struct HostRoute {
     host: String,
     prefix: String,
     https_only: bool,
+    rules: Option<Arc<HostRules>>,
 }
 
 impl HostRoute {
@@ -184,15 +186,22 @@ impl HostRoute {
         self
     }
 
-    /// Requests that come over plain HTTP are sent to HTTPS (308).
+    /// Requests that come over plain HTTP are sent to HTTPS (308), unless the host's rules say otherwise.
     pub fn https_only(mut self) -> Self {
         self.https_only = true;
         self
     }
 
+    /// What requests meet before they get where it leads.
+    pub fn rules(mut self, rules: Arc<HostRules>) -> Self {
+        self.rules = Some(rules);
+        self
+    }
+
     /// Where it leads; goes back to the table.
     pub fn to(mut self, destination: Destination) -> RouteTableBuilder {
-        let route = Route { prefix: self.prefix.into(), destination, https_only: self.https_only };
+        let https_only = self.rules.as_ref().and_then(|rules| rules.https).unwrap_or(self.https_only);
+        let route = Route { prefix: self.prefix.into(), destination, https_only, rules: self.rules };
         self.table.routes.push((self.host, route));
         self.table
     }

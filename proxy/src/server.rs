@@ -17,6 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     access::AccessSink,
+    basic_auth::Logins,
     challenge::ChallengeTable,
     connections::{Connections, PhaseLimits, Running},
     error::ProxyError,
@@ -118,6 +119,7 @@ impl ProxyServer {
             challenges: ArcSwap::from_pointee(ChallengeTable::default()),
             certificates,
             connections: Arc::default(),
+            logins: Logins::new().ok_or(ProxyError::Randomness)?,
             access,
             counts: Counts::default(),
             stopping: CancellationToken::new(),

@@ -31,11 +31,7 @@ use self::{
     conditional::{ByteRange, Validators},
     resolve::{Encoding, Lookup},
 };
-use crate::{
-    error::ProxyError,
-    forwarded::{X_REQUEST_ID, id_value},
-    request_id::RequestId,
-};
+use crate::{error::ProxyError, stamp::Stamp};
 
 /// Files up to this size are read in the same trip to the blocking pool that opens them.
 const SMALL: u64 = 64 << 10;
@@ -96,27 +92,29 @@ impl StaticFiles {
     }
 
     /// Answers a request; always `true`, as Pingora wants it for "answered".
-    pub(crate) async fn serve(&self, session: &mut ServerSession, id: RequestId) -> Result<bool> {
+    pub(crate) async fn serve(&self, session: &mut ServerSession, stamp: &Stamp) -> Result<bool> {
         session.set_total_drain_timeout(Some(std::time::Duration::from_secs(5)));
         let request = session.req_header();
         if request.method != Method::GET && request.method != Method::HEAD {
-            let mut head = head(StatusCode::METHOD_NOT_ALLOWED, id)?;
+            let mut head = head(StatusCode::METHOD_NOT_ALLOWED)?;
             head.insert_header(header::ALLOW, "GET, HEAD")?;
             head.insert_header(header::CONTENT_LENGTH, 0)?;
-            session.write_response_header(Box::new(head)).await?;
+            stamp.send(session, head).await?;
             return Ok(true);
         }
-        let lookup = Lookup::new(request.uri.path(), accepts(request), self.spa_fallback);
+        let path = request.uri.path();
+        let rewritten = stamp.rules.as_ref().and_then(|rules| rules.rewrite(path));
+        let lookup = Lookup::new(rewritten.as_deref().unwrap_or(path), accepts(request), self.spa_fallback);
         let files = self.clone();
         let answer = tokio::task::spawn_blocking(move || files.find(&lookup))
             .await
             .or_err(ErrorType::InternalError, "the file lookup was ended")?
             .or_err(ErrorType::FileReadError, "a file of the release cannot be read")?;
         match answer {
-            Answer::AddSlash => add_slash(session, id).await?,
-            Answer::File(found) => send_found(session, *found, id).await?,
-            Answer::Missing(Some(found)) => send_whole(session, *found, id).await?,
-            Answer::Missing(None) => missing(session, id).await?,
+            Answer::AddSlash => add_slash(session, stamp).await?,
+            Answer::File(found) => send_found(session, *found, stamp).await?,
+            Answer::Missing(Some(found)) => send_whole(session, *found, stamp).await?,
+            Answer::Missing(None) => missing(session, stamp).await?,
         }
         Ok(true)
     }
@@ -207,50 +205,49 @@ fn accepts(request: &RequestHeader) -> Vec<Encoding> {
     resolve::encodings(accepted.unwrap_or_default())
 }
 
-fn head(status: StatusCode, id: RequestId) -> Result<ResponseHeader> {
+fn head(status: StatusCode) -> Result<ResponseHeader> {
     let mut head = ResponseHeader::build(status, Some(12))?;
     head.insert_header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")?;
-    head.insert_header(X_REQUEST_ID, id_value(id))?;
     Ok(head)
 }
 
-async fn add_slash(session: &mut ServerSession, id: RequestId) -> Result<()> {
+async fn add_slash(session: &mut ServerSession, stamp: &Stamp) -> Result<()> {
     let uri = &session.req_header().uri;
     // Never `//host`: a path that begins so is folded by the lookup and finds no directory here.
     let to = match uri.query() {
         Some(query) => format!("{}/?{query}", uri.path()),
         None => format!("{}/", uri.path()),
     };
-    let mut head = head(StatusCode::PERMANENT_REDIRECT, id)?;
+    let mut head = head(StatusCode::PERMANENT_REDIRECT)?;
     head.insert_header(header::LOCATION, to)?;
     head.insert_header(header::CONTENT_LENGTH, 0)?;
-    session.write_response_header(Box::new(head)).await
+    stamp.send(session, head).await
 }
 
-async fn missing(session: &mut ServerSession, id: RequestId) -> Result<()> {
+async fn missing(session: &mut ServerSession, stamp: &Stamp) -> Result<()> {
     const TEXT: &str = "404: this site has no such page.\n";
-    let mut head = head(StatusCode::NOT_FOUND, id)?;
+    let mut head = head(StatusCode::NOT_FOUND)?;
     head.insert_header(header::CONTENT_TYPE, "text/plain; charset=utf-8")?;
     head.insert_header(header::CONTENT_LENGTH, TEXT.len())?;
     head.insert_header(header::CACHE_CONTROL, "no-cache")?;
-    send(session, head, Some(Bytes::from_static(TEXT.as_bytes()))).await
+    send(session, stamp, head, Some(Bytes::from_static(TEXT.as_bytes()))).await
 }
 
-async fn send_found(session: &mut ServerSession, found: Found, id: RequestId) -> Result<()> {
+async fn send_found(session: &mut ServerSession, found: Found, stamp: &Stamp) -> Result<()> {
     let headers = &session.req_header().headers;
     if found.validators.client_has_it(headers) {
-        let mut head = head(StatusCode::NOT_MODIFIED, id)?;
+        let mut head = head(StatusCode::NOT_MODIFIED)?;
         describe(&mut head, &found)?;
-        return session.write_response_header(Box::new(head)).await;
+        return stamp.send(session, head).await;
     }
     match found.validators.range(headers, found.length) {
-        ByteRange::Whole => send_whole(session, found, id).await,
-        ByteRange::Part { first, last } => send_part(session, found, first, last, id).await,
+        ByteRange::Whole => send_whole(session, found, stamp).await,
+        ByteRange::Part { first, last } => send_part(session, found, first, last, stamp).await,
         ByteRange::Unsatisfiable => {
-            let mut head = head(StatusCode::RANGE_NOT_SATISFIABLE, id)?;
+            let mut head = head(StatusCode::RANGE_NOT_SATISFIABLE)?;
             head.insert_header(header::CONTENT_RANGE, format!("bytes */{}", found.length))?;
             head.insert_header(header::CONTENT_LENGTH, 0)?;
-            session.write_response_header(Box::new(head)).await
+            stamp.send(session, head).await
         }
     }
 }
@@ -271,13 +268,13 @@ fn describe(head: &mut ResponseHeader, found: &Found) -> Result<()> {
     Ok(())
 }
 
-async fn send_whole(session: &mut ServerSession, mut found: Found, id: RequestId) -> Result<()> {
-    let mut head = head(found.status, id)?;
+async fn send_whole(session: &mut ServerSession, mut found: Found, stamp: &Stamp) -> Result<()> {
+    let mut head = head(found.status)?;
     describe(&mut head, &found)?;
     head.insert_header(header::CONTENT_LENGTH, found.length)?;
     match found.contents.take() {
-        Some(contents) => send(session, head, Some(contents)).await,
-        None => stream(session, head, found.file, 0, found.length).await,
+        Some(contents) => send(session, stamp, head, Some(contents)).await,
+        None => stream(session, stamp, head, found.file, 0, found.length).await,
     }
 }
 
@@ -286,20 +283,27 @@ async fn send_part(
     found: Found,
     first: u64,
     last: u64,
-    id: RequestId,
+    stamp: &Stamp,
 ) -> Result<()> {
-    let mut head = head(StatusCode::PARTIAL_CONTENT, id)?;
+    let mut head = head(StatusCode::PARTIAL_CONTENT)?;
     describe(&mut head, &found)?;
     head.insert_header(header::CONTENT_RANGE, format!("bytes {first}-{last}/{}", found.length))?;
     head.insert_header(header::CONTENT_LENGTH, last - first + 1)?;
     match found.contents {
-        Some(contents) => send(session, head, Some(contents.slice(first as usize..=last as usize))).await,
-        None => stream(session, head, found.file, first, last - first + 1).await,
+        Some(contents) => {
+            send(session, stamp, head, Some(contents.slice(first as usize..=last as usize))).await
+        }
+        None => stream(session, stamp, head, found.file, first, last - first + 1).await,
     }
 }
 
-async fn send(session: &mut ServerSession, head: ResponseHeader, body: Option<Bytes>) -> Result<()> {
-    session.write_response_header(Box::new(head)).await?;
+async fn send(
+    session: &mut ServerSession,
+    stamp: &Stamp,
+    head: ResponseHeader,
+    body: Option<Bytes>,
+) -> Result<()> {
+    stamp.send(session, head).await?;
     match body {
         Some(body) if session.req_header().method != Method::HEAD => {
             session.write_response_body(body, true).await
@@ -311,12 +315,13 @@ async fn send(session: &mut ServerSession, head: ResponseHeader, body: Option<By
 /// Reads the next piece while nothing waits for it but this client.
 async fn stream(
     session: &mut ServerSession,
+    stamp: &Stamp,
     head: ResponseHeader,
     file: File,
     from: u64,
     length: u64,
 ) -> Result<()> {
-    session.write_response_header(Box::new(head)).await?;
+    stamp.send(session, head).await?;
     if session.req_header().method == Method::HEAD {
         return Ok(());
     }

@@ -11,6 +11,7 @@ mod headers;
 mod replicas;
 mod reuse;
 mod routing;
+mod rules;
 mod shutdown;
 mod static_release;
 mod streaming;
