@@ -27,6 +27,7 @@ mod projects;
 mod push_intake;
 mod pushes;
 mod releases;
+mod repositories;
 mod requests;
 mod rollout;
 mod row;
@@ -59,6 +60,9 @@ pub use model::*;
 pub use projects::Projects;
 pub use pushes::{NewPush, PushRow, PushSource, Pushes, Received};
 pub use releases::Releases;
+pub use repositories::{
+    Credentials, Learnt, NewRepository, Repositories, RepositoryRow, RepositorySecrets, WebhookSecret,
+};
 pub use requests::{NewRequest, RequestQuery, Requests, StatusFilter};
 pub use store::{Pruned, Store, StoreConfig, Volume};
 pub use tokens::Tokens;

@@ -29,6 +29,7 @@ use crate::{
     projects::Projects,
     pushes::Pushes,
     releases::Releases,
+    repositories::Repositories,
     requests::Requests,
     seal::{Place, Sealer},
     token_cache::TokenCache,
@@ -224,6 +225,12 @@ impl Store {
     #[must_use]
     pub fn pushes(&self) -> Pushes<'_> {
         Pushes(&self.inner)
+    }
+
+    /// Repositories on forges.
+    #[must_use]
+    pub fn repositories(&self) -> Repositories<'_> {
+        Repositories(&self.inner)
     }
 
     /// Jobs other than deployments.

@@ -63,7 +63,7 @@ pub(super) fn fresh_enough(body: &[u8], now: Timestamp) -> Result<(), Refused> {
 pub(super) fn delivery(body: &[u8]) -> Result<Delivery, Refused> {
     let id = parse::<Message>(body)?.id;
     if id.is_empty() || id.len() > MAX_ID {
-        return Err(Refused::Nameless { what: "id of 1 to 200 characters" });
+        return Err(Refused::Nameless { what: "id of 1 to 190 characters" });
     }
     Ok(Delivery { id, event: "push".into() })
 }

@@ -24,7 +24,7 @@ pub use signature::{sign, verify};
 /// The most bytes that a webhook's body may have: what GitHub sends at most.
 pub const MAX_BODY: usize = 25 << 20;
 /// The longest delivery id that is taken, in bytes.
-const MAX_ID: usize = 200;
+const MAX_ID: usize = 190;
 /// The most changes that one webhook may tell.
 const MAX_CHANGES: usize = 100;
 

@@ -5,6 +5,7 @@ mod domains;
 mod identity;
 mod isolation;
 mod pushing;
+mod repositories;
 mod sameness;
 mod traffic;
 mod work;
@@ -14,6 +15,7 @@ pub use domains::*;
 pub use identity::*;
 pub use isolation::*;
 pub use pushing::*;
+pub use repositories::*;
 pub use sameness::*;
 pub use traffic::*;
 pub use work::*;
@@ -68,6 +70,9 @@ macro_rules! scenarios {
             logs_are_pruned_by_age_and_size,
             requests_have_their_percentiles,
             text_from_outside_is_taken_as_it_is,
+            a_repository_keeps_its_secrets_sealed,
+            a_webhook_is_remembered_by_id_and_content,
+            a_look_is_due_when_its_time_has_come,
             readers_see_what_was_written,
         );
     };
