@@ -154,6 +154,13 @@ name_type!(
     }
 );
 
+name_type!(
+    /// Name of a DNS provider.
+    DnsProviderName, "DNS provider name",
+    "use 1 to 40 lower-case letters, digits and single hyphens, starting with a letter",
+    "^[a-z][a-z0-9-]{0,39}$", |t| is_dns_label(t, 40)
+);
+
 impl EnvironmentName {
     /// The environment that every app has.
     #[must_use]

@@ -8,6 +8,7 @@
 
 pub mod app;
 pub mod deployment;
+pub mod dns;
 pub mod domain;
 pub mod error;
 pub mod event;

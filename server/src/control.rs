@@ -5,9 +5,11 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use berth_certs::dns::{Dns, DnsConfig};
 use berth_deploy::{
     Arrival, Pipeline, PipelineConfig, Successor,
     docker::{Docker, DockerConfig, Engine, InstanceId},
+    source::guard::forbidden_kind,
 };
 use berth_mcp::McpConfig;
 use berth_observe::{
@@ -205,6 +207,7 @@ fn router(daemon: &Daemon, store: &Store, pipeline: &Pipeline, shutdown: &Cancel
     let context = Arc::new(Context {
         store: store.clone(),
         pipeline: pipeline.clone(),
+        dns: Dns::new(store.clone(), dns_config(config)),
         addresses: daemon.addresses.clone(),
         data_dir: config.data_dir.clone(),
         allow_local_sources: config.allow_local_sources,
@@ -248,6 +251,11 @@ fn pipeline_config(daemon: &Daemon, arrival: Arrival, alone: CancellationToken) 
         alone,
         successor: Some(Arc::new(Asks(daemon.upgrade.clone()))),
     }
+}
+
+fn dns_config(config: &Config) -> DnsConfig {
+    let anywhere = config.allow_private_sources;
+    DnsConfig::new(config.dns_resolvers.clone(), move |ip| anywhere || forbidden_kind(ip).is_none())
 }
 
 fn retention_config(config: &Config) -> RetentionConfig {

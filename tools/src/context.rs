@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use berth_certs::dns::Dns;
 use berth_deploy::{Addresses, Pipeline};
 use berth_schemas::Timestamp;
 use berth_store::Store;
@@ -12,6 +13,8 @@ pub struct Context {
     pub store: Store,
     /// The deploy pipeline.
     pub pipeline: Pipeline,
+    /// DNS: providers, and what it says of names.
+    pub dns: Dns,
     /// How apps are reached.
     pub addresses: Addresses,
     /// The data directory.

@@ -7,6 +7,7 @@ mod apps;
 mod confirm;
 pub mod context;
 mod deployments;
+mod dns_providers;
 mod domains;
 mod events;
 mod find;
@@ -44,6 +45,7 @@ pub fn registry() -> Registry {
     let nouns = [
         apps::tools(),
         deployments::tools(),
+        dns_providers::tools(),
         domains::tools(),
         events::tools(),
         jobs::tools(),

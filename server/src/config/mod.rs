@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use berth_certs::dns::Resolver;
 use berth_proxy::TrustedPeers;
 pub use layers::{ConfigError, Origin, Resolved};
 use layers::{Sources, resolve};
@@ -90,6 +91,8 @@ pub struct Config {
     pub allow_local_sources: bool,
     /// Private key for git over SSH.
     pub git_ssh_key: Option<PathBuf>,
+    /// Name servers that are asked about domains.
+    pub dns_resolvers: Vec<Resolver>,
     /// How long requests under way may take to finish at the end.
     pub shutdown_timeout: Duration,
     /// Limits of visitors' connections.
@@ -156,6 +159,7 @@ impl Config {
             allow_private_sources: read.text("allow_private_sources") == "true",
             allow_local_sources: read.text("allow_local_sources") == "true",
             git_ssh_key: read.optional("git_ssh_key").map(PathBuf::from),
+            dns_resolvers: dns_resolvers(&read)?,
             shutdown_timeout: Duration::from_secs(read.number("shutdown_timeout_s")),
             visitors: visitors(&read)?,
             log_format: if read.text("log_format") == "json" { LogFormat::Json } else { LogFormat::Text },
@@ -221,6 +225,12 @@ fn visitors(read: &Reader<'_>) -> Result<Visitors, ConfigError> {
         trusted_proxies: TrustedPeers::parse(proxies.iter().map(String::as_str))
             .map_err(|e| ConfigError::Contradiction(format!("trusted_proxies: {e}")))?,
     })
+}
+
+fn dns_resolvers(read: &Reader<'_>) -> Result<Vec<Resolver>, ConfigError> {
+    let texts = read.list("dns_resolvers");
+    let parsed = texts.iter().map(|t| t.parse::<Resolver>());
+    parsed.collect::<Result<_, _>>().map_err(|e| ConfigError::Contradiction(format!("dns_resolvers: {e}")))
 }
 
 fn base_domain(text: &str) -> Result<String, ConfigError> {
@@ -301,6 +311,14 @@ mod tests {
         assert!(config(&[("trusted_proxies", "10.0.0.0/8, ::1")]).is_ok());
         let error = config(&[("trusted_proxies", "10.0.0.0/8,cdn.example")]).unwrap_err();
         assert!(error.to_string().contains("cdn.example"), "{error}");
+    }
+
+    #[test]
+    fn resolvers_are_addresses() {
+        assert_eq!(config(&[]).unwrap().dns_resolvers.len(), 4);
+        assert_eq!(config(&[("dns_resolvers", "127.0.0.1:5353")]).unwrap().dns_resolvers.len(), 1);
+        let error = config(&[("dns_resolvers", "system, dns.example")]).unwrap_err();
+        assert!(error.to_string().contains("dns.example"), "{error}");
     }
 
     #[test]

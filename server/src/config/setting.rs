@@ -132,6 +132,12 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting("git_ssh_key", Kind::Path, "", "Private key for git over SSH, in OpenSSH's text form."),
     setting(
+        "dns_resolvers",
+        Kind::List,
+        "system,1.1.1.1,8.8.8.8,9.9.9.9",
+        "Name servers that are asked about domains: addresses, with a port if it is not 53, or system for the machine's own.",
+    ),
+    setting(
         "max_connections",
         number(16, 1_000_000),
         "10000",

@@ -60,3 +60,15 @@ CREATE TABLE acme_accounts (
     sealed          TEXT   NOT NULL,
     created_at      BIGINT NOT NULL
 );
+
+-- sealed: credentials as JSON. zones: JSON of names. found: all zones that the credentials reach are meant, and zones
+-- are those found so far.
+CREATE TABLE dns_providers (
+    name            TEXT   NOT NULL PRIMARY KEY,
+    kind            TEXT   NOT NULL,
+    sealed          TEXT   NOT NULL,
+    zones           TEXT   NOT NULL,
+    found           BIGINT NOT NULL,
+    updated_at      BIGINT NOT NULL,
+    updated_by      TEXT   NOT NULL
+);

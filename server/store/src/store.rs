@@ -17,6 +17,7 @@ use crate::{
     clock::Clock,
     database::{Database, Kind, SQLITE_FILE},
     deployments::Deployments,
+    dns_providers::DnsProviders,
     domains::Domains,
     error::{Result, StoreError},
     events::Events,
@@ -237,6 +238,12 @@ impl Store {
     #[must_use]
     pub fn jobs(&self) -> Jobs<'_> {
         Jobs(&self.inner)
+    }
+
+    /// DNS providers and their credentials.
+    #[must_use]
+    pub fn dns_providers(&self) -> DnsProviders<'_> {
+        DnsProviders(&self.inner)
     }
 
     /// The event log.

@@ -69,7 +69,10 @@ impl World {
                 .await
                 .unwrap();
         let started_at = Timestamp::now();
+        let dns =
+            berth_certs::dns::Dns::new(store.clone(), berth_certs::dns::DnsConfig::new(Vec::new(), |_| true));
         let context = Arc::new(Context {
+            dns,
             store,
             pipeline,
             addresses,

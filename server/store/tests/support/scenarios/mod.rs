@@ -1,6 +1,7 @@
 //! Stories that must hold on every database. A new one is added here and to the list below.
 
 mod deploying;
+mod dns_providers;
 mod domains;
 mod identity;
 mod isolation;
@@ -11,6 +12,7 @@ mod traffic;
 mod work;
 
 pub use deploying::*;
+pub use dns_providers::*;
 pub use domains::*;
 pub use identity::*;
 pub use isolation::*;
@@ -62,6 +64,7 @@ macro_rules! scenarios {
             events_are_told_in_order,
             uploads_stay_while_they_are_needed,
             a_key_does_the_work_once,
+            credentials_of_dns_providers_are_sealed,
             a_domain_has_one_owner,
             an_order_goes_its_way_once,
             keys_of_certificates_and_accounts_are_sealed,

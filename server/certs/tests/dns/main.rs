@@ -1,0 +1,7 @@
+//! DNS against servers that we did not write.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail this way")]
+#![allow(missing_docs, unreachable_pub)]
+
+mod servers;
+mod updates;
