@@ -108,7 +108,8 @@ fn float(n: usize) -> f64 {
 fn document(tool: &Tool) -> Document {
     let spec = tool.spec;
     let fields = tool.input["properties"].as_object().into_iter().flatten().map(|(name, _)| name.as_str());
-    let fields: Vec<&str> = fields.collect();
+    // Most tools take an environment, and few are about them: those have it in their names.
+    let fields: Vec<&str> = fields.filter(|name| *name != "environment").collect();
     let mut counts = HashMap::new();
     let mut length = 0;
     for (text, weight) in

@@ -87,13 +87,59 @@ pub(crate) fn gateway_to(tool: &Tool) -> &'static str {
 }
 
 /// The tools of a registry as MCP describes them, made once: their schemas are shared by every list.
-pub(crate) struct Descriptions(HashMap<&'static str, McpTool>, Vec<McpTool>);
+pub(crate) struct Descriptions {
+    tools: HashMap<&'static str, McpTool>,
+    /// Those of the core tier that say of a large field only in which other tool of that tier it stands.
+    short: HashMap<&'static str, McpTool>,
+    gateways: Vec<McpTool>,
+}
 
 impl Descriptions {
     /// Describes all tools.
     pub(crate) fn of(registry: &Registry) -> Self {
-        Self(registry.tools().iter().map(|t| (t.spec.name, describe(t))).collect(), gateways().into())
+        let tools = registry.tools().iter().map(|t| (t.spec.name, describe(t, t.input.clone()))).collect();
+        let core = registry.tools().iter().filter(|t| t.spec.tier == Tier::Core);
+        Self { tools, short: say_once(core), gateways: gateways().into() }
     }
+
+    fn of_tool(&self, name: &str, view: &View) -> Option<McpTool> {
+        let short = self.short.get(name).filter(|_| view.tools == Wanted::Core);
+        short.or_else(|| self.tools.get(name)).cloned()
+    }
+}
+
+/// Bytes from which on the schema of a field is not repeated in the list of core tools.
+const LARGE: usize = 1000;
+
+/// Describes the tools whose large fields stand in one before them, by that one's name.
+fn say_once<'t>(tools: impl Iterator<Item = &'t Tool>) -> HashMap<&'static str, McpTool> {
+    let mut said: HashMap<String, &'static str> = HashMap::new();
+    let mut short = HashMap::new();
+    for tool in tools {
+        let mut input = tool.input.clone();
+        let mut repeats = false;
+        for (name, field) in input["properties"].as_object_mut().into_iter().flatten() {
+            let description = field["description"].as_str().unwrap_or_default().to_owned();
+            let mut bare = field.clone();
+            bare.as_object_mut().map(|map| map.remove("description"));
+            let bare = bare.to_string();
+            if bare.len() < LARGE {
+                continue;
+            }
+            match said.get(&bare) {
+                None => drop(said.insert(bare, tool.spec.name)),
+                Some(other) => {
+                    let description = format!("{description} Its fields are those of {name} in {other}.");
+                    *field = json!({ "type": field["type"], "description": description });
+                    repeats = true;
+                }
+            }
+        }
+        if repeats {
+            short.insert(tool.spec.name, describe(tool, input));
+        }
+    }
+    short
 }
 
 /// The list for this caller and URL, sorted by name.
@@ -103,24 +149,38 @@ pub(crate) fn list(
     view: &View,
     principal: &Principal,
 ) -> Vec<McpTool> {
-    let Descriptions(described, gateways) = descriptions;
     let shown = registry.tools().iter().filter(|t| view.shows(t) && principal.may(t.spec.scope));
-    let mut tools: Vec<McpTool> = shown.filter_map(|t| described.get(t.spec.name).cloned()).collect();
+    let mut tools: Vec<McpTool> = shown.filter_map(|t| descriptions.of_tool(t.spec.name, view)).collect();
     let reached =
         registry.tools().iter().filter(|t| view.reaches(t) && !view.shows(t) && principal.may(t.spec.scope));
     let through: HashSet<&str> = reached.map(gateway_to).chain([SEARCH]).collect();
-    let ways = gateways.iter().filter(|t| view.shows_gateway(&t.name) && through.contains(&*t.name));
+    let ways =
+        descriptions.gateways.iter().filter(|t| view.shows_gateway(&t.name) && through.contains(&*t.name));
     tools.extend(ways.cloned());
     tools.sort_by(|a, b| a.name.cmp(&b.name));
     tools
 }
 
-fn describe(tool: &Tool) -> McpTool {
+fn describe(tool: &Tool, input: Value) -> McpTool {
     let spec = tool.spec;
-    McpTool::new(spec.name, spec.description, object(tool.input.clone()))
+    McpTool::new(spec.name, spec.description, object(without_patterns(input)))
         .with_title(spec.title)
         .with_raw_output_schema(object(outline(&tool.output)))
         .with_annotations(annotations(spec.hints))
+}
+
+/// A schema without the patterns of names: a model takes names from lists, and one that is wrong is answered with the
+/// rule and with candidates. They would take a tenth of the list's budget.
+fn without_patterns(mut schema: Value) -> Value {
+    match &mut schema {
+        Value::Object(map) => {
+            map.remove("pattern").filter(|p| !p.is_string()).map(|field| map.insert("pattern".into(), field));
+            map.values_mut().for_each(|v| *v = without_patterns(v.take()));
+        }
+        Value::Array(list) => list.iter_mut().for_each(|v| *v = without_patterns(v.take())),
+        _ => {}
+    }
+    schema
 }
 
 fn object(schema: Value) -> Arc<Map<String, Value>> {
@@ -262,6 +322,24 @@ mod tests {
             let problem = &outline["properties"]["problem"];
             assert!(problem.is_null() || problem["type"] == "object", "{}", tool.spec.name);
         }
+    }
+
+    #[test]
+    fn what_is_not_repeated_stands_in_the_tool_that_is_named() {
+        let registry = berth_tools::registry();
+        let descriptions = Descriptions::of(&registry);
+        assert!(!descriptions.short.is_empty());
+        let settings = |list: &[McpTool], tool: &str| {
+            let tool = list.iter().find(|t| t.name == tool).unwrap();
+            tool.input_schema["properties"]["settings"].clone()
+        };
+        let core = list(&registry, &descriptions, &View::default(), &principal(&[Scope::Admin]));
+        let (whole, short) = (settings(&core, "app_create"), settings(&core, "app_update"));
+        assert!(whole["properties"]["port"].is_object() && short["properties"].is_null());
+        assert!(short["description"].as_str().unwrap().ends_with("settings in app_create."), "{short}");
+        let alone =
+            list(&registry, &descriptions, &View::of(Some("tools=app_update")), &principal(&[Scope::Admin]));
+        assert!(settings(&alone, "app_update")["properties"]["port"].is_object());
     }
 
     /// What a client puts before a model costs attention and money with every message. 4.1 bytes a token is

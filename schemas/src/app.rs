@@ -3,7 +3,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{AppSlug, DeploymentRef, ProjectSlug, Timestamp, deployment::DeploymentState, job::JobHandle};
+use crate::{
+    AppSlug, DeploymentRef, EnvironmentName, ProjectSlug, Timestamp, deployment::DeploymentState,
+    job::JobHandle,
+};
 
 /// How a source becomes a release.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -190,6 +193,10 @@ pub struct AppDetail {
     pub id: i64,
     /// UUID, for programs that want one.
     pub uuid: String,
+    /// The environment that the rest speaks of.
+    pub environment: EnvironmentName,
+    /// The environments that it has, production first.
+    pub environments: Vec<EnvironmentName>,
     /// Whether it runs.
     pub state: AppState,
     /// Where it answers, the main URL first.
@@ -247,6 +254,9 @@ pub struct AppPage {
 pub struct AppRef {
     /// The app's name.
     pub app: AppSlug,
+    /// Default: production.
+    #[serde(default)]
+    pub environment: Option<EnvironmentName>,
 }
 
 /// Input of `app_create`.
@@ -322,6 +332,9 @@ pub struct AppDeleted {
 pub struct AppStop {
     /// The app's name.
     pub app: AppSlug,
+    /// Default: production.
+    #[serde(default)]
+    pub environment: Option<EnvironmentName>,
     /// The app's name again, as confirmation: visitors get a "stopped" page until it is started.
     #[serde(default)]
     pub confirm: Option<String>,
@@ -335,6 +348,8 @@ pub struct AppStop {
 pub struct AppChanged {
     /// The app.
     pub app: AppSlug,
+    /// The environment.
+    pub environment: EnvironmentName,
     /// What happens, in words.
     pub effect: String,
     /// The job that does it; absent for a dry run or when there is nothing to do.
@@ -348,6 +363,9 @@ pub struct AppChanged {
 pub struct AppScale {
     /// The app's name.
     pub app: AppSlug,
+    /// Default: production.
+    #[serde(default)]
+    pub environment: Option<EnvironmentName>,
     /// How many replicas there should be, 1 to 50.
     #[schemars(range(min = 1, max = 50))]
     pub replicas: u32,
@@ -359,6 +377,9 @@ pub struct AppScale {
 pub struct AppRestart {
     /// The app's name.
     pub app: AppSlug,
+    /// Default: production.
+    #[serde(default)]
+    pub environment: Option<EnvironmentName>,
     /// Wait up to this many seconds for the end, at most 50. Default 0.
     #[schemars(range(min = 0, max = 50))]
     #[serde(default)]

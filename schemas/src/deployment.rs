@@ -232,6 +232,8 @@ pub struct Transition {
 pub struct DeploymentSummary {
     /// Which, such as web#42.
     pub deployment: DeploymentRef,
+    /// The environment that it is for.
+    pub environment: EnvironmentName,
     /// Where it stands.
     pub state: DeploymentState,
     /// What it brings.
@@ -324,6 +326,9 @@ pub struct PlanShown {
 pub struct DeploymentCreate {
     /// The app's name.
     pub app: AppSlug,
+    /// Default: production.
+    #[serde(default)]
+    pub environment: Option<EnvironmentName>,
     /// Source: git repository (https or ssh URL).
     #[serde(default)]
     pub git_url: Option<String>,
@@ -381,6 +386,9 @@ pub struct DeploymentGet {
 pub struct DeploymentList {
     /// The app's name.
     pub app: AppSlug,
+    /// Only of this environment. Default: of all.
+    #[serde(default)]
+    pub environment: Option<EnvironmentName>,
     /// Only deployments in this state.
     #[serde(default)]
     pub state: Option<DeploymentState>,

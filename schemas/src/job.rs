@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{AppSlug, Problem, Timestamp, ids::JobId};
+use crate::{AppSlug, EnvironmentName, Problem, Timestamp, ids::JobId};
 
 /// Where a job stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -74,6 +74,8 @@ pub enum JobKind {
     Scale,
     /// Delete an app and what belongs to it.
     DeleteApp,
+    /// Delete an environment and what belongs to it.
+    DeleteEnvironment,
     /// Remove what is no longer needed.
     Cleanup,
     /// Hand over to the program that is installed now.
@@ -89,6 +91,7 @@ impl JobKind {
             Self::Start => "start",
             Self::Scale => "scale",
             Self::DeleteApp => "delete_app",
+            Self::DeleteEnvironment => "delete_environment",
             Self::Cleanup => "cleanup",
             Self::Upgrade => "upgrade",
         }
@@ -97,9 +100,17 @@ impl JobKind {
     /// The kind with this name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Stop, Self::Start, Self::Scale, Self::DeleteApp, Self::Cleanup, Self::Upgrade]
-            .into_iter()
-            .find(|k| k.as_str() == text)
+        [
+            Self::Stop,
+            Self::Start,
+            Self::Scale,
+            Self::DeleteApp,
+            Self::DeleteEnvironment,
+            Self::Cleanup,
+            Self::Upgrade,
+        ]
+        .into_iter()
+        .find(|k| k.as_str() == text)
     }
 }
 
@@ -124,6 +135,9 @@ pub struct JobDetail {
     /// The app it works on, if one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub app: Option<AppSlug>,
+    /// The environment it works on, if one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<EnvironmentName>,
     /// Where it stands.
     pub state: JobState,
     /// What it waits for, if it does.

@@ -10,6 +10,7 @@ pub mod app;
 pub mod deployment;
 pub mod dns;
 pub mod domain;
+pub mod environment;
 pub mod error;
 pub mod event;
 pub mod ids;

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{AppSlug, Timestamp, Untrusted};
+use crate::{AppSlug, EnvironmentName, Timestamp, Untrusted};
 
 /// How grave a line is, as far as it can be told from its text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -75,6 +75,9 @@ pub struct LogLine {
 pub struct LogSearch {
     /// The app's name.
     pub app: AppSlug,
+    /// Default: production.
+    #[serde(default)]
+    pub environment: Option<EnvironmentName>,
     /// Only lines that contain this text, case-insensitive.
     #[serde(default)]
     pub contains: Option<String>,

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{AppSlug, DeploymentRef, Timestamp, Untrusted};
+use crate::{AppSlug, DeploymentRef, EnvironmentName, Timestamp, Untrusted};
 
 /// A kept release.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -35,6 +35,9 @@ pub struct Release {
 pub struct ReleaseList {
     /// The app's name.
     pub app: AppSlug,
+    /// Default: production.
+    #[serde(default)]
+    pub environment: Option<EnvironmentName>,
 }
 
 /// Output of `release_list`.
@@ -50,6 +53,9 @@ pub struct ReleasePage {
 pub struct ReleaseRollback {
     /// The app's name.
     pub app: AppSlug,
+    /// Default: production.
+    #[serde(default)]
+    pub environment: Option<EnvironmentName>,
     /// Number of the release to go back to, such as 41. Default: the one that served before.
     #[serde(default)]
     pub to: Option<i64>,

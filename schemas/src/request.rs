@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{AppSlug, Timestamp, Untrusted};
+use crate::{AppSlug, EnvironmentName, Timestamp, Untrusted};
 
 /// One request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -43,6 +43,9 @@ pub struct RequestRecord {
 pub struct RequestList {
     /// The app's name.
     pub app: AppSlug,
+    /// Default: production.
+    #[serde(default)]
+    pub environment: Option<EnvironmentName>,
     /// Only this status (404) or class (4xx, 5xx).
     #[serde(default)]
     pub status: Option<String>,

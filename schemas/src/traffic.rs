@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{AppSlug, DeploymentRef, Timestamp, ids::UploadId};
+use crate::{AppSlug, DeploymentRef, EnvironmentName, Timestamp, ids::UploadId};
 
 /// What visitors of an app meet.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -107,6 +107,8 @@ pub struct RolloutShown {
 pub struct TrafficDetail {
     /// The app.
     pub app: AppSlug,
+    /// The environment.
+    pub environment: EnvironmentName,
     /// What its visitors meet.
     pub traffic: TrafficMode,
     /// Stopped by app_stop, whatever the mode.
@@ -126,6 +128,9 @@ pub struct TrafficDetail {
 pub struct TrafficGet {
     /// The app's name.
     pub app: AppSlug,
+    /// Default: production.
+    #[serde(default)]
+    pub environment: Option<EnvironmentName>,
 }
 
 /// Input of `traffic_pause`.
@@ -134,6 +139,9 @@ pub struct TrafficGet {
 pub struct TrafficPause {
     /// The app's name.
     pub app: AppSlug,
+    /// Default: production.
+    #[serde(default)]
+    pub environment: Option<EnvironmentName>,
     /// Seconds that a request waits at most before it gets 503. Default 30.
     #[schemars(range(min = 1, max = 300))]
     #[serde(default)]
@@ -146,6 +154,9 @@ pub struct TrafficPause {
 pub struct TrafficResume {
     /// The app's name.
     pub app: AppSlug,
+    /// Default: production.
+    #[serde(default)]
+    pub environment: Option<EnvironmentName>,
 }
 
 /// Input of `traffic_maintenance`.
@@ -154,6 +165,9 @@ pub struct TrafficResume {
 pub struct TrafficMaintenance {
     /// The app's name.
     pub app: AppSlug,
+    /// Default: production.
+    #[serde(default)]
+    pub environment: Option<EnvironmentName>,
     /// What the page says, as plain text of at most 500 characters.
     #[serde(default)]
     pub message: Option<String>,
@@ -172,6 +186,9 @@ pub struct TrafficMaintenance {
 pub struct RolloutStart {
     /// The app's name.
     pub app: AppSlug,
+    /// Default: production.
+    #[serde(default)]
+    pub environment: Option<EnvironmentName>,
     /// Source: git repository (https or ssh URL).
     #[serde(default)]
     pub git_url: Option<String>,
@@ -218,6 +235,9 @@ pub struct RolloutStart {
 pub struct RolloutSet {
     /// The app's name.
     pub app: AppSlug,
+    /// Default: production.
+    #[serde(default)]
+    pub environment: Option<EnvironmentName>,
     /// How many of a hundred visitors get the new release. Default: as before.
     #[schemars(range(min = 0, max = 100))]
     #[serde(default)]
@@ -239,6 +259,9 @@ pub struct RolloutSet {
 pub struct RolloutEnd {
     /// The app's name.
     pub app: AppSlug,
+    /// Default: production.
+    #[serde(default)]
+    pub environment: Option<EnvironmentName>,
     /// Wait up to this many seconds for the end, at most 50. Default 10.
     #[schemars(range(min = 0, max = 50))]
     #[serde(default)]

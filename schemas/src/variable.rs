@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{AppSlug, DeploymentRef, Timestamp, VariableName};
+use crate::{AppSlug, DeploymentRef, EnvironmentName, Timestamp, VariableName};
 
 /// A variable as it is shown: the value of a secret never is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -30,6 +30,9 @@ pub struct Variable {
 pub struct VariableList {
     /// The app's name.
     pub app: AppSlug,
+    /// Default: production.
+    #[serde(default)]
+    pub environment: Option<EnvironmentName>,
 }
 
 /// Output of `variable_list`.
@@ -47,6 +50,9 @@ pub struct VariablePage {
 pub struct VariableSet {
     /// The app's name.
     pub app: AppSlug,
+    /// Default: production.
+    #[serde(default)]
+    pub environment: Option<EnvironmentName>,
     /// Plain variables to set, name → value.
     #[serde(default)]
     pub variables: BTreeMap<VariableName, String>,
@@ -67,6 +73,9 @@ pub struct VariableSet {
 pub struct VariableDelete {
     /// The app's name.
     pub app: AppSlug,
+    /// Default: production.
+    #[serde(default)]
+    pub environment: Option<EnvironmentName>,
     /// The variable.
     pub name: VariableName,
     /// Apply now by redeploying the live release without a build.
@@ -92,6 +101,9 @@ pub struct VariablesChanged {
 pub struct VariableReveal {
     /// The app's name.
     pub app: AppSlug,
+    /// Default: production.
+    #[serde(default)]
+    pub environment: Option<EnvironmentName>,
     /// The variable.
     pub name: VariableName,
 }

@@ -1,12 +1,13 @@
 //! Apps: see, create, configure, stop, start, scale, delete.
 
 use berth_schemas::{
-    AppSlug, Code, DeploymentRef, Problem, ProjectSlug, Scope,
+    AppSlug, Code, DeploymentRef, EnvironmentName, Problem, ProjectSlug, Scope,
     app::{
         AppChanged, AppCreate, AppDelete, AppDeleted, AppDetail, AppList, AppPage, AppRef, AppRestart,
         AppScale, AppSettings, AppState, AppStop, AppSummary, AppUpdate, AppUpdated, LatestDeployment,
     },
     deployment::DeploymentDetail,
+    job::JobHandle,
 };
 use berth_store::model::{AppRow, DeploymentSource, ReleaseRow, Visible};
 
@@ -166,7 +167,7 @@ async fn summary(call: &Call, app: &AppRow) -> Result<AppSummary, Problem> {
         name: app.slug.clone(),
         project: app.project.clone(),
         state: call.context.pipeline.app_state(app).await,
-        url: call.context.addresses.url(&app.slug),
+        url: call.context.addresses.url_of(app),
         live: live(call, app).await?.map(|r| DeploymentRef::new(app.slug.clone(), r.number)),
         latest: latest(call, app).await?,
     })
@@ -181,7 +182,8 @@ pub(crate) async fn live(call: &Call, app: &AppRow) -> Result<Option<ReleaseRow>
 }
 
 async fn latest(call: &Call, app: &AppRow) -> Result<Option<LatestDeployment>, Problem> {
-    let newest = call.context.store.deployments().list(app.id, None, None, 1).await?;
+    let here = Some(app.environment.id);
+    let newest = call.context.store.deployments().list_in(app.id, here, None, None, 1).await?;
     Ok(newest.first().map(|d| LatestDeployment {
         deployment: d.reference(),
         state: d.state,
@@ -190,21 +192,25 @@ async fn latest(call: &Call, app: &AppRow) -> Result<Option<LatestDeployment>, P
 }
 
 async fn get(call: Call, input: AppRef) -> Result<AppDetail, Problem> {
-    let app = find::app(&call, &input.app).await?;
+    let app = find::app_in(&call, &input.app, input.environment.as_ref()).await?;
     detail(&call, &app).await
 }
 
 async fn detail(call: &Call, app: &AppRow) -> Result<AppDetail, Problem> {
     let context = &call.context;
     let live = live(call, app).await?;
+    let environments = context.store.environments().of(app.id).await?;
     let variables = context.store.variables().list(app.environment.id).await?;
-    let mut urls = vec![context.addresses.url(&app.slug)];
-    urls.extend(app.settings.routes.iter().flatten().map(|r| format!("{}://{r}", context.addresses.scheme)));
+    let mut urls = vec![context.addresses.url_of(app)];
+    let routes = app.settings.routes.iter().flatten().filter(|_| app.is_production());
+    urls.extend(routes.map(|r| format!("{}://{r}", context.addresses.scheme)));
     Ok(AppDetail {
         name: app.slug.clone(),
         project: app.project.clone(),
         id: app.id.0,
         uuid: app.uuid.clone(),
+        environment: app.environment.name.clone(),
+        environments: environments.into_iter().map(|a| a.environment.name).collect(),
         state: context.pipeline.app_state(app).await,
         urls,
         settings: app.settings.clone(),
@@ -325,19 +331,28 @@ async fn delete(call: Call, input: AppDelete) -> Result<AppDeleted, Problem> {
 /// What the deletion of an app takes with it, in words.
 async fn what_goes(call: &Call, app: &AppRow) -> Result<Vec<String>, Problem> {
     let store = &call.context.store;
-    let releases = store.releases().list(app.environment.id, false).await?;
-    let variables = store.variables().list(app.environment.id).await?;
-    let replicas = call.context.pipeline.replicas(app).await;
+    let (mut releases, mut variables, mut replicas) = (Vec::new(), 0, Vec::new());
+    let environments = store.environments().of(app.id).await?;
+    for place in &environments {
+        releases.extend(store.releases().list(place.environment.id, false).await?);
+        variables += store.variables().list(place.environment.id).await?.len();
+        replicas.extend(call.context.pipeline.replicas(place).await);
+    }
     let bytes: i64 = releases.iter().map(|r| r.bytes).sum();
-    let mut goes = vec![format!("take {} off the air", call.context.addresses.url(&app.slug))];
+    let mut goes = vec![format!("take {} off the air", call.context.addresses.url_of(app))];
+    let others: Vec<&str> =
+        environments.iter().filter(|e| !e.is_production()).map(|e| e.environment.name.as_str()).collect();
+    if !others.is_empty() {
+        goes.push(format!("remove its other environments: {}", others.join(", ")));
+    }
     if !replicas.is_empty() {
         goes.push(format!("stop and remove {}", count(replicas.len(), "container")));
     }
     if !releases.is_empty() {
         goes.push(format!("remove {} ({})", count(releases.len(), "release"), jobs::size(bytes)));
     }
-    if !variables.is_empty() {
-        goes.push(format!("remove {} with their values", count(variables.len(), "variable")));
+    if variables > 0 {
+        goes.push(format!("remove {} with their values", count(variables, "variable")));
     }
     goes.push("remove its deployments, logs and request records".into());
     Ok(goes)
@@ -349,38 +364,41 @@ pub(crate) fn count(n: usize, noun: &str) -> String {
 }
 
 async fn stop(call: Call, input: AppStop) -> Result<AppChanged, Problem> {
-    let app = find::app_to_change(&call, &input.app).await?;
+    let app = find::app_in_to_change(&call, &input.app, input.environment.as_ref()).await?;
     if app.environment.stopped {
-        return Ok(AppChanged {
-            effect: format!("{} is stopped already.", app.slug),
-            app: app.slug,
-            job: None,
-        });
+        let effect = format!("{} is stopped already.", app.title());
+        return Ok(changed(app, effect, None));
     }
-    let url = call.context.addresses.url(&app.slug);
-    let effects =
-        [format!("stop all containers of {}; visitors of {url} get an error page until app_start", app.slug)];
+    let url = call.context.addresses.url_of(&app);
+    let effects = [format!(
+        "stop all containers of {}; visitors of {url} get an error page until app_start",
+        app.title()
+    )];
     if input.dry_run {
-        return Ok(AppChanged { effect: format!("Would {}.", effects[0]), app: app.slug, job: None });
+        return Ok(changed(app, format!("Would {}.", effects[0]), None));
     }
     confirmed("app_stop", app.slug.as_str(), input.confirm.as_deref(), &effects)?;
     let job = call.context.pipeline.stop(&call.principal, &app).await?;
-    let effect = format!("Stops {}; visitors of {url} get an error page until app_start.", app.slug);
-    Ok(AppChanged { app: app.slug, effect, job: Some(jobs::handle(&job)) })
+    let effect = format!("Stops {}; visitors of {url} get an error page until app_start.", app.title());
+    Ok(changed(app, effect, Some(jobs::handle(&job))))
+}
+
+fn changed(app: AppRow, effect: String, job: Option<JobHandle>) -> AppChanged {
+    AppChanged { app: app.slug, environment: app.environment.name, effect, job }
 }
 
 async fn start(call: Call, input: AppRef) -> Result<AppChanged, Problem> {
-    let app = find::app_to_change(&call, &input.app).await?;
+    let app = find::app_in_to_change(&call, &input.app, input.environment.as_ref()).await?;
     if !app.environment.stopped {
         let hint = match app.environment.live {
-            Some(_) => format!("{} was not stopped. If it hangs, use app_restart.", app.slug),
-            None => format!("{} has nothing to start yet; use deployment_create.", app.slug),
+            Some(_) => format!("{} was not stopped. If it hangs, use app_restart.", app.title()),
+            None => format!("{} has nothing to start yet; use deployment_create.", app.title()),
         };
-        return Ok(AppChanged { app: app.slug, effect: hint, job: None });
+        return Ok(changed(app, hint, None));
     }
     let job = call.context.pipeline.start(&call.principal, &app).await?;
-    let effect = format!("Starts {} with the release it had.", app.slug);
-    Ok(AppChanged { app: app.slug, effect, job: Some(jobs::handle(&job)) })
+    let effect = format!("Starts {} with the release it had.", app.title());
+    Ok(changed(app, effect, Some(jobs::handle(&job))))
 }
 
 async fn scale(call: Call, input: AppScale) -> Result<AppChanged, Problem> {
@@ -391,21 +409,22 @@ async fn scale(call: Call, input: AppScale) -> Result<AppChanged, Problem> {
         )
         .hint("To run none, use app_stop."));
     }
-    let app = find::app_to_change(&call, &input.app).await?;
+    let app = find::app_in_to_change(&call, &input.app, input.environment.as_ref()).await?;
     let wanted = i64::from(input.replicas);
     if wanted == app.environment.replicas {
-        let effect = format!("{} has {wanted} wanted replicas already.", app.slug);
-        return Ok(AppChanged { app: app.slug, effect, job: None });
+        let effect = format!("{} has {wanted} wanted replicas already.", app.title());
+        return Ok(changed(app, effect, None));
     }
     let job = call.context.pipeline.scale(&call.principal, &app, wanted).await?;
-    let effect = format!("Scales {} from {} to {wanted} replicas.", app.slug, app.environment.replicas);
-    Ok(AppChanged { app: app.slug, effect, job: Some(jobs::handle(&job)) })
+    let effect = format!("Scales {} from {} to {wanted} replicas.", app.title(), app.environment.replicas);
+    Ok(changed(app, effect, Some(jobs::handle(&job))))
 }
 
 async fn restart(call: Call, input: AppRestart) -> Result<DeploymentDetail, Problem> {
     let wait = follow::wait(input.wait_s, 0)?;
-    let app = find::app_to_change(&call, &input.app).await?;
-    let row = once::deployment(&call, "app_restart", input.idempotency_key.as_deref(), &input.app, async {
+    let app = find::app_in_to_change(&call, &input.app, input.environment.as_ref()).await?;
+    let wanted = (&input.app, &input.environment);
+    let row = once::deployment(&call, "app_restart", input.idempotency_key.as_deref(), &wanted, async {
         redeploy(&call, &app, "restart").await
     })
     .await?;
@@ -421,13 +440,13 @@ pub(crate) async fn redeploy(
 ) -> Result<berth_store::model::Enqueued, Problem> {
     let name = app.slug.as_str();
     if app.environment.stopped {
-        return Err(Problem::new(Code::Conflict, format!("{name} is stopped."))
+        return Err(Problem::new(Code::Conflict, format!("{} is stopped.", app.title()))
             .hint(format!("Start it with app_start(app={name:?}).")));
     }
     let Some(release) = live(call, app).await? else {
         return Err(Problem::new(
             Code::Conflict,
-            format!("{name} has no live release that could be deployed again."),
+            format!("{} has no live release that could be deployed again.", app.title()),
         )
         .hint(format!("Deploy it with deployment_create(app={name:?}, …).")));
     };
@@ -470,6 +489,9 @@ impl Brief for AppPage {
 impl Brief for AppDetail {
     fn brief(&self) -> Text {
         let mut text = Text::from(format!("{} is {}", self.name, state_name(self.state)));
+        if self.environment != EnvironmentName::production() {
+            text = Text::from(format!("{} ({}) is {}", self.name, self.environment, state_name(self.state)));
+        }
         text = text.say(format!(" at {}.", self.urls.join(", ")));
         match &self.live {
             Some(live) => {
@@ -494,6 +516,10 @@ impl Brief for AppDetail {
         }
         if self.changes_pending {
             text = text.say("\nSettings or variables changed since; app_restart applies them.");
+        }
+        if self.environments.len() > 1 {
+            let names: Vec<&str> = self.environments.iter().map(EnvironmentName::as_str).collect();
+            text = text.say(format!("\nEnvironments: {}", names.join(", ")));
         }
         let set = serde_json::to_string(&self.settings).unwrap_or_default();
         if set.len() > 2 {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use berth_schemas::{
-    Code, DeploymentRef, Problem, Scope, Untrusted,
+    Code, DeploymentRef, EnvironmentName, Problem, Scope, Untrusted,
     app::AppSettings,
     deployment::{
         BuildLineKind, DeploymentCancel, DeploymentCreate, DeploymentDetail, DeploymentGet, DeploymentList,
@@ -154,8 +154,9 @@ fn what_is_wanted(input: &DeploymentCreate) -> impl Serialize {
 
 /// The app to deploy; made now if it does not exist and the caller wants that.
 async fn app_for(call: &Call, input: &DeploymentCreate) -> Result<AppRow, Problem> {
+    let environment = input.environment.as_ref();
     let missing = match find::app_to_change(call, &input.app).await {
-        Ok(app) => return Ok(app),
+        Ok(_) => return find::app_in_to_change(call, &input.app, environment).await,
         Err(problem) if problem.code == Code::NotFound => problem,
         Err(problem) => return Err(problem),
     };
@@ -165,6 +166,11 @@ async fn app_for(call: &Call, input: &DeploymentCreate) -> Result<AppRow, Proble
         return Err(missing.hint(
             format!("{nearest} For a new app named {name}, pass create_app=true.").trim_start().to_owned(),
         ));
+    }
+    if environment.is_some_and(|e| *e != EnvironmentName::production()) {
+        let detail = format!("The app {name} does not exist; a new one has production alone.");
+        return Err(Problem::invalid("environment", detail)
+            .hint("Create it with production first, then the environment with environment_create."));
     }
     find::demand_write(call, &format!("Creating the app {name}"))?;
     if input.git_url.is_none() && input.image.is_none() && input.upload.is_none() && input.files.is_none() {
@@ -195,8 +201,10 @@ async fn get(call: Call, input: DeploymentGet) -> Result<DeploymentDetail, Probl
 async fn list(call: Call, input: DeploymentList) -> Result<DeploymentPage, Problem> {
     let limit = page::limit(input.limit, 10, 100)?;
     let before = page::number_cursor(input.cursor.as_deref())?;
-    let app = find::app(&call, &input.app).await?;
-    let rows = call.context.store.deployments().list(app.id, input.state, before, limit).await?;
+    let environment = input.environment.as_ref();
+    let app = find::app_in(&call, &input.app, environment).await?;
+    let here = environment.map(|_| app.environment.id);
+    let rows = call.context.store.deployments().list_in(app.id, here, input.state, before, limit).await?;
     let full = i64::try_from(rows.len()).unwrap_or(i64::MAX) == limit;
     let next_cursor = rows.last().filter(|r| full && r.number > 1).map(|r| r.number.to_string());
     Ok(DeploymentPage { deployments: rows.iter().map(summary).collect(), next_cursor })
@@ -281,6 +289,7 @@ async fn wait_for_line(
 fn summary(row: &DeploymentRow) -> DeploymentSummary {
     DeploymentSummary {
         deployment: row.reference(),
+        environment: row.environment.clone(),
         state: row.state,
         source: row.source.shown(),
         commit: row.commit.clone(),
@@ -295,7 +304,7 @@ fn summary(row: &DeploymentRow) -> DeploymentSummary {
 /// A deployment in full, with what to do next.
 pub(crate) async fn detail(call: &Call, row: &DeploymentRow) -> Result<DeploymentDetail, Problem> {
     let steps = call.context.store.deployments().transitions(row.id).await?;
-    let url = call.context.addresses.url(&row.app);
+    let url = call.context.addresses.url(&row.app, &row.environment);
     let same = live_one_with_the_same(call, row).await?;
     Ok(DeploymentDetail {
         deployment: row.reference(),
@@ -381,6 +390,14 @@ fn next(row: &DeploymentRow, url: &str) -> String {
     }
 }
 
+/// " (staging)", or nothing for production.
+fn in_words(environment: &EnvironmentName) -> String {
+    match *environment == EnvironmentName::production() {
+        true => String::new(),
+        false => format!(" ({environment})"),
+    }
+}
+
 fn source_line(source: &SourceShown) -> String {
     match source {
         SourceShown::Upload { bytes } => format!("upload of {}", crate::jobs::size(*bytes)),
@@ -406,8 +423,9 @@ impl Brief for DeploymentPage {
             let line_break = if i == 0 { "" } else { "\n" };
             let at = d.created_at;
             text = text.say(format!(
-                "{line_break}{} {} {at} {} by {}",
+                "{line_break}{}{} {} {at} {} by {}",
                 d.deployment,
+                in_words(&d.environment),
                 d.state.as_str(),
                 source_line(&d.source),
                 d.by

@@ -1,7 +1,7 @@
 //! Domains: host names of one's own, their certificates, and what is to be done until both work.
 
 use berth_schemas::{
-    AppSlug, Code, DomainName, EnvironmentName, Problem, Scope,
+    Code, DomainName, Problem, Scope,
     domain::{
         DomainAdd, DomainDetail, DomainGet, DomainList, DomainPage, DomainRemove, DomainRemoved,
         DomainStatus, DomainSummary, DomainUpdate,
@@ -92,28 +92,13 @@ pub(crate) fn tools() -> Vec<Tool> {
 }
 
 async fn add(call: Call, input: DomainAdd) -> Result<DomainDetail, Problem> {
-    let app = place(&call, &input.app, input.environment.as_ref()).await?;
+    let app = find::app_in_to_change(&call, &input.app, input.environment.as_ref()).await?;
     check_name(&call, &app, &input.domain).await?;
     check_redirect(&input.domain, input.redirect_to.as_ref())?;
     let plan = DomainPlan { app, redirect_to: input.redirect_to, challenge: input.challenge };
     let row = call.context.store.domains().create(&call.principal, &input.domain, plan).await?;
     call.context.pipeline.domains_changed().await?;
     detail(&call, row).await
-}
-
-/// The app in the environment that a domain is to lead to.
-async fn place(call: &Call, app: &AppSlug, environment: Option<&EnvironmentName>) -> Result<AppRow, Problem> {
-    let app = find::app_to_change(call, app).await?;
-    match environment {
-        Some(name) if *name != app.environment.name => {
-            let known = [app.environment.name.to_string()];
-            Err(Problem {
-                field: Some("environment".into()),
-                ..Problem::not_found("environment", name.as_str(), &known)
-            })
-        }
-        _ => Ok(app),
-    }
 }
 
 /// Refuses names that are not for apps to have: those that Berth gives out itself, and places of other apps.
@@ -221,7 +206,10 @@ async fn list(call: Call, input: DomainList) -> Result<DomainPage, Problem> {
 
 async fn update(call: Call, input: DomainUpdate) -> Result<DomainDetail, Problem> {
     let row = find::domain(&call, &input.domain).await?;
-    let app = place(&call, input.app.as_ref().unwrap_or(&row.app), input.environment.as_ref()).await?;
+    // Where nothing else is said, it stays where it is.
+    let same = input.app.is_none().then_some(&row.environment);
+    let environment = input.environment.as_ref().or(same);
+    let app = find::app_in_to_change(&call, input.app.as_ref().unwrap_or(&row.app), environment).await?;
     if app.project_id != row.project_id {
         return Err(Problem::invalid(
             "app",

@@ -1,6 +1,6 @@
 //! From the names that callers use to rows, with candidates when a name is wrong.
 
-use berth_schemas::{AppSlug, Code, DeploymentRef, DomainName, Problem, ProjectSlug, Scope};
+use berth_schemas::{AppSlug, Code, DeploymentRef, DomainName, EnvironmentName, Problem, ProjectSlug, Scope};
 use berth_store::{
     DomainRow,
     model::{AppRow, DeploymentRow, ProjectRow, Visible},
@@ -8,7 +8,7 @@ use berth_store::{
 
 use crate::registry::{Call, demand};
 
-/// The app of this name, if the caller may see it.
+/// The app of this name in production, if the caller may see it.
 pub(crate) async fn app(call: &Call, slug: &AppSlug) -> Result<AppRow, Problem> {
     let apps = call.context.store.apps();
     match apps.by_slug(&call.principal.visible, slug).await? {
@@ -26,6 +26,40 @@ pub(crate) async fn app_to_change(call: &Call, slug: &AppSlug) -> Result<AppRow,
     if app.deleting {
         return Err(Problem::new(Code::Conflict, format!("The app {slug} is being deleted."))
             .hint("Wait until it is gone from app_list; then its name is free again."));
+    }
+    Ok(app)
+}
+
+/// The app of this name in an environment, in production where none is named, if the caller may see it.
+pub(crate) async fn app_in(
+    call: &Call,
+    slug: &AppSlug,
+    environment: Option<&EnvironmentName>,
+) -> Result<AppRow, Problem> {
+    let app = app(call, slug).await?;
+    let Some(name) = environment.filter(|name| **name != app.environment.name) else { return Ok(app) };
+    let environments = call.context.store.environments();
+    if let Some(app) = environments.by_name(app.id, name).await? {
+        return Ok(app);
+    }
+    let known = environments.of(app.id).await?;
+    let known: Vec<String> = known.iter().map(|a| a.environment.name.to_string()).collect();
+    Err(Problem {
+        field: Some("environment".into()),
+        ..Problem::not_found("environment", name.as_str(), &known)
+    })
+}
+
+/// The same, for work on it: one that is being deleted takes none.
+pub(crate) async fn app_in_to_change(
+    call: &Call,
+    slug: &AppSlug,
+    environment: Option<&EnvironmentName>,
+) -> Result<AppRow, Problem> {
+    let app = app_in(call, slug, environment).await?;
+    if app.deleting {
+        return Err(Problem::new(Code::Conflict, format!("{} is being deleted.", app.title()))
+            .hint("Wait until it is gone; then its name is free again."));
     }
     Ok(app)
 }

@@ -43,6 +43,7 @@ async fn get(call: Call, input: JobGet) -> Result<JobDetail, Problem> {
         job: row.id,
         kind: row.kind,
         app: row.app,
+        environment: row.environment,
         state: row.state,
         message: row.message,
         problem: row.problem,
@@ -75,7 +76,8 @@ pub(crate) fn size(bytes: i64) -> String {
 impl Brief for JobDetail {
     fn brief(&self) -> Text {
         let app = self.app.as_ref().map(|a| format!(" of {a}")).unwrap_or_default();
-        let mut text = Text::from(format!("{}{app}: {}.", self.kind.as_str(), self.state.as_str()));
+        let place = self.environment.as_ref().map(|e| format!(" ({e})")).unwrap_or_default();
+        let mut text = Text::from(format!("{}{app}{place}: {}.", self.kind.as_str(), self.state.as_str()));
         text = text.say_if(self.waits_for.as_ref().map(|w| format!(" Waits for {w}.")));
         text = text.say_if(self.message.as_ref().map(|m| format!(" {m}")));
         text = text.say_if(self.problem.as_ref().map(|p| format!("\nFailed ({}): {p}", p.code.as_str())));

@@ -9,6 +9,7 @@ pub mod context;
 mod deployments;
 mod dns_providers;
 mod domains;
+mod environments;
 mod events;
 mod find;
 mod follow;
@@ -47,6 +48,7 @@ pub fn registry() -> Registry {
         deployments::tools(),
         dns_providers::tools(),
         domains::tools(),
+        environments::tools(),
         events::tools(),
         jobs::tools(),
         logs::tools(),

@@ -1,12 +1,12 @@
 //! Logs: what apps print while they run.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use berth_schemas::{
     Problem, Scope, Timestamp,
     log::{LogLine, LogPage, LogSearch},
 };
-use berth_store::{LogQuery, model::AppRow};
+use berth_store::{LogQuery, model::AppId};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use crate::{
@@ -36,16 +36,21 @@ pub(crate) fn tools() -> Vec<Tool> {
 
 async fn search(call: Call, input: LogSearch) -> Result<LogPage, Problem> {
     let wait = follow::wait(input.wait_s, 0)?;
-    let app = find::app(&call, &input.app).await?;
-    let query = query(&input, Timestamp::now())?;
+    let app = find::app_in(&call, &input.app, input.environment.as_ref()).await?;
+    let mut query = query(&input, Timestamp::now())?;
+    // Releases of an app are numbered together: whoever names one names its environment.
+    if input.environment.is_some() || input.release.is_none() {
+        query.environment = Some(app.environment.id);
+    }
+    let mut filter = Filter { call: &call, app: app.id, query: &query, known: HashMap::new() };
     // Subscribe before reading, so that no line falls between.
     let mut arriving = call.context.pipeline.subscribe_logs(app.id);
     let (mut lines, mut more) = call.context.store.logs().search(app.id, &query).await?;
     if call.progress.follows() {
-        return follow_lines(&call, &app, &query, lines, arriving).await;
+        return follow_lines(filter, lines, arriving).await;
     }
     if lines.is_empty() && !wait.is_zero() {
-        call.context.pipeline.unless_stopping(wait_for_match(&query, &mut arriving, wait)).await;
+        call.context.pipeline.unless_stopping(wait_for_match(&mut filter, &mut arriving, wait)).await;
         (lines, more) = call.context.store.logs().search(app.id, &query).await?;
     }
     let keep = if input.after.is_some() { Keep::First } else { Keep::Last };
@@ -62,6 +67,7 @@ fn query(input: &LogSearch, now: Timestamp) -> Result<LogQuery, Problem> {
         contains: input.contains.clone().filter(|c| !c.is_empty()),
         level: input.level,
         release: input.release,
+        environment: None,
         since: point("since", input.since.as_deref(), now)?,
         until: point("until", input.until.as_deref(), now)?,
         after: input.after,
@@ -77,7 +83,33 @@ pub(crate) fn point(field: &str, text: Option<&str>, now: Timestamp) -> Result<O
     .transpose()
 }
 
-/// Whether a line that just arrived is one that the query would find.
+/// Tells of lines that just arrived whether the query would find them.
+struct Filter<'a> {
+    call: &'a Call,
+    app: AppId,
+    query: &'a LogQuery,
+    /// Which releases are of the environment that is asked for.
+    known: HashMap<i64, bool>,
+}
+
+impl Filter<'_> {
+    async fn takes(&mut self, line: &LogLine) -> bool {
+        matches(self.query, line) && self.is_here(line.release).await
+    }
+
+    async fn is_here(&mut self, release: i64) -> bool {
+        let Some(environment) = self.query.environment else { return true };
+        if let Some(known) = self.known.get(&release) {
+            return *known;
+        }
+        let made = self.call.context.store.releases().by_number(environment, release).await;
+        // What is not known now may be at the next line.
+        let Ok(made) = made else { return false };
+        *self.known.entry(release).or_insert(made.is_some())
+    }
+}
+
+/// Whether a line is one that the query would find, wherever it comes from.
 fn matches(query: &LogQuery, line: &LogLine) -> bool {
     query.release.is_none_or(|r| r == line.release)
         && query.level.is_none_or(|l| line.level >= l)
@@ -86,11 +118,11 @@ fn matches(query: &LogQuery, line: &LogLine) -> bool {
 }
 
 /// Returns when a line arrived that matches, or the time is up.
-async fn wait_for_match(query: &LogQuery, arriving: &mut Receiver<LogLine>, at_most: Duration) {
+async fn wait_for_match(filter: &mut Filter<'_>, arriving: &mut Receiver<LogLine>, at_most: Duration) {
     let arrived = async {
         loop {
             match arriving.recv().await {
-                Ok(line) if matches(query, &line) => return,
+                Ok(line) if filter.takes(&line).await => return,
                 Ok(_) => {}
                 Err(_) => return,
             }
@@ -101,12 +133,11 @@ async fn wait_for_match(query: &LogQuery, arriving: &mut Receiver<LogLine>, at_m
 
 /// Tells the lines found and then those that arrive, until the caller hangs up.
 async fn follow_lines(
-    call: &Call,
-    app: &AppRow,
-    query: &LogQuery,
+    mut filter: Filter<'_>,
     found: Vec<LogLine>,
     mut arriving: Receiver<LogLine>,
 ) -> Result<LogPage, Problem> {
+    let (call, query, app) = (filter.call, filter.query, filter.app);
     let mut last = query.after.unwrap_or(0);
     for line in found {
         last = last.max(line.id);
@@ -120,14 +151,14 @@ async fn follow_lines(
             Err(_) => {}
             Ok(Ok(line)) => {
                 // A line may arrive before it has an id; what has one was perhaps told already.
-                if matches(query, &line) && (line.id == 0 || line.id > last) {
+                if (line.id == 0 || line.id > last) && filter.takes(&line).await {
                     last = last.max(line.id);
                     call.progress.tell(Update::LogLine(line)).await;
                 }
             }
             Ok(Err(RecvError::Lagged(_))) => {
                 let query = LogQuery { after: Some(last), ..query.clone() };
-                let (missed, _) = call.context.store.logs().search(app.id, &query).await?;
+                let (missed, _) = call.context.store.logs().search(app, &query).await?;
                 for line in missed {
                     last = last.max(line.id);
                     call.progress.tell(Update::LogLine(line)).await;

@@ -164,20 +164,32 @@ struct Seen {
 async fn apps(call: &Call) -> Result<Seen, Problem> {
     let mut seen = Seen::default();
     let Seen { counts, ids, troubles, held } = &mut seen;
-    for app in call.context.store.apps().all(&call.principal.visible).await? {
-        counts.total += 1;
+    for app in call.context.store.apps().all_environments(&call.principal.visible).await? {
         ids.insert(app.id);
-        troubles.extend(call.context.pipeline.trouble(&app).map(|t| (app.slug.to_string(), t)));
+        troubles.extend(call.context.pipeline.trouble(&app).map(|t| (app.title(), t)));
         held.extend(held_back(&app));
         held.extend(call.context.pipeline.crash_loop(&app).map(|p| p.to_string()));
-        match call.context.pipeline.app_state(&app).await {
-            AppState::Running => counts.running += 1,
-            AppState::Stopped => counts.stopped += 1,
-            AppState::Down | AppState::Degraded => counts.unhealthy.push(app.slug.to_string()),
+        let state = call.context.pipeline.app_state(&app).await;
+        if app.is_production() {
+            counts.total += 1;
+        }
+        match state {
+            AppState::Running if app.is_production() => counts.running += 1,
+            AppState::Stopped if app.is_production() => counts.stopped += 1,
+            AppState::Down | AppState::Degraded => counts.unhealthy.push(app.title()),
+            AppState::Running | AppState::Stopped => {}
             AppState::Empty | AppState::Paused | AppState::Maintenance => {}
         }
     }
     Ok(seen)
+}
+
+/// An app and its environment as arguments of a call.
+fn named(app: &AppRow) -> String {
+    match app.is_production() {
+        true => format!("app={:?}", app.slug.as_str()),
+        false => format!("app={:?}, environment={:?}", app.slug.as_str(), app.environment.name.as_str()),
+    }
 }
 
 /// What keeps visitors from an app, where somebody wanted that.
@@ -187,8 +199,8 @@ fn held_back(app: &AppRow) -> Option<String> {
         TrafficMode::Paused { by, since, .. } => ("is paused, so its visitors wait,", by, since),
         TrafficMode::Maintenance { by, since, .. } => ("shows a maintenance page", by, since),
     };
-    let name = app.slug.as_str();
-    Some(format!("{name} {what} since {since} (by {by}). traffic_resume(app={name:?}) ends it."))
+    let (title, call) = (app.title(), named(app));
+    Some(format!("{title} {what} since {since} (by {by}). traffic_resume({call}) ends it."))
 }
 
 async fn disk(context: &Context) -> Result<DiskStatus, Problem> {

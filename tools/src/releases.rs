@@ -45,7 +45,7 @@ pub(crate) fn tools() -> Vec<Tool> {
 }
 
 async fn list(call: Call, input: ReleaseList) -> Result<ReleasePage, Problem> {
-    let app = find::app(&call, &input.app).await?;
+    let app = find::app_in(&call, &input.app, input.environment.as_ref()).await?;
     let rows = call.context.store.releases().list(app.environment.id, false).await?;
     Ok(ReleasePage { releases: rows.into_iter().map(|r| shown(&app, r)).collect() })
 }
@@ -69,8 +69,8 @@ fn shown(app: &AppRow, row: ReleaseRow) -> Release {
 
 async fn rollback(call: Call, input: ReleaseRollback) -> Result<DeploymentDetail, Problem> {
     let wait = follow::wait(input.wait_s, 10)?;
-    let app = find::app_to_change(&call, &input.app).await?;
-    let wanted = (&input.app, input.to);
+    let app = find::app_in_to_change(&call, &input.app, input.environment.as_ref()).await?;
+    let wanted = (&input.app, &input.environment, input.to);
     let row = once::deployment(&call, "release_rollback", input.idempotency_key.as_deref(), &wanted, async {
         go_back(&call, &app, input.to).await
     })
@@ -101,7 +101,7 @@ async fn target(call: &Call, app: &AppRow, to: Option<i64>) -> Result<ReleaseRow
     let candidates: Vec<String> =
         kept.iter().filter(|r| environment.live != Some(r.id)).map(|r| r.number.to_string()).collect();
     let choose = if candidates.is_empty() {
-        format!("No other release of {} is kept; deploy with deployment_create.", app.slug)
+        format!("No other release of {} is kept; deploy with deployment_create.", app.title())
     } else {
         format!("Kept releases: {}. Pass one as to.", candidates.join(", "))
     };
@@ -113,16 +113,16 @@ async fn target(call: &Call, app: &AppRow, to: Option<i64>) -> Result<ReleaseRow
     match found {
         Some(release) if release.removed => refuse(
             Code::ReleaseGone,
-            format!("Release {} of {} was removed by cleanup.", release.number, app.slug),
+            format!("Release {} of {} was removed by cleanup.", release.number, app.title()),
         ),
         Some(release) if environment.live == Some(release.id) => {
-            refuse(Code::Conflict, format!("Release {} of {} serves already.", release.number, app.slug))
+            refuse(Code::Conflict, format!("Release {} of {} serves already.", release.number, app.title()))
         }
         Some(release) => Ok(release),
         None => match to {
-            Some(number) => refuse(Code::NotFound, format!("{} has no release {number}.", app.slug)),
+            Some(number) => refuse(Code::NotFound, format!("{} has no release {number}.", app.title())),
             None => {
-                refuse(Code::Conflict, format!("There is no release of {} that served before.", app.slug))
+                refuse(Code::Conflict, format!("There is no release of {} that served before.", app.title()))
             }
         },
     }

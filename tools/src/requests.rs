@@ -30,8 +30,8 @@ pub(crate) fn tools() -> Vec<Tool> {
 }
 
 async fn list(call: Call, input: RequestList) -> Result<RequestPage, Problem> {
-    let app = find::app(&call, &input.app).await?;
-    let query = query(&input, Timestamp::now())?;
+    let app = find::app_in(&call, &input.app, input.environment.as_ref()).await?;
+    let query = RequestQuery { environment: Some(app.environment.id), ..query(&input, Timestamp::now())? };
     let mut page = call.context.store.requests().list(app.id, &query).await?;
     page::fit(&mut page.requests, Keep::First, call.budget, input.limit.is_some());
     Ok(page)
@@ -51,6 +51,7 @@ fn query(input: &RequestList, now: Timestamp) -> Result<RequestQuery, Problem> {
     Ok(RequestQuery {
         status,
         path_prefix: input.path_prefix.clone(),
+        environment: None,
         since: logs::point("since", input.since.as_deref().or(Some("1h")), now)?,
         slower_than_ms: input.slower_than_ms.map(i64::from),
         limit: page::limit(input.limit, 50, 500)?,

@@ -87,7 +87,7 @@ async fn start(call: Call, input: RolloutStart) -> Result<DeploymentDetail, Prob
     source::check(&wanted, call.context.allow_local_sources)?;
     let key = input.idempotency_key.as_deref();
     let row = once::deployment(&call, "rollout_start", key, &what_is_wanted(&input), async {
-        let app = find::app_to_change(&call, &input.app).await?;
+        let app = find::app_in_to_change(&call, &input.app, input.environment.as_ref()).await?;
         let name = app.slug.as_str();
         if apps::live(&call, &app).await?.is_none() {
             let none = format!("{name} has no live release that a new one could be compared with.");
@@ -120,6 +120,7 @@ fn what_is_wanted(input: &RolloutStart) -> impl Serialize {
 fn what_to_deploy(input: &RolloutStart) -> DeploymentCreate {
     DeploymentCreate {
         app: input.app.clone(),
+        environment: input.environment.clone(),
         git_url: input.git_url.clone(),
         git_ref: input.git_ref.clone(),
         image: input.image.clone(),
@@ -136,7 +137,7 @@ fn what_to_deploy(input: &RolloutStart) -> DeploymentCreate {
 }
 
 async fn set(call: Call, input: RolloutSet) -> Result<DeploymentDetail, Problem> {
-    let app = find::app_to_change(&call, &input.app).await?;
+    let app = find::app_in_to_change(&call, &input.app, input.environment.as_ref()).await?;
     let row = call.context.pipeline.rollout(&app).await?;
     let rule = changed(row.rollout.clone().unwrap_or_default(), input)?;
     let row = call.context.pipeline.set_rollout(&call.principal, &row, rule).await?;
@@ -192,7 +193,7 @@ fn check_match(wanted: &TrafficMatch) -> Result<(), String> {
 
 async fn promote(call: Call, input: RolloutEnd) -> Result<DeploymentDetail, Problem> {
     let wait = follow::wait(input.wait_s, 10)?;
-    let app = find::app_to_change(&call, &input.app).await?;
+    let app = find::app_in_to_change(&call, &input.app, input.environment.as_ref()).await?;
     let row = call.context.pipeline.rollout(&app).await?;
     let row = call.context.pipeline.promote(&call.principal, &row).await?;
     let row = follow::deployment(&call, row, wait).await?;
@@ -201,7 +202,7 @@ async fn promote(call: Call, input: RolloutEnd) -> Result<DeploymentDetail, Prob
 
 async fn abort(call: Call, input: RolloutEnd) -> Result<DeploymentDetail, Problem> {
     let wait = follow::wait(input.wait_s, 10)?;
-    let app = find::app_to_change(&call, &input.app).await?;
+    let app = find::app_in_to_change(&call, &input.app, input.environment.as_ref()).await?;
     let row = call.context.pipeline.rollout(&app).await?;
     let row = call.context.pipeline.cancel(&call.principal, &row).await?;
     let row = follow::deployment(&call, row, wait).await?;

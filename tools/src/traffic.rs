@@ -75,7 +75,7 @@ pub(crate) fn tools() -> Vec<Tool> {
 }
 
 async fn get(call: Call, input: TrafficGet) -> Result<TrafficDetail, Problem> {
-    let app = find::app(&call, &input.app).await?;
+    let app = find::app_in(&call, &input.app, input.environment.as_ref()).await?;
     detail(&call, &app).await
 }
 
@@ -87,11 +87,13 @@ async fn pause(call: Call, input: TrafficPause) -> Result<TrafficDetail, Problem
             Problem::invalid("hold_s", detail).hint("For longer, show a page with traffic_maintenance.")
         );
     }
-    set(&call, &input.app, TrafficWish::Pause { hold_s }).await
+    let app = find::app_in_to_change(&call, &input.app, input.environment.as_ref()).await?;
+    set(&call, &app, TrafficWish::Pause { hold_s }).await
 }
 
 async fn resume(call: Call, input: TrafficResume) -> Result<TrafficDetail, Problem> {
-    set(&call, &input.app, TrafficWish::Open).await
+    let app = find::app_in_to_change(&call, &input.app, input.environment.as_ref()).await?;
+    set(&call, &app, TrafficWish::Open).await
 }
 
 async fn maintenance(call: Call, input: TrafficMaintenance) -> Result<TrafficDetail, Problem> {
@@ -100,13 +102,13 @@ async fn maintenance(call: Call, input: TrafficMaintenance) -> Result<TrafficDet
     if input.retry_after_s.is_some_and(|s| !(1..=86_400).contains(&s)) {
         return Err(Problem::invalid("retry_after_s", "retry_after_s must be from 1 to 86400."));
     }
-    let app = find::app_to_change(&call, &input.app).await?;
-    let url = call.context.addresses.url(&app.slug);
+    let app = find::app_in_to_change(&call, &input.app, input.environment.as_ref()).await?;
+    let url = call.context.addresses.url_of(&app);
     let effect = format!("show all visitors of {url} a maintenance page until traffic_resume");
     confirmed("traffic_maintenance", app.slug.as_str(), input.confirm.as_deref(), &[effect])?;
     let wish =
         TrafficWish::Maintenance { message: message.map(str::to_owned), retry_after_s: input.retry_after_s };
-    set(&call, &input.app, wish).await
+    set(&call, &app, wish).await
 }
 
 fn check_message(message: Option<&str>) -> Result<(), Problem> {
@@ -121,13 +123,8 @@ fn check_message(message: Option<&str>) -> Result<(), Problem> {
     Ok(())
 }
 
-async fn set(
-    call: &Call,
-    slug: &berth_schemas::AppSlug,
-    wish: TrafficWish,
-) -> Result<TrafficDetail, Problem> {
-    let app = find::app_to_change(call, slug).await?;
-    let app = call.context.pipeline.set_traffic(&call.principal, &app, wish).await?;
+async fn set(call: &Call, app: &AppRow, wish: TrafficWish) -> Result<TrafficDetail, Problem> {
+    let app = call.context.pipeline.set_traffic(&call.principal, app, wish).await?;
     detail(call, &app).await
 }
 
@@ -149,6 +146,7 @@ async fn detail(call: &Call, app: &AppRow) -> Result<TrafficDetail, Problem> {
     };
     Ok(TrafficDetail {
         app: app.slug.clone(),
+        environment: app.environment.name.clone(),
         traffic: app.environment.traffic.clone(),
         stopped: app.environment.stopped,
         waiting: u64::try_from(pipeline.waiting(app)).unwrap_or(u64::MAX),

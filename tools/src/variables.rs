@@ -82,7 +82,7 @@ pub(crate) fn tools() -> Vec<Tool> {
 }
 
 async fn list(call: Call, input: VariableList) -> Result<VariablePage, Problem> {
-    let app = find::app(&call, &input.app).await?;
+    let app = find::app_in(&call, &input.app, input.environment.as_ref()).await?;
     let rows = call.context.store.variables().list(app.environment.id).await?;
     let live = apps::live(&call, &app).await?;
     Ok(VariablePage {
@@ -104,7 +104,7 @@ fn shown(row: VariableRow) -> Variable {
 
 async fn set(call: Call, input: VariableSet) -> Result<VariablesChanged, Problem> {
     check(&input)?;
-    let app = find::app_to_change(&call, &input.app).await?;
+    let app = find::app_in_to_change(&call, &input.app, input.environment.as_ref()).await?;
     let of = |map: BTreeMap<VariableName, String>, secret| {
         map.into_iter().map(move |(name, value)| (name, value, secret, input.build))
     };
@@ -166,7 +166,7 @@ async fn applied(
     let nothing_runs = app.environment.live.is_none() || app.environment.stopped;
     if redeploy && !nothing_runs {
         // The row is read again: its settings and times may have moved with the change.
-        let app = find::app_to_change(call, &app.slug).await?;
+        let app = find::app_in_to_change(call, &app.slug, Some(&app.environment.name)).await?;
         let row = apps::redeploy(call, &app, "variables changed").await?.into_row();
         let which = row.reference();
         let applies =
@@ -186,22 +186,24 @@ async fn applied(
 }
 
 async fn delete(call: Call, input: VariableDelete) -> Result<VariablesChanged, Problem> {
-    let app = find::app_to_change(&call, &input.app).await?;
+    let app = find::app_in_to_change(&call, &input.app, input.environment.as_ref()).await?;
     existing(&call, &app, &input.name).await?;
     call.context.store.variables().delete(&call.principal, &app, &input.name).await?;
     applied(&call, &app, vec![input.name], input.redeploy).await
 }
 
 async fn reveal(call: Call, input: VariableReveal) -> Result<VariableRevealed, Problem> {
-    let app = find::app(&call, &input.app).await?;
+    let app = find::app_in(&call, &input.app, input.environment.as_ref()).await?;
     let row = existing(&call, &app, &input.name).await?;
     // Who looks at a secret leaves a trace; without the trace there is no look.
     let event = NewEvent {
         kind: "variable.revealed",
         by: call.principal.name.clone(),
         app: Some(app.id),
-        summary: format!("{} revealed {} of {}", call.principal.name, row.name, app.slug),
-        data: serde_json::json!({ "variable": row.name, "secret": row.secret }),
+        summary: format!("{} revealed {} of {}", call.principal.name, row.name, app.title()),
+        data: serde_json::json!({
+            "variable": row.name, "secret": row.secret, "environment": app.environment.name,
+        }),
     };
     call.context.store.events().append(event).await?;
     Ok(VariableRevealed { name: row.name, value: row.value })

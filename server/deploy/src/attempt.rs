@@ -29,7 +29,7 @@ impl Inner {
     pub(crate) async fn carry_out(self: Arc<Self>, row: DeploymentRow, cancel: CancellationToken) -> bool {
         let journal =
             Journal::open(self.store.clone(), self.watchers.clone(), row.id, row.state, &self.tasks);
-        let app = match self.app(row.app_id).await {
+        let app = match self.app_in(row.environment_id).await {
             Ok(app) => app,
             Err(problem) => {
                 tracing::error!(%problem, deployment = %row.reference(), "the app of a deployment could not be read");

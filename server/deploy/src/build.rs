@@ -92,7 +92,7 @@ impl Inner {
     ) -> Result<ReleaseRow, Halt> {
         let from =
             plan.static_dir.as_deref().map_or_else(|| source.directory.clone(), |d| source.directory.join(d));
-        let path = format!("{}/{}", attempt.app.id.0, attempt.row.number);
+        let path = crate::release::files_of(&attempt.row);
         let to = self.config.data_dir.join("releases").join(&path);
         let bytes = self
             .blocking(

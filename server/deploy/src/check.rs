@@ -32,7 +32,7 @@ impl Inner {
             None => format!("port {}", policy.port),
         };
         attempt.journal.note(format!("checking {what}, up to {} s", policy.total().as_secs())).await;
-        let host = self.config.addresses.host(&attempt.app.slug);
+        let host = self.config.addresses.host(&attempt.app.slug, &attempt.app.environment.name);
         let checks = containers.iter().map(|container| {
             let (policy, host) = (&policy, &host);
             async move {

@@ -151,7 +151,7 @@ impl Inner {
     /// Releases that go and that stay. Returns the images and the files of those that stay.
     async fn plan_releases(&self, plan: &mut Plan) -> Result<(HashSet<String>, HashSet<String>), Problem> {
         let (mut images, mut files) = (HashSet::new(), HashSet::new());
-        for app in self.store.apps().all(&Visible::All).await? {
+        for app in self.store.apps().all_environments(&Visible::All).await? {
             let pruned = self.releases_to_prune(&app).await;
             for release in self.store.releases().list(app.environment.id, false).await? {
                 let name = format!("{}#{}", app.slug, release.number);
@@ -318,6 +318,7 @@ impl Inner {
                 .enqueue_job(
                     &Principal::daemon(),
                     berth_schemas::job::JobKind::Cleanup,
+                    None,
                     None,
                     serde_json::Value::Null,
                 )

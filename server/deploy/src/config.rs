@@ -3,7 +3,9 @@
 use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
-use berth_schemas::{AppSlug, Problem};
+use berth_schemas::{AppSlug, EnvironmentName, Problem};
+use berth_store::model::AppRow;
+use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 /// Settings of the pipeline.
@@ -74,10 +76,10 @@ pub struct Addresses {
 }
 
 impl Addresses {
-    /// Host name of an app.
+    /// Host name of an app in an environment: `web.<base>` in production, `staging--web.<base>` elsewhere.
     #[must_use]
-    pub fn host(&self, app: &AppSlug) -> String {
-        format!("{app}.{}", self.base_domain)
+    pub fn host(&self, app: &AppSlug, environment: &EnvironmentName) -> String {
+        format!("{}.{}", label(app, environment), self.base_domain)
     }
 
     /// URL of a host that is no app's own name; `certified` says whether it has a certificate.
@@ -91,13 +93,80 @@ impl Addresses {
         }
     }
 
-    /// URL of an app.
+    /// URL of an app in an environment.
     #[must_use]
-    pub fn url(&self, app: &AppSlug) -> String {
-        let host = self.host(app);
+    pub fn url(&self, app: &AppSlug, environment: &EnvironmentName) -> String {
+        let host = self.host(app, environment);
         match self.port {
             Some(port) => format!("{}://{host}:{port}", self.scheme),
             None => format!("{}://{host}", self.scheme),
+        }
+    }
+
+    /// URL of an app in the environment that it is seen in.
+    #[must_use]
+    pub fn url_of(&self, app: &AppRow) -> String {
+        self.url(&app.slug, &app.environment.name)
+    }
+}
+
+/// Longest label of a host name, in bytes (RFC 1035).
+const LONGEST_LABEL: usize = 63;
+
+/// The label by which an app in an environment is known. Names have no two hyphens in a row, so that none can be
+/// taken for another; one that would be too long is cut and gets the hash of the environment's whole name, between
+/// pairs of hyphens, which no other label has twice.
+pub(crate) fn label(app: &AppSlug, environment: &EnvironmentName) -> String {
+    if *environment == EnvironmentName::production() {
+        return app.to_string();
+    }
+    let whole = format!("{environment}--{app}");
+    if whole.len() <= LONGEST_LABEL {
+        return whole;
+    }
+    let hash = hex::encode(&Sha256::digest(environment.as_str())[..5]);
+    let room = LONGEST_LABEL - app.as_str().len() - hash.len() - 4;
+    let cut = environment.as_str().get(..room).unwrap_or_default().trim_end_matches('-');
+    format!("{cut}--{hash}--{app}")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn of(app: &str, environment: &str) -> String {
+        label(&app.parse().unwrap(), &environment.parse().unwrap())
+    }
+
+    #[test]
+    fn production_has_the_apps_own_name() {
+        assert_eq!(of("web", "production"), "web");
+        assert_eq!(of("web", "staging"), "staging--web");
+        let addresses =
+            Addresses { base_domain: "x.test".into(), scheme: "http", port: Some(80), https: None };
+        let host = addresses.url(&"web".parse().unwrap(), &"pr-5".parse().unwrap());
+        assert_eq!(host, "http://pr-5--web.x.test:80");
+    }
+
+    #[test]
+    fn long_names_differ_although_they_are_cut() {
+        let app = "a".repeat(40);
+        let (one, two) =
+            (of(&app, &format!("{}1", "e".repeat(39))), of(&app, &format!("{}2", "e".repeat(39))));
+        assert!(one.len() <= 63 && one != two, "{one} {two}");
+        assert_eq!(one.split("--").count(), 3);
+    }
+
+    proptest! {
+        #[test]
+        fn a_label_is_one_that_dns_takes(
+            app in "[a-z][a-z0-9]{0,19}(-[a-z0-9]{1,18})?", environment in "[a-z][a-z0-9]{0,19}(-[a-z0-9]{1,18})?"
+        ) {
+            let label = of(&app, &environment);
+            prop_assert!(label.len() <= 63 && !label.starts_with('-') && !label.ends_with('-'));
+            prop_assert!(label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'));
         }
     }
 }

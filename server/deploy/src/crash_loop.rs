@@ -93,7 +93,7 @@ impl Inner {
         if self.crash_loops.died(environment, exit, Instant::now(), self.store.clock().now()) {
             let summary = format!(
                 "{} keeps dying: {DEATHS} times within {} minutes, last with exit code {exit}; it is restarted with growing pauses",
-                app.slug,
+                app.title(),
                 WITHIN.as_secs() / 60
             );
             self.tell("app.crash_looping", app, summary, serde_json::json!({ "exit_code": exit }));
@@ -105,7 +105,7 @@ impl Inner {
         if self.crash_loops.quiet(environment, Instant::now())
             && let Ok(Some(app)) = self.store.apps().by_environment(environment).await
         {
-            let summary = format!("{} has not died for {} minutes", app.slug, QUIET.as_secs() / 60);
+            let summary = format!("{} has not died for {} minutes", app.title(), QUIET.as_secs() / 60);
             self.tell("app.recovered", &app, summary, serde_json::Value::Null);
         }
     }
@@ -117,7 +117,8 @@ impl Pipeline {
     pub fn crash_loop(&self, app: &AppRow) -> Option<Problem> {
         let (since, count, exit) = self.0.crash_loops.episode(app.environment.id)?;
         let name = app.slug.as_str();
-        let detail = format!("{name} keeps dying since {since}: {count} times, last with exit code {exit}.");
+        let title = app.title();
+        let detail = format!("{title} keeps dying since {since}: {count} times, last with exit code {exit}.");
         Some(Problem::new(Code::ContainerExited, detail).hint(format!(
             "Read log_search(app={name:?}) for its last lines, or go back with release_rollback(app={name:?})."
         )))

@@ -87,7 +87,7 @@ impl Inner {
         }
         if let Ok(Some(app)) = self.store.apps().by_environment(environment).await {
             let summary =
-                format!("{} could not be put right and is tried again: {}", app.slug, problem.detail);
+                format!("{} could not be put right and is tried again: {}", app.title(), problem.detail);
             let data = serde_json::json!({ "code": problem.code, "hint": problem.hint });
             self.tell("app.trouble", &app, summary, data);
         }
@@ -98,7 +98,7 @@ impl Inner {
             return;
         }
         if let Ok(Some(app)) = self.store.apps().by_environment(environment).await {
-            let summary = format!("{} is as it should be again", app.slug);
+            let summary = format!("{} is as it should be again", app.title());
             self.tell("app.recovered", &app, summary, serde_json::Value::Null);
         }
     }
@@ -199,7 +199,7 @@ impl Inner {
 
     fn tell_repaired(&self, app: &AppRow, release: &ReleaseRow, replica: i64, why: &str) {
         let summary =
-            format!("replica {replica} of {} (release {}) runs again: {why}", app.slug, release.number);
+            format!("replica {replica} of {} (release {}) runs again: {why}", app.title(), release.number);
         let data = serde_json::json!({ "release": release.number, "replica": replica, "why": why });
         self.tell("container.repaired", app, summary, data);
     }
@@ -293,7 +293,7 @@ impl Inner {
     ) -> Result<(), Problem> {
         let usual = self.health_policy(release);
         let policy = HealthPolicy { total: usual.total.max(REOPEN_LIMIT), ..usual };
-        let host = self.config.addresses.host(&app.slug);
+        let host = self.config.addresses.host(&app.slug, &app.environment.name);
         let all = started.iter().map(|container| async {
             self.wait_replica(&policy, &host, container, &self.shutdown)
                 .await

@@ -3,22 +3,19 @@
 //! Those of one app are done one after the other, in the order in which they were asked for: an app that was told to
 //! stop and then to start runs. Each can be begun again from its start after a restart of the daemon, and then does only what is left to do.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use berth_schemas::{
     Code, Problem,
-    deployment::DeploymentState,
     job::{JobKind, JobState},
 };
 use berth_store::{
     StoreError,
-    model::{AppId, AppRow, Artifact, DeploymentId, JobRow, Principal},
+    model::{AppId, AppRow, Artifact, EnvironmentId, JobRow, Principal},
 };
 
 use crate::{
-    attempt::remove_dir,
     config::Arrival,
-    docker::label,
     fault::engine_problem,
     gate::{Inside, Turn},
     limits,
@@ -27,6 +24,17 @@ use crate::{
     start::replica_of,
     waits::Held,
 };
+
+/// Whose jobs are done one after the other: those of an app in one environment, those of an app as a whole, those of
+/// no app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Place(Option<AppId>, Option<EnvironmentId>);
+
+impl Place {
+    pub(crate) fn of(job: &JobRow) -> Self {
+        Self(job.app_id, job.environment_id)
+    }
+}
 
 /// Between tries when the store fails.
 const STORE_PAUSE: Duration = Duration::from_secs(2);
@@ -37,13 +45,32 @@ impl Inner {
         who: &Principal,
         kind: JobKind,
         app: Option<AppId>,
+        environment: Option<EnvironmentId>,
         input: serde_json::Value,
     ) -> Result<JobRow, Problem> {
         stall::before("job_queued").await;
-        let job = self.store.jobs().enqueue(kind, app, input, &who.name).await?;
+        let job = self.store.jobs().enqueue(kind, app, environment, input, &who.name).await?;
         stall::after("job_queued").await;
-        self.work_on(app);
+        self.work_on(Place::of(&job));
         Ok(job)
+    }
+
+    /// Has an environment that is marked deleted, once.
+    pub(crate) async fn delete_marked(
+        self: &Arc<Self>,
+        who: &Principal,
+        app: &AppRow,
+    ) -> Result<JobRow, Problem> {
+        let environment = app.environment.id;
+        let under_way = self.store.jobs().unfinished().await?.into_iter();
+        let mut same = under_way.filter(|j| j.environment_id == Some(environment));
+        match same.find(|j| j.kind == JobKind::DeleteEnvironment) {
+            Some(job) => Ok(job),
+            None => {
+                let kind = JobKind::DeleteEnvironment;
+                self.enqueue_job(who, kind, Some(app.id), Some(environment), serde_json::Value::Null).await
+            }
+        }
     }
 
     /// Takes up the jobs that the last run did not end.
@@ -57,21 +84,30 @@ impl Inner {
                     .transition(&job.id, JobState::Running, JobState::Queued, reason, None)
                     .await?;
             }
-            self.work_on(job.app_id);
+            self.work_on(Place::of(job));
         }
         self.resume_deletions(&unfinished).await
     }
 
-    /// An app is marked before the job that deletes it is there: whoever died between the two meant it.
+    /// An app or environment is marked before the job that deletes it is there: whoever died between the two meant it.
     async fn resume_deletions(self: &Arc<Self>, unfinished: &[JobRow]) -> Result<(), Problem> {
-        let apps = self.store.apps().all(&berth_store::model::Visible::All).await?;
+        let apps = self.store.apps().all_environments(&berth_store::model::Visible::All).await?;
+        let going: HashSet<AppId> =
+            apps.iter().filter(|a| a.is_production() && a.deleting).map(|a| a.id).collect();
         for app in apps.into_iter().filter(|app| app.deleting) {
+            if !app.is_production() {
+                if !going.contains(&app.id) {
+                    self.delete_marked(&Principal::daemon(), &app).await?;
+                }
+                continue;
+            }
             let known = unfinished.iter().any(|j| j.kind == JobKind::DeleteApp && j.app_id == Some(app.id));
             if !known {
                 self.enqueue_job(
                     &Principal::daemon(),
                     JobKind::DeleteApp,
                     Some(app.id),
+                    None,
                     serde_json::Value::Null,
                 )
                 .await?;
@@ -80,16 +116,16 @@ impl Inner {
         Ok(())
     }
 
-    /// Has the jobs of an app done, in the order in which they were asked for.
-    fn work_on(self: &Arc<Self>, app: Option<AppId>) {
-        if let Some(turn) = self.working.take(app) {
-            self.spawn(Arc::clone(self).do_jobs(app, turn));
+    /// Has the jobs of a place done, in the order in which they were asked for.
+    fn work_on(self: &Arc<Self>, place: Place) {
+        if let Some(turn) = self.working.take(place) {
+            self.spawn(Arc::clone(self).do_jobs(place, turn));
         }
     }
 
-    async fn do_jobs(self: Arc<Self>, app: Option<AppId>, mut turn: Turn<Option<AppId>>) {
+    async fn do_jobs(self: Arc<Self>, place: Place, mut turn: Turn<Place>) {
         while !self.shutdown.is_cancelled() {
-            let next = match self.next_job(app).await {
+            let next = match self.next_job(place).await {
                 Ok(Some(job)) => self.run_job(job).await,
                 Ok(None) if turn.end() => return,
                 Ok(None) => Ok(()),
@@ -102,10 +138,10 @@ impl Inner {
         }
     }
 
-    /// The oldest job of an app that has not ended. One that "runs" is one whose beginning was kept although the
-    /// store said otherwise, for nobody else works on this app's jobs.
-    async fn next_job(&self, app: Option<AppId>) -> Result<Option<JobRow>, Problem> {
-        Ok(self.store.jobs().unfinished().await?.into_iter().find(|j| j.app_id == app))
+    /// The oldest job of a place that has not ended. One that "runs" is one whose beginning was kept although the
+    /// store said otherwise, for nobody else works on this place's jobs.
+    async fn next_job(&self, place: Place) -> Result<Option<JobRow>, Problem> {
+        Ok(self.store.jobs().unfinished().await?.into_iter().find(|j| Place::of(j) == place))
     }
 
     /// Runs a job to its end, or until the daemon goes down: then it stays "running" and the next start takes it up.
@@ -163,14 +199,18 @@ impl Inner {
 
     /// Does it; returns what was done, in a sentence.
     async fn do_job(self: &Arc<Self>, job: &JobRow) -> Result<String, Problem> {
-        let app = match job.app_id {
-            Some(id) => self.store.apps().by_id(id).await?,
-            None => None,
+        let app = match (job.environment_id, job.app_id) {
+            (Some(environment), _) => self.store.apps().by_environment(environment).await?,
+            (None, Some(app)) => self.store.apps().by_id(app).await?,
+            (None, None) => None,
         };
         match (job.kind, &app) {
             (JobKind::Cleanup, _) => self.clean_up(&job.input).await,
             (JobKind::Upgrade, _) => self.upgrade(job).await,
-            (_, None) if job.app_id.is_some() => Ok("The app is gone.".into()),
+            (_, None) if job.app_id.is_some() => {
+                let what = job.title().unwrap_or_else(|| "The app".into());
+                Ok(format!("{what} is gone."))
+            }
             (_, None) => Err(Problem::new(Code::Internal, "The job names no app.")),
             (JobKind::Stop, Some(app)) => self.stop_app(app, job).await,
             (JobKind::Start, Some(app)) => self.start_app(app, job).await,
@@ -179,6 +219,7 @@ impl Inner {
                 self.scale_app(app, replicas, job).await
             }
             (JobKind::DeleteApp, Some(app)) => self.delete_app(app).await,
+            (JobKind::DeleteEnvironment, Some(app)) => self.delete_environment(app).await,
         }
     }
 
@@ -208,7 +249,7 @@ impl Inner {
         let inside = self.traffic.enter(app.environment.id).await;
         self.jobs_at_gate().remove(&job.id);
         let held = self.holds(app.environment.id, format!("the job that is to {} it", job.kind.as_str()));
-        Ok((inside, held, self.app(app.id).await?))
+        Ok((inside, held, self.app_in(app.environment.id).await?))
     }
 
     async fn stop_app(self: &Arc<Self>, app: &AppRow, job: &JobRow) -> Result<String, Problem> {
@@ -224,7 +265,7 @@ impl Inner {
             let _inside = self.containers.enter(live).await;
             self.stop_release(live).await;
         }
-        Ok(format!("{} is stopped.", app.slug))
+        Ok(format!("{} is stopped.", app.title()))
     }
 
     async fn start_app(self: &Arc<Self>, app: &AppRow, job: &JobRow) -> Result<String, Problem> {
@@ -237,7 +278,7 @@ impl Inner {
         if !app.environment.stopped {
             // Nothing that serves is touched; what does not is healed.
             let _ = self.look.try_send(app.environment.id);
-            return Ok(format!("{} was not stopped.", app.slug));
+            return Ok(format!("{} was not stopped.", app.title()));
         }
         let release = self
             .store
@@ -273,7 +314,7 @@ impl Inner {
             self.collect_logs(app, &release, containers);
             self.let_engine_restart(release.id).await;
         }
-        Ok(format!("{} runs.", app.slug))
+        Ok(format!("{} runs.", app.title()))
     }
 
     async fn scale_app(
@@ -293,7 +334,7 @@ impl Inner {
             release.filter(|r| matches!(r.artifact, Artifact::Image { .. }) && !app.environment.stopped);
         let Some(release) = running else {
             self.store.apps().set_replicas(app.environment.id, replicas).await?;
-            return Ok(format!("{} gets {replicas} replicas when it runs.", app.slug));
+            return Ok(format!("{} gets {replicas} replicas when it runs.", app.title()));
         };
         let before_growing = self.containers_of(release.id).await.map_err(|e| engine_problem(&e))?;
         let up = self.run_replicas(app, &release, 1..=replicas).await;
@@ -334,67 +375,6 @@ impl Inner {
             Some(_) => " The release on trial keeps its own until it is promoted.",
             None => "",
         };
-        Ok(format!("{} has {replicas} replicas; it had {before}.{trial}", app.slug))
-    }
-
-    async fn delete_app(self: &Arc<Self>, app: &AppRow) -> Result<String, Problem> {
-        for row in self.store.deployments().unsettled().await?.into_iter().filter(|d| d.app_id == app.id) {
-            self.end_for_deletion(row.id).await?;
-        }
-        let _inside = self.traffic.enter(app.environment.id).await;
-        if let Some(old) = self.routes.remove(app.environment.id) {
-            self.routes.drain(&old, limits::drain(app)).await;
-        }
-        let containers = self.engine.list_containers().await.map_err(|e| engine_problem(&e))?;
-        let own =
-            containers.iter().filter(|c| c.labels.get(label::APP).is_some_and(|a| *a == app.slug.as_str()));
-        for container in own {
-            self.remove_container(&container.id).await.map_err(|e| engine_problem(&e))?;
-        }
-        let releases = self.store.releases().list(app.environment.id, false).await?;
-        let files = self.config.data_dir.join("releases").join(app.id.0.to_string());
-        remove_dir(&files).await.map_err(|e| crate::attempt::io_problem("removing the app's files", &e))?;
-        stall::before("deleted").await;
-        self.store.apps().delete(app.id, "berth").await?;
-        stall::after("deleted").await;
-        // The app is gone: what cannot be removed now is found by the cleanup.
-        for release in &releases {
-            if let Err(problem) = self.remove_artifact(release).await {
-                tracing::warn!(%problem, release = release.number, "what a release was made of could not be removed");
-            }
-        }
-        let network = self.instance.network_name(app.project.as_str());
-        let others = self.store.projects().by_slug(&berth_store::model::Visible::All, &app.project).await;
-        if others.is_ok_and(|p| p.is_none_or(|p| p.apps == 0))
-            && let Err(error) = self.engine.remove_network(&network).await
-        {
-            tracing::debug!(%error, "the project's network stays");
-        }
-        Ok(format!("{} is deleted.", app.slug))
-    }
-
-    /// Cancels a deployment, or lets it end when it has the traffic already.
-    async fn end_for_deletion(&self, id: DeploymentId) -> Result<(), Problem> {
-        match self.store.deployments().request_cancel(id, "berth").await {
-            Ok(_) if self.cancel_active(id, None) => {}
-            Ok(_) => {
-                self.end_waiting(id, DeploymentState::Cancelled, "the app is deleted".into()).await?;
-            }
-            Err(StoreError::IllegalTransition { .. } | StoreError::NotFound { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
-        self.settle(id).await
-    }
-
-    /// Waits until a deployment that was told to stop has done so.
-    async fn settle(&self, id: DeploymentId) -> Result<(), Problem> {
-        let mut settled = self.settled.subscribe();
-        while let Some(row) = self.store.deployments().get(id).await? {
-            if row.state.is_settled() {
-                break;
-            }
-            let _ = tokio::time::timeout(std::time::Duration::from_millis(500), settled.recv()).await;
-        }
-        Ok(())
+        Ok(format!("{} has {replicas} replicas; it had {before}.{trial}", app.title()))
     }
 }

@@ -14,6 +14,7 @@ mod cleanup;
 pub mod command;
 mod config;
 mod crash_loop;
+mod delete;
 pub mod docker;
 mod domains;
 mod fault;

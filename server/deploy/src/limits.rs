@@ -49,7 +49,7 @@ pub(crate) fn job(kind: JobKind) -> Duration {
         JobKind::Stop => Duration::from_secs(5 * 60),
         JobKind::Start | JobKind::Scale => Duration::from_secs(10 * 60),
         // What it waits for may be a deployment that is just draining.
-        JobKind::DeleteApp => Duration::from_secs(30 * 60),
+        JobKind::DeleteApp | JobKind::DeleteEnvironment => Duration::from_secs(30 * 60),
         JobKind::Cleanup => Duration::from_secs(60 * 60),
         // The hand-over has limits of its own; what they leave out is the calls that are let end.
         JobKind::Upgrade => Duration::from_secs(15 * 60),

@@ -39,6 +39,7 @@ use crate::{
     crash_loop::CrashLoops,
     docker::{ContainerId, Engine, InstanceId},
     gate::{Gates, Turns},
+    jobs::Place,
     journal::{DeploymentUpdate, Watchers},
     routes::Routes,
     stall,
@@ -84,8 +85,8 @@ pub(crate) struct Inner {
     pub(crate) containers: Gates<ReleaseId>,
     /// One at a time looks at an environment.
     pub(crate) looking: Turns<EnvironmentId>,
-    /// One at a time works on the jobs of an app, in their order; none for those of no app.
-    pub(crate) working: Turns<Option<AppId>>,
+    /// One at a time works on the jobs of a place, in their order.
+    pub(crate) working: Turns<Place>,
     /// Containers that the engine was told to restart by itself.
     pub(crate) restartable: Mutex<HashSet<ContainerId>>,
     /// Why an environment could not be put right at the last look.
@@ -284,7 +285,7 @@ impl Pipeline {
     /// `Conflict` when it is being deleted or was never deployed.
     pub async fn start(&self, who: &Principal, app: &AppRow) -> Result<JobRow, Problem> {
         if app.environment.live.is_none() {
-            return Err(Problem::new(Code::Conflict, format!("The app {} was never deployed.", app.slug))
+            return Err(Problem::new(Code::Conflict, format!("{} was never deployed.", app.title()))
                 .hint("Deploy it with deployment_create."));
         }
         self.job(who, JobKind::Start, app, serde_json::Value::Null).await
@@ -310,7 +311,23 @@ impl Pipeline {
         stall::before("deleting").await;
         self.0.store.apps().mark_deleting(who, app.id).await?;
         stall::after("deleting").await;
-        self.0.enqueue_job(who, JobKind::DeleteApp, Some(app.id), serde_json::Value::Null).await
+        self.0.enqueue_job(who, JobKind::DeleteApp, Some(app.id), None, serde_json::Value::Null).await
+    }
+
+    /// Shows visitors of a new environment that it is there.
+    pub fn environment_made(&self, app: &AppRow) {
+        self.0.routes.nothing(app);
+    }
+
+    /// Deletes an environment with everything that belongs to it.
+    ///
+    /// # Errors
+    /// `Conflict` for production; when the store cannot be written.
+    pub async fn delete_environment(&self, who: &Principal, app: &AppRow) -> Result<JobRow, Problem> {
+        stall::before("environment_deleting").await;
+        self.0.store.environments().mark_deleting(who, app.environment.id).await?;
+        stall::after("environment_deleting").await;
+        self.0.delete_marked(who, app).await
     }
 
     /// Keeps files that came in a call, as an upload.
@@ -381,7 +398,7 @@ impl Pipeline {
     /// # Errors
     /// When the store cannot be written.
     pub async fn cleanup(&self, who: &Principal) -> Result<JobRow, Problem> {
-        self.0.enqueue_job(who, JobKind::Cleanup, None, serde_json::Value::Null).await
+        self.0.enqueue_job(who, JobKind::Cleanup, None, None, serde_json::Value::Null).await
     }
 
     /// Replaces the daemon by the program that is installed now, without closing a listening socket. Asking again
@@ -397,7 +414,7 @@ impl Pipeline {
         let under_way = self.0.store.jobs().unfinished().await?;
         match under_way.into_iter().find(|j| j.kind == JobKind::Upgrade) {
             Some(job) => Ok(job),
-            None => self.0.enqueue_job(who, JobKind::Upgrade, None, serde_json::Value::Null).await,
+            None => self.0.enqueue_job(who, JobKind::Upgrade, None, None, serde_json::Value::Null).await,
         }
     }
 
@@ -423,10 +440,15 @@ impl Pipeline {
         input: serde_json::Value,
     ) -> Result<JobRow, Problem> {
         if app.deleting {
-            return Err(Problem::new(Code::Conflict, format!("The app {} is being deleted.", app.slug)));
+            return Err(being_deleted(app));
         }
-        self.0.enqueue_job(who, kind, Some(app.id), input).await
+        self.0.enqueue_job(who, kind, Some(app.id), Some(app.environment.id), input).await
     }
+}
+
+/// What is said of work on an app that goes away.
+pub(crate) fn being_deleted(app: &AppRow) -> Problem {
+    Problem::new(Code::Conflict, format!("{} is being deleted.", app.title()))
 }
 
 impl Inner {
@@ -439,7 +461,7 @@ impl Inner {
         options: EnqueueOptions,
     ) -> Result<NewDeployment, Problem> {
         if app.deleting {
-            return Err(Problem::new(Code::Conflict, format!("The app {} is being deleted.", app.slug)));
+            return Err(being_deleted(app));
         }
         self.check_required_variables(app).await?;
         if let DeploymentSource::Rollback { release, .. } | DeploymentSource::Redeploy { release, .. } =
@@ -486,8 +508,15 @@ impl Inner {
             .ok_or_else(|| Problem::new(Code::NotFound, "That deployment is gone, with its app."))
     }
 
+    /// The app in production, as it is now.
     pub(crate) async fn app(&self, id: AppId) -> Result<AppRow, Problem> {
         self.store.apps().by_id(id).await?.ok_or_else(|| Problem::new(Code::NotFound, "That app is gone."))
+    }
+
+    /// The app as seen in this environment, as it is now.
+    pub(crate) async fn app_in(&self, id: EnvironmentId) -> Result<AppRow, Problem> {
+        let gone = || Problem::new(Code::NotFound, "That environment is gone.");
+        self.store.apps().by_environment(id).await?.ok_or_else(gone)
     }
 
     /// Moves a deployment on, and tells those who watch.
@@ -562,7 +591,7 @@ impl Inner {
         }
         Err(Problem::new(
             Code::MissingVariable,
-            format!("The app {} needs variables that are not set: {}.", app.slug, missing.join(", ")),
+            format!("{} needs variables that are not set: {}.", app.title(), missing.join(", ")),
         )
         .hint("Set them with variable_set, then deploy again.")
         .candidates(missing))

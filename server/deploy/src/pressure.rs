@@ -84,7 +84,7 @@ impl Inner {
                 let threshold = room.threshold(self.config.min_free_bytes);
                 tracing::warn!(free = room.free, threshold, "the disk runs full: cleaning up");
                 let input = serde_json::json!({ "free_bytes": room.free, "threshold_bytes": threshold });
-                let begun = self.enqueue_job(&Principal::daemon(), JobKind::Cleanup, None, input).await;
+                let begun = self.enqueue_job(&Principal::daemon(), JobKind::Cleanup, None, None, input).await;
                 if let Err(problem) = begun {
                     tracing::warn!(%problem, "a cleanup could not begin");
                 }

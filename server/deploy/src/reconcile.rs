@@ -48,7 +48,7 @@ impl Inner {
             }
         };
         // First the visitors: what has the traffic is said by the pointer alone.
-        for app in self.store.apps().all(&Visible::All).await? {
+        for app in self.store.apps().all_environments(&Visible::All).await? {
             if let Err(problem) = self.first_route(&app, containers.as_deref()).await {
                 tracing::error!(app = %app.slug, %problem, "an app could not be routed at start");
             }
@@ -165,7 +165,7 @@ impl Inner {
     }
 
     async fn look_at_all(self: &Arc<Self>) {
-        match self.store.apps().all(&Visible::All).await {
+        match self.store.apps().all_environments(&Visible::All).await {
             Ok(apps) => {
                 for app in apps.into_iter().filter(|a| !a.deleting && a.environment.live.is_some()) {
                     self.look_at(app.environment.id);
@@ -230,9 +230,10 @@ impl Inner {
             _ => event,
         };
         let Some(workload) = Workload::from_labels(&event.labels) else { return };
-        let Ok(slug) = workload.app.parse() else { return };
-        let Ok(Some(app)) = self.store.apps().by_slug(&Visible::All, &slug).await else { return };
-        let live = app.environment.live == workload.release.parse().ok().map(ReleaseId);
+        let Ok(release) = workload.release.parse().map(ReleaseId) else { return };
+        let Ok(Some(row)) = self.store.releases().get(release).await else { return };
+        let Ok(app) = self.app_in(row.environment_id).await else { return };
+        let live = app.environment.live == Some(release);
         match event.kind {
             EngineEventKind::Die { exit_code }
                 if live
@@ -242,7 +243,9 @@ impl Inner {
             {
                 let summary = format!(
                     "replica {} of {} (release {}) ended with exit code {exit_code}",
-                    workload.replica, app.slug, workload.deployment
+                    workload.replica,
+                    app.title(),
+                    workload.deployment
                 );
                 let data = serde_json::json!({ "exit_code": exit_code, "release": workload.deployment, "replica": workload.replica });
                 self.tell("container.died", &app, summary, data);
@@ -253,8 +256,12 @@ impl Inner {
                     EngineEventKind::Pause => ("container.paused", "was paused outside Berth"),
                     _ => ("container.disconnected", "was taken off its network outside Berth"),
                 };
-                let of =
-                    format!("replica {} of {} (release {})", workload.replica, app.slug, workload.deployment);
+                let of = format!(
+                    "replica {} of {} (release {})",
+                    workload.replica,
+                    app.title(),
+                    workload.deployment
+                );
                 let data = serde_json::json!({ "release": workload.deployment, "replica": workload.replica });
                 self.tell(kind, &app, format!("{of} {what}"), data);
             }
@@ -309,10 +316,11 @@ impl Inner {
         shown
     }
 
-    /// Routes of an app after its settings changed.
+    /// Routes of an app after its settings changed: those are of production.
     pub(crate) async fn refresh_app_routes(&self, app: AppId) -> Result<(), Problem> {
-        let app = self.app(app).await?;
-        self.routes.moved(&app);
+        if let Some(app) = self.store.apps().by_id(app).await? {
+            self.routes.moved(&app);
+        }
         Ok(())
     }
 }

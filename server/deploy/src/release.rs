@@ -1,8 +1,8 @@
 //! Making, finding and dropping releases.
 
-use berth_schemas::{Code, Problem, VariableName};
+use berth_schemas::{Code, EnvironmentName, Problem, VariableName};
 use berth_store::model::{
-    AppId, AppRow, Artifact, DeploymentRow, DeploymentSource, NewRelease, ReleaseId, ReleaseRow,
+    AppRow, Artifact, DeploymentRow, DeploymentSource, EnvironmentId, NewRelease, ReleaseId, ReleaseRow,
 };
 
 use crate::{
@@ -125,7 +125,7 @@ impl Inner {
         if let Err(error) = self.engine.remove_image(&tag).await {
             tracing::debug!(image = tag, %error, "an image was not removed");
         }
-        let files = self.config.data_dir.join("releases").join(format!("{}/{}", row.app_id.0, row.number));
+        let files = self.config.data_dir.join("releases").join(files_of(row));
         if let Err(error) = remove_dir(&files).await {
             tracing::warn!(%error, "files that no release uses could not be removed");
         }
@@ -168,11 +168,7 @@ impl Inner {
         match &release.artifact {
             Artifact::Image { built: false, .. } => {}
             Artifact::Image { image_id, reference, built: true, .. } => {
-                let kept = self.store.releases().list(release.environment_id, false).await?;
-                let named = kept.iter().any(
-                    |r| matches!(&r.artifact, Artifact::Image { reference: other, .. } if other == reference),
-                );
-                if !named {
+                if !self.store.releases().reference_in_use(reference).await? {
                     self.remove_image(reference).await;
                 }
                 // The same image may have been built for another app that has yet to record it: it has a name then.
@@ -203,9 +199,9 @@ impl Inner {
         }
     }
 
-    /// Removes releases of an app beyond those that are kept for rollback.
-    pub(crate) async fn prune_releases(&self, app: AppId) {
-        let app = match self.app(app).await {
+    /// Removes releases of an environment beyond those that are kept for rollback.
+    pub(crate) async fn prune_releases(&self, environment: EnvironmentId) {
+        let app = match self.app_in(environment).await {
             Ok(app) => app,
             Err(problem) => {
                 tracing::warn!(%problem, "old releases could not be looked for");
@@ -235,5 +231,14 @@ impl Inner {
                 Vec::new()
             }
         }
+    }
+}
+
+/// Where the files of a deployment go, below the directory of releases. Production is told from the others by having no
+/// name there, as before there were others.
+pub(crate) fn files_of(row: &DeploymentRow) -> String {
+    match row.environment == EnvironmentName::production() {
+        true => format!("{}/{}", row.app_id.0, row.number),
+        false => format!("{}/{}-{}", row.app_id.0, row.environment, row.number),
     }
 }

@@ -60,11 +60,15 @@ impl Pipeline {
     /// `Conflict` when there is none.
     pub async fn rollout(&self, app: &AppRow) -> Result<DeploymentRow, Problem> {
         let unsettled = self.0.store.deployments().unsettled().await?;
-        let of_app = unsettled.into_iter().filter(|d| d.app_id == app.id && d.rollout.is_some());
-        of_app.max_by_key(|d| (d.state == DeploymentState::RollingOut, d.number)).ok_or_else(|| {
-            Problem::new(Code::Conflict, format!("No rollout of {} goes on.", app.slug))
-                .hint(format!("Start one with rollout_start(app={:?}, …).", app.slug.as_str()))
-        })
+        let here = |d: &DeploymentRow| d.environment_id == app.environment.id && d.rollout.is_some();
+        unsettled
+            .into_iter()
+            .filter(here)
+            .max_by_key(|d| (d.state == DeploymentState::RollingOut, d.number))
+            .ok_or_else(|| {
+                Problem::new(Code::Conflict, format!("No rollout of {} goes on.", app.title()))
+                    .hint(format!("Start one with rollout_start(app={:?}, …).", app.slug.as_str()))
+            })
     }
 
     /// Changes which requests a rollout gets, at once.
@@ -80,7 +84,7 @@ impl Pipeline {
         let inner = &self.0;
         let _inside = inner.modes.enter(deployment.environment_id).await;
         let row = inner.store.deployments().set_rollout(deployment.id, &rule, &who.name).await?;
-        let app = inner.app(row.app_id).await?;
+        let app = inner.app_in(row.environment_id).await?;
         if let Some(trial) = inner.routes.trial(row.environment_id).filter(|t| Some(t.release) == row.release)
         {
             inner.routes.set_trial(&app, Trial { rule, ..trial });
@@ -108,8 +112,9 @@ impl Pipeline {
     /// When the store cannot be read.
     pub async fn rollout_shown(&self, app: &AppRow) -> Result<Option<RolloutShown>, Problem> {
         let unsettled = self.0.store.deployments().unsettled().await?;
-        let Some(row) =
-            unsettled.into_iter().find(|d| d.app_id == app.id && d.state == DeploymentState::RollingOut)
+        let Some(row) = unsettled
+            .into_iter()
+            .find(|d| d.environment_id == app.environment.id && d.state == DeploymentState::RollingOut)
         else {
             return Ok(None);
         };
@@ -139,7 +144,7 @@ impl Inner {
         release: &ReleaseRow,
         containers: &mut Option<Vec<Running>>,
     ) -> Result<Option<Arc<ReleaseTarget>>, Halt> {
-        attempt.app = self.app(attempt.row.app_id).await?;
+        attempt.app = self.app_in(attempt.row.environment_id).await?;
         attempt.row = self.deployment(attempt.row.id).await?;
         let compared = attempt.app.environment.live.is_some_and(|live| live != release.id);
         if attempt.row.state != DeploymentState::RollingOut && (attempt.row.promote_requested || !compared) {
@@ -274,7 +279,7 @@ impl Inner {
     /// Gives a candidate that is to be promoted as many replicas as the app has.
     async fn complete(&self, attempt: &mut Attempt, candidate: &mut Candidate<'_>) -> Result<(), Halt> {
         attempt.journal.note("promoted: it gets all the traffic").await;
-        attempt.app = self.app(attempt.row.app_id).await?;
+        attempt.app = self.app_in(attempt.row.environment_id).await?;
         if candidate.containers.is_some() {
             let all = self.bring_back(&attempt.app, candidate.release);
             candidate.replace(attempt.unless_cancelled(self, all).await?);
@@ -341,7 +346,7 @@ impl Inner {
         row: &DeploymentRow,
         containers: Option<&[ContainerSummary]>,
     ) -> Result<(), Problem> {
-        let app = self.app(row.app_id).await?;
+        let app = self.app_in(row.environment_id).await?;
         let Some(id) =
             row.release.filter(|id| self.routes.trial(app.environment.id).is_none_or(|t| t.release != *id))
         else {

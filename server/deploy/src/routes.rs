@@ -19,7 +19,7 @@ use berth_proxy::{
     RemovedReplicas, ReplicaAddr, RouteTable, Split, SplitRule, StaticSite, StatusPage, TargetOptions,
 };
 use berth_schemas::{
-    AppSlug, Code, EnvironmentName, Problem, ProjectSlug,
+    Code, EnvironmentName, Problem, ProjectSlug,
     app::AppState,
     traffic::{RolloutRule, TrafficMatch, TrafficMode},
 };
@@ -47,7 +47,8 @@ enum Serving {
 }
 
 struct Entry {
-    app: AppSlug,
+    /// What visitors are told it is called.
+    app: String,
     places: Vec<(String, String)>,
     serving: Serving,
     /// What stands between visitors and the release, whichever serves.
@@ -354,7 +355,7 @@ impl Routes {
     /// may be older.
     fn entry<'e>(&self, entries: &'e mut BTreeMap<EnvironmentId, Entry>, app: &AppRow) -> &'e mut Entry {
         entries.entry(app.environment.id).or_insert_with(|| Entry {
-            app: app.slug.clone(),
+            app: app.title(),
             places: places(app, &self.addresses),
             serving: Serving::Nothing,
             mode: Mode::of(app),
@@ -369,7 +370,7 @@ impl Routes {
 
 impl Mode {
     fn of(app: &AppRow) -> Self {
-        let name = app.slug.to_string();
+        let name = app.title();
         match &app.environment.traffic {
             TrafficMode::Open => Self::Open,
             TrafficMode::Paused { hold_s, .. } => {
@@ -402,7 +403,7 @@ impl Entry {
     }
 
     fn destination(&self) -> Destination {
-        let app = self.app.to_string();
+        let app = self.app.clone();
         match (&self.serving, &self.mode) {
             (Serving::Stopped | Serving::Nothing, _) | (_, Mode::Open) => {}
             (_, Mode::Paused(hold)) => return Destination::Hold(Arc::clone(hold)),
@@ -460,8 +461,10 @@ fn label(app: &AppRow, release: &ReleaseRow) -> ReleaseLabel {
 
 /// Host and path prefix of every place where an app answers.
 fn places(app: &AppRow, addresses: &Addresses) -> Vec<(String, String)> {
-    let own = (addresses.host(&app.slug), "/".to_owned());
-    let more = app.settings.routes.iter().flatten().map(|route| split_route(route));
+    let own = (addresses.host(&app.slug, &app.environment.name), "/".to_owned());
+    // What people name for the app is meant for its visitors, not for previews.
+    let routes = app.settings.routes.iter().flatten().filter(|_| app.is_production());
+    let more = routes.map(|route| split_route(route));
     std::iter::once(own).chain(more).collect()
 }
 

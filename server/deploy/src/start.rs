@@ -6,7 +6,7 @@ use std::{
     sync::MutexGuard,
 };
 
-use berth_schemas::{Code, EnvironmentName, Problem, VariableName, app::AppSettings};
+use berth_schemas::{Code, Problem, VariableName, app::AppSettings};
 use berth_store::model::{AppRow, Artifact, EnvironmentId, ReleaseId, ReleaseRow};
 use futures_util::future::try_join_all;
 
@@ -226,7 +226,7 @@ impl Inner {
             };
             if without_address {
                 // Somebody took it off its network, or the network away.
-                self.engine.connect_network(&container.id, network, vec![app.slug.to_string()]).await?;
+                self.engine.connect_network(&container.id, network, vec![alias(app)]).await?;
             }
             Ok::<(), EngineError>(())
         };
@@ -257,7 +257,7 @@ impl Inner {
         let name = format!(
             "berth-{}-{}-{}-{replica}-{}",
             self.instance.short(),
-            app.slug,
+            alias(app),
             release.number,
             &unique[..6]
         );
@@ -265,7 +265,7 @@ impl Inner {
         spec.env = self.container_env(app, release, port, variables);
         spec.command = command;
         spec.labels = workload(app, release, replica).labels();
-        spec.aliases = vec![app.slug.to_string()];
+        spec.aliases = vec![alias(app)];
         spec.limits = resources(&release.settings);
         spec.restart = RestartPolicy::No;
         spec.stop_timeout = STOP_GRACE;
@@ -283,9 +283,9 @@ impl Inner {
         let mut env: BTreeMap<String, String> = [
             ("PORT", port.to_string()),
             ("BERTH_APP", app.slug.to_string()),
-            ("BERTH_ENVIRONMENT", EnvironmentName::production().to_string()),
+            ("BERTH_ENVIRONMENT", app.environment.name.to_string()),
             ("BERTH_RELEASE", release.number.to_string()),
-            ("BERTH_URL", self.config.addresses.url(&app.slug)),
+            ("BERTH_URL", self.config.addresses.url_of(app)),
         ]
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value))
@@ -328,11 +328,18 @@ impl Inner {
     }
 }
 
+/// What the containers of an app are called in their network. Production has the app's own name, so that others never
+/// reach a preview by it.
+fn alias(app: &AppRow) -> String {
+    crate::config::label(&app.slug, &app.environment.name)
+}
+
 /// The image that containers are made of was removed by somebody else.
 fn image_gone(app: &AppRow, release: &ReleaseRow) -> Problem {
     let detail = format!(
         "The image of release {} of {} is gone from Docker, so its containers cannot be made again.",
-        release.number, app.slug
+        release.number,
+        app.title()
     );
     let hint =
         format!("Deploy {} again from its source with deployment_create; that makes a new image.", app.slug);

@@ -52,7 +52,7 @@ impl Inner {
                 self.remove_stray(container).await;
             }
         }
-        let apps = self.store.apps().all(&Visible::All).await?;
+        let apps = self.store.apps().all_environments(&Visible::All).await?;
         self.sweep_images(&images, &apps).await;
         self.sweep_networks(&networks, &apps).await;
         for app in apps {
@@ -68,7 +68,7 @@ impl Inner {
             }
             self.retire_others(app.environment.id).await;
             // A daemon that ended right after a switch had no time for it.
-            self.prune_releases(app.id).await;
+            self.prune_releases(app.environment.id).await;
         }
         Ok(())
     }

@@ -47,7 +47,7 @@ impl Inner {
         if let Some(old) = old {
             self.drain(attempt, &old).await;
         }
-        attempt.journal.note(format!("live at {}", self.config.addresses.url(&attempt.app.slug))).await;
+        attempt.journal.note(format!("live at {}", self.config.addresses.url_of(&attempt.app))).await;
         attempt.journal.flush().await;
         self.finish(attempt).await?;
         // What kept the release before it from being repaired does not matter any more.
@@ -60,13 +60,12 @@ impl Inner {
         });
         let _ = self.look.try_send(environment);
         let inner = Arc::clone(self);
-        let app = attempt.app.id;
         self.spawn(async move {
             tokio::select! {
                 biased;
                 // Requests that the drain left to the data plane's own shutdown are still in the old release.
                 () = inner.shutdown.cancelled() => {}
-                () = inner.retire_others(environment) => inner.prune_releases(app).await,
+                () = inner.retire_others(environment) => inner.prune_releases(environment).await,
             }
         });
         Ok(())
@@ -90,7 +89,7 @@ impl Inner {
         // Whatever can fail comes before the pointer moves. The app may have been stopped, or its routes changed,
         // while this was being built.
         let was_stopped = attempt.app.environment.stopped;
-        attempt.app = self.app(attempt.row.app_id).await?;
+        attempt.app = self.app_in(environment).await?;
         let row = self.deployment(attempt.row.id).await?;
         if row.cancel_requested {
             attempt.check_cancelled(self)?;

@@ -1,9 +1,9 @@
 //! What visitors meet besides the live release: pause and maintenance. Orthogonal to deployments, which go on behind.
 
-use berth_schemas::{Code, Problem, Timestamp, traffic::TrafficMode};
+use berth_schemas::{Problem, Timestamp, traffic::TrafficMode};
 use berth_store::model::{AppRow, Principal};
 
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Pipeline, being_deleted};
 
 /// What a caller wants visitors to meet.
 #[derive(Debug, Clone)]
@@ -38,9 +38,9 @@ impl Pipeline {
         let inner = &self.0;
         // What is committed last is also what the data plane is told last.
         let _inside = inner.modes.enter(app.environment.id).await;
-        let before = inner.app(app.id).await?;
+        let before = inner.app_in(app.environment.id).await?;
         if before.deleting {
-            return Err(Problem::new(Code::Conflict, format!("The app {} is being deleted.", app.slug)));
+            return Err(being_deleted(&before));
         }
         let (by, since) = (who.name.clone(), Timestamp::now());
         let mode = match wish {
@@ -50,7 +50,7 @@ impl Pipeline {
                 TrafficMode::Maintenance { message, retry_after_s, by, since }
             }
         };
-        let app = inner.store.apps().set_traffic(who, app.id, mode).await?;
+        let app = inner.store.apps().set_traffic(who, app.environment.id, mode).await?;
         if app.environment.traffic != before.environment.traffic {
             inner.routes.set_mode(&app);
         }

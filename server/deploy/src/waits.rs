@@ -14,6 +14,7 @@ use berth_store::{
 };
 
 use crate::{
+    jobs::Place,
     lock::lock,
     pipeline::{Active, Inner, Pipeline},
 };
@@ -166,7 +167,7 @@ impl Pipeline {
             JobState::Queued => {
                 let unfinished = inner.store.jobs().unfinished().await?;
                 let earlier =
-                    unfinished.iter().take_while(|j| j.id != job.id).find(|j| j.app_id == job.app_id);
+                    unfinished.iter().take_while(|j| j.id != job.id).find(|j| Place::of(j) == Place::of(job));
                 Ok(Some(match earlier {
                     Some(earlier) => {
                         format!(
@@ -179,11 +180,7 @@ impl Pipeline {
                 }))
             }
             JobState::Running if inner.jobs_at_gate().contains(&job.id) => {
-                let app = match job.app_id {
-                    Some(app) => inner.store.apps().by_id(app).await?,
-                    None => None,
-                };
-                Ok(app.and_then(|app| inner.holder(app.environment.id)))
+                Ok(job.environment_id.and_then(|environment| inner.holder(environment)))
             }
             _ => Ok(None),
         }

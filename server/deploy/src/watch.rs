@@ -92,7 +92,7 @@ impl Inner {
     /// Goes on watching what the last run of the daemon watched.
     pub(crate) async fn resume_watches(self: &Arc<Self>) -> Result<(), Problem> {
         let now = self.store.clock().now();
-        for app in self.store.apps().all(&Visible::All).await? {
+        for app in self.store.apps().all_environments(&Visible::All).await? {
             let Some(live) = app.environment.live else { continue };
             let Some(release) = self.store.releases().get(live).await? else { continue };
             if let Artifact::Static { .. } = release.artifact {

@@ -1,6 +1,8 @@
-//! Apps and their environments.
+//! Apps, as seen in their environments.
 
-use berth_schemas::{AppSlug, EnvironmentName, Timestamp, app::AppSettings, traffic::TrafficMode};
+use berth_schemas::{
+    AppSlug, EnvironmentName, Timestamp, app::AppSettings, environment::EnvironmentKind, traffic::TrafficMode,
+};
 use serde_json::json;
 use sqlx::{Row, any::AnyRow};
 
@@ -8,18 +10,25 @@ use crate::{
     database::{assembled, visible},
     error::{Result, StoreError},
     model::{
-        AppId, AppRow, EnvironmentId, EnvironmentRow, NewEvent, Principal, ProjectId, ReleaseId, Visible,
+        AppId, AppRow, EnvironmentId, EnvironmentRow, NewEvent, PreviewRow, Principal, ProjectId, ReleaseId,
+        Visible,
     },
     row,
     store::Inner,
     write::Write,
 };
 
-const SELECT: &str = "SELECT a.id, a.uuid, a.project_id, p.slug AS project, a.slug, a.settings, a.deleting,
-    a.created_at, a.configured_at, e.id AS environment_id, e.name AS environment, e.live_id, e.stopped, e.replicas,
-    e.traffic
+/// Apps as seen in each of their environments.
+pub(crate) const SELECT: &str = "SELECT a.id, a.uuid, a.project_id, p.slug AS project, a.slug, a.settings, a.deleting,
+    a.created_at, a.configured_at, e.id AS environment_id, e.name AS environment, e.kind, e.branch, e.live_id,
+    e.stopped, e.replicas, e.traffic, e.created_at AS made_at, e.configured_at AS own_configured_at,
+    e.deleting AS going, v.environment_id AS preview, v.head, v.pull, v.fork, v.offer, v.approved, v.expires_at,
+    v.last_request_at, v.sleeping
     FROM apps a JOIN projects p ON p.id = a.project_id
-    JOIN environments e ON e.app_id = a.id AND e.name = 'production'";
+    JOIN environments e ON e.app_id = a.id LEFT JOIN previews v ON v.environment_id = e.id";
+
+/// Narrows [`SELECT`] to production: each app once.
+const PRODUCTION: &str = "e.kind = 'production'";
 
 /// Most apps in a page.
 const MAX_PAGE: i64 = 500;
@@ -44,7 +53,7 @@ impl Apps<'_> {
         if let Some(project) = project {
             scope = format!("{scope} AND a.project_id = {}", project.0);
         }
-        let sql = format!("{SELECT} WHERE {scope} AND a.slug > $1 ORDER BY a.slug LIMIT $2");
+        let sql = format!("{SELECT} WHERE {PRODUCTION} AND {scope} AND a.slug > $1 ORDER BY a.slug LIMIT $2");
         let rows = sqlx::query(assembled(sql))
             .bind(after.unwrap_or("").replace('\0', ""))
             .bind(limit.clamp(1, MAX_PAGE))
@@ -57,38 +66,50 @@ impl Apps<'_> {
         Ok((rows.iter().map(from_row).collect::<Result<_>>()?, total))
     }
 
-    /// All apps that may be seen, by name.
+    /// All apps that may be seen, by name, in production.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn all(self, view: &Visible) -> Result<Vec<AppRow>> {
-        let sql = format!("{SELECT} WHERE {} ORDER BY a.slug", visible(view, "a.project_id"));
+        let scope = visible(view, "a.project_id");
+        let sql = format!("{SELECT} WHERE {PRODUCTION} AND {scope} ORDER BY a.slug");
         let rows = sqlx::query(assembled(sql)).fetch_all(self.0.read()).await?;
         rows.iter().map(from_row).collect()
     }
 
-    /// The app with this name, if it may be seen.
+    /// All apps that may be seen, by name, each in every environment that it has, production first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn all_environments(self, view: &Visible) -> Result<Vec<AppRow>> {
+        let sql = format!("{SELECT} WHERE {} ORDER BY a.slug, e.id", visible(view, "a.project_id"));
+        let rows = sqlx::query(assembled(sql)).fetch_all(self.0.read()).await?;
+        rows.iter().map(from_row).collect()
+    }
+
+    /// The app with this name in production, if it may be seen.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn by_slug(self, view: &Visible, slug: &AppSlug) -> Result<Option<AppRow>> {
-        let sql = format!("{SELECT} WHERE a.slug = $1 AND {}", visible(view, "a.project_id"));
+        let sql =
+            format!("{SELECT} WHERE {PRODUCTION} AND a.slug = $1 AND {}", visible(view, "a.project_id"));
         let row =
             sqlx::query(assembled(sql)).bind(slug.as_str().to_owned()).fetch_optional(self.0.read()).await?;
         row.as_ref().map(from_row).transpose()
     }
 
-    /// The app with this id, for the daemon's own use.
+    /// The app with this id in production, for the daemon's own use.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn by_id(self, id: AppId) -> Result<Option<AppRow>> {
-        let sql = format!("{SELECT} WHERE a.id = $1");
+        let sql = format!("{SELECT} WHERE {PRODUCTION} AND a.id = $1");
         let row = sqlx::query(assembled(sql)).bind(id.0).fetch_optional(self.0.read()).await?;
         row.as_ref().map(from_row).transpose()
     }
 
-    /// The app that an environment belongs to, for the daemon's own use.
+    /// The app as seen in this environment, for the daemon's own use.
     ///
     /// # Errors
     /// When the database fails.
@@ -140,9 +161,11 @@ impl Apps<'_> {
         .await
         .map_err(|e| StoreError::taken(e, "app", slug.as_str()))?
         .try_get("id")?;
-        sqlx::query("INSERT INTO environments (app_id, name) VALUES ($1, $2)")
+        sqlx::query("INSERT INTO environments (app_id, name, kind, created_at) VALUES ($1, $2, $3, $4)")
             .bind(id)
             .bind(EnvironmentName::production().as_str().to_owned())
+            .bind(EnvironmentKind::Production.as_str())
+            .bind(write.now.0)
             .execute(write.conn())
             .await?;
         let event = NewEvent {
@@ -205,8 +228,8 @@ impl Apps<'_> {
             kind: "app.scaled",
             by: Principal::daemon().name,
             app: Some(app.id),
-            summary: format!("App {} is to have {replicas} replica(s).", app.slug),
-            data: json!({ "replicas": replicas }),
+            summary: format!("App {} is to have {replicas} replica(s).", app.title()),
+            data: json!({ "replicas": replicas, "environment": app.environment.name }),
         };
         write.event_in(app.project_id, Some(app.slug), event).await?;
         write.commit().await
@@ -229,8 +252,8 @@ impl Apps<'_> {
             kind: if stopped { "app.stopped" } else { "app.started" },
             by: by.to_owned(),
             app: Some(app.id),
-            summary: format!("App {} was {word}.", app.slug),
-            data: serde_json::Value::Null,
+            summary: format!("App {} was {word}.", app.title()),
+            data: json!({ "environment": app.environment.name }),
         };
         write.event_in(app.project_id, Some(app.slug), event).await?;
         write.commit().await
@@ -240,15 +263,20 @@ impl Apps<'_> {
     ///
     /// # Errors
     /// When the app does not exist for the caller.
-    pub async fn set_traffic(self, by: &Principal, id: AppId, traffic: TrafficMode) -> Result<AppRow> {
+    pub async fn set_traffic(
+        self,
+        by: &Principal,
+        environment: EnvironmentId,
+        traffic: TrafficMode,
+    ) -> Result<AppRow> {
         let mut write = Write::begin(self.0).await?;
-        let app = get_visible(&mut write, by, id).await?;
+        let app = visible_in(&mut write, by, environment).await?;
         if app.environment.traffic == traffic {
             return Ok(app);
         }
         sqlx::query("UPDATE environments SET traffic = $1 WHERE id = $2")
             .bind(row::to_json("environments", "traffic", &traffic)?)
-            .bind(app.environment.id.0)
+            .bind(environment.0)
             .execute(write.conn())
             .await?;
         let (kind, says) = match &traffic {
@@ -263,12 +291,14 @@ impl Apps<'_> {
         let event = NewEvent {
             kind,
             by: by.name.clone(),
-            app: Some(id),
-            summary: format!("App {} {says}.", app.slug),
-            data: json!({ "traffic": traffic, "before": app.environment.traffic }),
+            app: Some(app.id),
+            summary: format!("App {} {says}.", app.title()),
+            data: json!({
+                "traffic": traffic, "before": app.environment.traffic, "environment": app.environment.name,
+            }),
         };
         write.event_in(app.project_id, Some(app.slug), event).await?;
-        let app = get(&mut write, id).await?;
+        let app = of_environment(&mut write, environment).await?;
         write.commit().await?;
         Ok(app)
     }
@@ -330,28 +360,33 @@ fn changed_fields(old: &AppSettings, new: &AppSettings) -> Result<Vec<String>> {
 }
 
 async fn find(write: &mut Write<'_>, id: AppId) -> Result<Option<AppRow>> {
-    let sql = format!("{SELECT} WHERE a.id = $1");
+    let sql = format!("{SELECT} WHERE {PRODUCTION} AND a.id = $1");
     let row = sqlx::query(assembled(sql)).bind(id.0).fetch_optional(write.conn()).await?;
     row.as_ref().map(from_row).transpose()
 }
 
-async fn get(write: &mut Write<'_>, id: AppId) -> Result<AppRow> {
+pub(crate) async fn get(write: &mut Write<'_>, id: AppId) -> Result<AppRow> {
     find(write, id).await?.ok_or_else(|| StoreError::not_found("app", id.0))
 }
 
-async fn get_visible(write: &mut Write<'_>, by: &Principal, id: AppId) -> Result<AppRow> {
+pub(crate) async fn get_visible(write: &mut Write<'_>, by: &Principal, id: AppId) -> Result<AppRow> {
     let app = find(write, id).await?.filter(|a| by.visible.allows(a.project_id));
     app.ok_or_else(|| StoreError::not_found("app", id.0))
 }
 
-async fn of_environment(write: &mut Write<'_>, id: EnvironmentId) -> Result<AppRow> {
-    let row = sqlx::query("SELECT app_id FROM environments WHERE id = $1")
-        .bind(id.0)
-        .fetch_optional(write.conn())
-        .await?;
-    match row {
-        Some(row) => get(write, AppId(row.try_get("app_id")?)).await,
-        None => Err(StoreError::not_found("environment", id.0)),
+/// The app as seen in an environment, within a write.
+pub(crate) async fn of_environment(write: &mut Write<'_>, id: EnvironmentId) -> Result<AppRow> {
+    let sql = format!("{SELECT} WHERE e.id = $1");
+    let row = sqlx::query(assembled(sql)).bind(id.0).fetch_optional(write.conn()).await?;
+    row.as_ref().map(from_row).transpose()?.ok_or_else(|| StoreError::not_found("environment", id.0))
+}
+
+/// The same, if the caller may see it.
+pub(crate) async fn visible_in(write: &mut Write<'_>, by: &Principal, id: EnvironmentId) -> Result<AppRow> {
+    let app = of_environment(write, id).await?;
+    match by.visible.allows(app.project_id) {
+        true => Ok(app),
+        false => Err(StoreError::not_found("environment", id.0)),
     }
 }
 
@@ -364,7 +399,8 @@ pub(crate) async fn configured_at(write: &mut Write<'_>, app: AppId) -> Result<T
     Ok(deployed.max(write.later_than(releases, Some(app.0)).await?))
 }
 
-fn from_row(r: &AnyRow) -> Result<AppRow> {
+pub(crate) fn from_row(r: &AnyRow) -> Result<AppRow> {
+    let deleting = row::flag(r, "deleting")? || row::flag(r, "going")?;
     Ok(AppRow {
         id: AppId(r.try_get("id")?),
         uuid: r.try_get("uuid")?,
@@ -372,16 +408,38 @@ fn from_row(r: &AnyRow) -> Result<AppRow> {
         project: row::name(r, "projects", "project")?,
         slug: row::name(r, "apps", "slug")?,
         settings: row::json(r, "apps", "settings")?,
-        deleting: row::flag(r, "deleting")?,
+        deleting,
         environment: EnvironmentRow {
             id: EnvironmentId(r.try_get("environment_id")?),
             name: row::name(r, "environments", "environment")?,
+            kind: row::word(r, "environments", "kind", EnvironmentKind::parse)?,
+            branch: r.try_get("branch")?,
             live: r.try_get::<Option<i64>, _>("live_id")?.map(ReleaseId),
             stopped: row::flag(r, "stopped")?,
             replicas: r.try_get("replicas")?,
             traffic: row::json(r, "environments", "traffic")?,
+            created_at: row::time(r, "made_at")?,
+            deleting,
+            preview: preview(r)?,
         },
         created_at: row::time(r, "created_at")?,
-        configured_at: row::time(r, "configured_at")?,
+        configured_at: row::time(r, "configured_at")?.max(row::time(r, "own_configured_at")?),
     })
+}
+
+/// What only a preview has.
+fn preview(r: &AnyRow) -> Result<Option<PreviewRow>> {
+    if r.try_get::<Option<i64>, _>("preview")?.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(PreviewRow {
+        head: r.try_get("head")?,
+        pull: r.try_get("pull")?,
+        fork: row::flag(r, "fork")?,
+        offer: row::json_opt(r, "previews", "offer")?,
+        approved: r.try_get("approved")?,
+        expires_at: row::time_opt(r, "expires_at")?,
+        last_request_at: row::time(r, "last_request_at")?,
+        sleeping: row::flag(r, "sleeping")?,
+    }))
 }

@@ -90,9 +90,26 @@ impl Deployments<'_> {
         before: Option<i64>,
         limit: i64,
     ) -> Result<Vec<DeploymentRow>> {
+        self.list_in(app, None, state, before, limit).await
+    }
+
+    /// The same of one environment.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn list_in(
+        self,
+        app: AppId,
+        environment: Option<EnvironmentId>,
+        state: Option<DeploymentState>,
+        before: Option<i64>,
+        limit: i64,
+    ) -> Result<Vec<DeploymentRow>> {
         let which = if state.is_some() { "d.state = $3" } else { "d.state <> $3" };
+        let place = environment.map_or_else(String::new, |e| format!("AND d.environment_id = {}", e.0));
         let sql = format!(
-            "{SELECT} WHERE d.app_id = $1 AND d.number < $2 AND {which} ORDER BY d.number DESC LIMIT $4"
+            "{SELECT} WHERE d.app_id = $1 AND d.number < $2 AND {which} {place}
+             ORDER BY d.number DESC LIMIT $4"
         );
         let rows = sqlx::query(assembled(sql))
             .bind(app.0)
@@ -298,7 +315,7 @@ impl Deployments<'_> {
 pub(crate) async fn insert(write: &mut Write<'_>, new: &NewDeployment) -> Result<DeploymentRow> {
     let app = sqlx::query(
         "UPDATE apps SET last_number = last_number + 1 WHERE id = $1 AND deleting = 0
-         AND EXISTS (SELECT 1 FROM environments e WHERE e.id = $2 AND e.app_id = apps.id)
+         AND EXISTS (SELECT 1 FROM environments e WHERE e.id = $2 AND e.app_id = apps.id AND e.deleting = 0)
          RETURNING last_number",
     )
     .bind(new.app.0)

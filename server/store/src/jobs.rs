@@ -11,14 +11,15 @@ use sqlx::{Row, any::AnyRow};
 use crate::{
     database::{assembled, storable, visible},
     error::{Result, StoreError},
-    model::{AppId, JobRow, NewEvent, Principal, ProjectId, Visible},
+    model::{AppId, EnvironmentId, JobRow, NewEvent, Principal, ProjectId, Visible},
     row,
     store::Inner,
     write::Write,
 };
 
-const SELECT: &str = "SELECT id, kind, app_id, app, project_id, input, state, message, problem, created_at,
-    started_at, finished_at FROM jobs";
+const SELECT: &str =
+    "SELECT id, kind, app_id, app, project_id, environment_id, environment, input, state, message,
+    problem, created_at, started_at, finished_at FROM jobs";
 const MAX_TEXT: usize = 1024;
 
 /// Jobs of a [`crate::Store`].
@@ -26,11 +27,18 @@ const MAX_TEXT: usize = 1024;
 pub struct Jobs<'a>(pub(crate) &'a Inner);
 
 impl Jobs<'_> {
-    /// Puts a job in the queue.
+    /// Puts a job in the queue: on an app in one environment, on an app as a whole, or on neither.
     ///
     /// # Errors
-    /// When the app does not exist.
-    pub async fn enqueue(self, kind: JobKind, app: Option<AppId>, input: Value, by: &str) -> Result<JobRow> {
+    /// When the app or the environment does not exist.
+    pub async fn enqueue(
+        self,
+        kind: JobKind,
+        app: Option<AppId>,
+        environment: Option<EnvironmentId>,
+        input: Value,
+        by: &str,
+    ) -> Result<JobRow> {
         let mut write = Write::begin(self.0).await?;
         let id = uuid::Uuid::now_v7().to_string();
         let of = match app {
@@ -43,6 +51,10 @@ impl Jobs<'_> {
                     .ok_or_else(|| StoreError::not_found("app", app.0))?,
             ),
         };
+        let place = match environment {
+            None => None,
+            Some(environment) => Some(crate::apps::of_environment(&mut write, environment).await?),
+        };
         // Jobs are done in this order, so that it must hold even if the clock was set back.
         let waiting =
             "SELECT COALESCE(MAX(created_at), 0) AS newest FROM jobs WHERE state IN ('queued', 'running')";
@@ -50,8 +62,9 @@ impl Jobs<'_> {
         let slug: Option<String> = of.as_ref().map(|r| r.try_get("slug")).transpose()?;
         let project: Option<i64> = of.as_ref().map(|r| r.try_get("project_id")).transpose()?;
         sqlx::query(
-            "INSERT INTO jobs (id, kind, app_id, app, project_id, input, state, requested_by, created_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            "INSERT INTO jobs (id, kind, app_id, app, project_id, input, state, requested_by, created_at,
+                 environment_id, environment)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         )
         .bind(id.clone())
         .bind(kind.as_str())
@@ -62,6 +75,8 @@ impl Jobs<'_> {
         .bind(JobState::Queued.as_str())
         .bind(by.to_owned())
         .bind(at.0)
+        .bind(environment.map(|e| e.0))
+        .bind(place.map(|p| p.environment.name.to_string()))
         .execute(write.conn())
         .await?;
         let job = get(&mut write, &id).await?;
@@ -167,7 +182,7 @@ async fn record(write: &mut Write<'_>, job: &JobRow, by: &str) -> Result<()> {
         JobState::Failed => "job.failed",
         JobState::Cancelled => "job.cancelled",
     };
-    let of = job.app.as_ref().map(|a| format!(" of {a}")).unwrap_or_default();
+    let of = job.title().map(|title| format!(" of {title}")).unwrap_or_default();
     let why = job.problem.as_ref().filter(|_| job.state == JobState::Failed);
     let why = why.map(|p| format!(": {}", p.detail)).unwrap_or_else(|| ".".into());
     let event = NewEvent {
@@ -175,7 +190,7 @@ async fn record(write: &mut Write<'_>, job: &JobRow, by: &str) -> Result<()> {
         by: by.to_owned(),
         app: job.app_id,
         summary: format!("Job {}{of} is {}{why}", job.kind.as_str(), job.state.as_str()),
-        data: json!({ "job": job.id, "kind": job.kind }),
+        data: json!({ "job": job.id, "kind": job.kind, "environment": job.environment }),
     };
     match job.project_id {
         Some(project) => write.event_in(project, job.app.clone(), event).await?,
@@ -187,12 +202,17 @@ async fn record(write: &mut Write<'_>, job: &JobRow, by: &str) -> Result<()> {
 fn from_row(r: &AnyRow) -> Result<JobRow> {
     let app: Option<String> = r.try_get("app")?;
     let app = app.map(|a| a.parse().map_err(|_| StoreError::corrupt("jobs", "app", &a))).transpose()?;
+    let environment: Option<String> = r.try_get("environment")?;
     Ok(JobRow {
         id: row::name(r, "jobs", "id")?,
         kind: row::word(r, "jobs", "kind", JobKind::parse)?,
         app_id: r.try_get::<Option<i64>, _>("app_id")?.map(AppId),
         app,
         project_id: r.try_get::<Option<i64>, _>("project_id")?.map(ProjectId),
+        environment_id: r.try_get::<Option<i64>, _>("environment_id")?.map(EnvironmentId),
+        environment: environment
+            .map(|e| e.parse().map_err(|_| StoreError::corrupt("jobs", "environment", &e)))
+            .transpose()?,
         input: row::json(r, "jobs", "input")?,
         state: row::word(r, "jobs", "state", JobState::parse)?,
         message: r.try_get("message")?,

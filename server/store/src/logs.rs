@@ -12,7 +12,7 @@ use sqlx::{Row, any::AnyRow};
 use crate::{
     database::{assembled, contains_pattern, placeholders, storable},
     error::Result,
-    model::AppId,
+    model::{AppId, EnvironmentId},
     row,
     store::{Inner, Pruned, Volume, count, volume},
     write::Write,
@@ -98,6 +98,8 @@ pub struct LogQuery {
     pub level: Option<Level>,
     /// Only of this release number.
     pub release: Option<i64>,
+    /// Only of releases of this environment.
+    pub environment: Option<EnvironmentId>,
     /// Not before.
     pub since: Option<Timestamp>,
     /// Not after.
@@ -168,10 +170,11 @@ impl Logs<'_> {
         let matches =
             if query.contains.is_some() { "LOWER(text) LIKE LOWER($6) ESCAPE '\\'" } else { "$6 = ''" };
         let release = if query.release.is_some() { "release_number = $7" } else { "$7 = 0" };
+        let place = query.environment.map_or_else(String::new, |e| format!("AND {}", of_environment(e)));
         let order = if query.after.is_some() { "ASC" } else { "DESC" };
         let sql = format!(
             "SELECT id, release_number, replica, stream, level, at, text FROM log_lines
-             WHERE app_id = $1 AND id > $2 AND level >= $3 AND at >= $4 AND at <= $5 AND {matches} AND {release}
+             WHERE app_id = $1 AND id > $2 AND level >= $3 AND at >= $4 AND at <= $5 AND {matches} AND {release} {place}
              ORDER BY id {order} LIMIT $8"
         );
         let rows = sqlx::query(assembled(sql))
@@ -257,9 +260,14 @@ impl Logs<'_> {
         Ok(pruned)
     }
 
+    /// Removes all lines of the releases of an environment.
+    pub(crate) async fn remove_environment(self, environment: EnvironmentId) -> Result<()> {
+        remove_rows(self.0, TABLE, &of_environment(environment)).await
+    }
+
     /// Removes all lines of an app.
     pub(crate) async fn remove_app(self, app: AppId) -> Result<()> {
-        remove_app(self.0, TABLE, app).await?;
+        remove_rows(self.0, TABLE, &format!("app_id = {}", app.0)).await?;
         let mut write = Write::begin(self.0).await?;
         sqlx::query("DELETE FROM log_positions WHERE app_id = $1").bind(app.0).execute(write.conn()).await?;
         write.commit().await
@@ -339,12 +347,11 @@ pub(crate) async fn prune(
     }
 }
 
-/// Removes all rows of an app from a limited table, in pieces.
-pub(crate) async fn remove_app(inner: &Inner, table: &'static str, app: AppId) -> Result<()> {
+/// Removes the rows that match from a limited table, in pieces.
+pub(crate) async fn remove_rows(inner: &Inner, table: &'static str, which: &str) -> Result<()> {
     loop {
         let sql = format!(
-            "DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE app_id = {} LIMIT {PRUNE_CHUNK})",
-            app.0
+            "DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE {which} LIMIT {PRUNE_CHUNK})"
         );
         let mut write = Write::begin(inner).await?;
         let done = delete_returning(&mut write, sql).await?;
@@ -354,6 +361,12 @@ pub(crate) async fn remove_app(inner: &Inner, table: &'static str, app: AppId) -
             return Ok(());
         }
     }
+}
+
+/// The rows of an environment's releases: those of an app are numbered together.
+pub(crate) fn of_environment(environment: EnvironmentId) -> String {
+    let of = format!("FROM deployments d WHERE d.environment_id = {}", environment.0);
+    format!("app_id IN (SELECT d.app_id {of}) AND release_number IN (SELECT d.number {of})")
 }
 
 async fn delete_returning(write: &mut Write<'_>, sql: String) -> Result<Pruned> {

@@ -29,6 +29,7 @@ pub(crate) const ALL: &[Migration] = &[
         name: "zero_downtime",
         sql: include_str!("../migrations/0002_zero_downtime.sql"),
     },
+    Migration { version: 3, name: "environments", sql: include_str!("../migrations/0003_environments.sql") },
     Migration { version: 4, name: "domains", sql: include_str!("../migrations/0004_domains.sql") },
     Migration { version: 5, name: "git", sql: include_str!("../migrations/0005_git.sql") },
     Migration { version: 6, name: "repositories", sql: include_str!("../migrations/0006_repositories.sql") },

@@ -4,11 +4,16 @@ use berth_schemas::{
     AppSlug, DeploymentRef, EnvironmentName, Problem, ProjectSlug, Scope, Timestamp, VariableName,
     app::AppSettings,
     deployment::{BuildLineKind, DeploymentState, SourceShown},
+    environment::EnvironmentKind,
     ids::{JobId, TokenName, UploadId},
     job::{JobKind, JobState},
-    traffic::{RolloutRule, TrafficMode},
+    traffic::RolloutRule,
 };
 use serde::{Deserialize, Serialize};
+
+mod environment;
+
+pub use environment::*;
 
 /// Makes a row id type, so that an app's id cannot be passed where a release's is wanted.
 macro_rules! row_id {
@@ -69,7 +74,7 @@ pub struct ProjectRow {
     pub created_at: Timestamp,
 }
 
-/// An app with its production environment, which every app has.
+/// An app as seen in one of its environments.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AppRow {
     /// Row id, also the numeric id that is shown.
@@ -84,31 +89,31 @@ pub struct AppRow {
     pub slug: AppSlug,
     /// What was configured.
     pub settings: AppSettings,
-    /// Being deleted: takes no new work.
+    /// The app or the environment is being deleted: takes no new work.
     pub deleting: bool,
-    /// Its production environment.
+    /// The environment that it is seen in.
     pub environment: EnvironmentRow,
     /// When it was made.
     pub created_at: Timestamp,
-    /// When settings or variables last changed.
+    /// When settings or variables that count in this environment last changed.
     pub configured_at: Timestamp,
 }
 
-/// An environment of an app.
-#[derive(Debug, Clone, PartialEq)]
-pub struct EnvironmentRow {
-    /// Row id.
-    pub id: EnvironmentId,
-    /// Name.
-    pub name: EnvironmentName,
-    /// The release that has the traffic: the one pointer that says what is live.
-    pub live: Option<ReleaseId>,
-    /// Stopped by request.
-    pub stopped: bool,
-    /// How many replicas there should be.
-    pub replicas: i64,
-    /// What visitors meet besides the live release.
-    pub traffic: TrafficMode,
+impl AppRow {
+    /// Whether this is the app in production.
+    #[must_use]
+    pub fn is_production(&self) -> bool {
+        self.environment.kind == EnvironmentKind::Production
+    }
+
+    /// Its name for people: `web` in production, `web (staging)` elsewhere.
+    #[must_use]
+    pub fn title(&self) -> String {
+        match self.is_production() {
+            true => self.slug.to_string(),
+            false => format!("{} ({})", self.slug, self.environment.name),
+        }
+    }
 }
 
 /// A variable with its value opened.
@@ -454,6 +459,10 @@ pub struct JobRow {
     pub app: Option<AppSlug>,
     /// Project of that app, for visibility.
     pub project_id: Option<ProjectId>,
+    /// The environment that it works on.
+    pub environment_id: Option<EnvironmentId>,
+    /// Name of that environment.
+    pub environment: Option<EnvironmentName>,
     /// Parameters, by kind.
     pub input: serde_json::Value,
     /// Where it stands.
@@ -468,6 +477,18 @@ pub struct JobRow {
     pub started_at: Option<Timestamp>,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
+}
+
+impl JobRow {
+    /// What it works on, for people: `web`, or `web (staging)`.
+    #[must_use]
+    pub fn title(&self) -> Option<String> {
+        let app = self.app.as_ref()?;
+        Some(match self.environment.as_ref().filter(|e| **e != EnvironmentName::production()) {
+            Some(environment) => format!("{app} ({environment})"),
+            None => app.to_string(),
+        })
+    }
 }
 
 /// Who calls, as found from a token.

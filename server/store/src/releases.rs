@@ -159,6 +159,21 @@ impl Releases<'_> {
         Ok(false)
     }
 
+    /// Whether a release that is still kept has an image of this name.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn reference_in_use(self, name: &str) -> Result<bool> {
+        let sql = format!("{SELECT} WHERE r.removed = 0");
+        let rows = sqlx::query(assembled(sql)).fetch_all(self.0.read()).await?;
+        for row in &rows {
+            if matches!(from_row(row)?.artifact, Artifact::Image { reference, .. } if reference == name) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The release that served before `before`: not removed, and not rolled back itself.
     ///
     /// # Errors

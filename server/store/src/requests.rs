@@ -11,8 +11,8 @@ use sqlx::{Row, any::AnyRow};
 use crate::{
     database::{assembled, escape_like, placeholders, storable},
     error::Result,
-    logs::{prune, remove_app},
-    model::AppId,
+    logs::{of_environment, prune, remove_rows},
+    model::{AppId, EnvironmentId},
     row,
     store::{Inner, Pruned, Volume, count, volume},
     write::Write,
@@ -99,6 +99,8 @@ pub struct RequestQuery {
     pub status: Option<StatusFilter>,
     /// Only paths that begin with this.
     pub path_prefix: Option<String>,
+    /// Only what releases of this environment answered.
+    pub environment: Option<EnvironmentId>,
     /// Not before.
     pub since: Option<Timestamp>,
     /// Only those that took at least so many milliseconds.
@@ -178,8 +180,10 @@ impl Requests<'_> {
     /// When the database fails.
     pub async fn list(self, app: AppId, query: &RequestQuery) -> Result<RequestPage> {
         let path = if query.path_prefix.is_some() { "path LIKE $6 ESCAPE '\\'" } else { "$6 = ''" };
+        let place = query.environment.map_or_else(String::new, |e| format!("AND {}", of_environment(e)));
         let filter = format!(
-            "FROM requests WHERE app_id = $1 AND at >= $2 AND status >= $3 AND status <= $4 AND micros >= $5 AND {path}"
+            "FROM requests WHERE app_id = $1 AND at >= $2 AND status >= $3 AND status <= $4 AND micros >= $5
+             AND {path} {place}"
         );
         let status = query.status.unwrap_or(StatusFilter { from: 0, to: 999 });
         let prefix = query.path_prefix.as_deref().map(|p| format!("{}%", escape_like(p))).unwrap_or_default();
@@ -261,9 +265,14 @@ impl Requests<'_> {
         prune(self.0, TABLE, before, max_bytes).await
     }
 
+    /// Removes all records of the releases of an environment.
+    pub(crate) async fn remove_environment(self, environment: EnvironmentId) -> Result<()> {
+        remove_rows(self.0, TABLE, &of_environment(environment)).await
+    }
+
     /// Removes all records of an app.
     pub(crate) async fn remove_app(self, app: AppId) -> Result<()> {
-        remove_app(self.0, TABLE, app).await
+        remove_rows(self.0, TABLE, &format!("app_id = {}", app.0)).await
     }
 }
 

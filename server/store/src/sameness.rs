@@ -105,8 +105,10 @@ async fn same_on_its_way(
 ) -> Result<Option<DeploymentRow>> {
     let row = sqlx::query(
         "SELECT d.id FROM deployments d JOIN apps a ON a.id = d.app_id
+             JOIN environments e ON e.id = d.environment_id
          WHERE d.id = $1 AND d.source_key = $2 AND d.cancel_requested = 0 AND d.no_cache >= $3
-             AND a.deleting = 0 AND a.configured_at <= d.created_at AND d.rollout IS NULL
+             AND a.deleting = 0 AND e.deleting = 0 AND a.configured_at <= d.created_at
+             AND e.configured_at <= d.created_at AND d.rollout IS NULL
              AND (d.state = 'queued' OR $4 = 1)",
     )
     .bind(id.0)
@@ -132,7 +134,8 @@ async fn same_as_live(
         "SELECT d.id FROM environments e JOIN apps a ON a.id = e.app_id JOIN releases r ON r.id = e.live_id
              JOIN deployments maker ON maker.id = r.deployment_id
              JOIN deployments d ON d.environment_id = e.id AND d.state = 'live' AND d.release_id = e.live_id
-         WHERE e.id = $1 AND e.stopped = 0 AND a.deleting = 0 AND maker.source_key = $2 AND a.configured_at <= maker.created_at
+         WHERE e.id = $1 AND e.stopped = 0 AND a.deleting = 0 AND maker.source_key = $2
+             AND a.configured_at <= maker.created_at AND e.configured_at <= maker.created_at
          ORDER BY d.number DESC LIMIT 1",
     )
     .bind(environment.0)

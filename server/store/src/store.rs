@@ -19,6 +19,7 @@ use crate::{
     deployments::Deployments,
     dns_providers::DnsProviders,
     domains::Domains,
+    environments::Environments,
     error::{Result, StoreError},
     events::Events,
     idempotency::Idempotency,
@@ -180,7 +181,7 @@ impl Store {
         Projects(&self.inner)
     }
 
-    /// Apps and their environments.
+    /// Apps, as seen in their environments.
     #[must_use]
     pub fn apps(&self) -> Apps<'_> {
         Apps(&self.inner)
@@ -202,6 +203,12 @@ impl Store {
     #[must_use]
     pub fn acme(&self) -> Acme<'_> {
         Acme(&self.inner)
+    }
+
+    /// Environments of apps.
+    #[must_use]
+    pub fn environments(&self) -> Environments<'_> {
+        Environments(&self.inner)
     }
 
     /// Variables and secrets.

@@ -122,9 +122,9 @@ async fn finish(
     names: &[VariableName],
 ) -> Result<()> {
     let at = crate::apps::configured_at(&mut write, app.id).await?;
-    sqlx::query("UPDATE apps SET configured_at = $1 WHERE id = $2")
+    sqlx::query("UPDATE environments SET configured_at = $1 WHERE id = $2")
         .bind(at.0)
-        .bind(app.id.0)
+        .bind(app.environment.id.0)
         .execute(write.conn())
         .await?;
     let list: Vec<&str> = names.iter().map(VariableName::as_str).collect();
@@ -132,8 +132,8 @@ async fn finish(
         kind,
         by: by.name.clone(),
         app: Some(app.id),
-        summary: format!("Variables of {} {verb}: {}.", app.slug, list.join(", ")),
-        data: json!({ "names": list }),
+        summary: format!("Variables of {} {verb}: {}.", app.title(), list.join(", ")),
+        data: json!({ "names": list, "environment": app.environment.name }),
     };
     write.event_in(app.project_id, Some(app.slug.clone()), event).await?;
     write.commit().await

@@ -9,6 +9,7 @@
 )]
 
 mod deploying;
+mod environments;
 mod model;
 mod operating;
 mod pushing;

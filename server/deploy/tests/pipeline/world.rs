@@ -187,7 +187,20 @@ impl World {
     }
 
     pub(crate) async fn ask(&self, source: DeploymentSource) -> Result<Enqueued, Problem> {
-        let app = self.app().await;
+        self.ask_in(self.app().await, source).await
+    }
+
+    /// Deploys an answering image to an environment and waits for the end.
+    pub(crate) async fn deploy_in(&self, app: &AppRow, image: &str) -> DeploymentRow {
+        self.image(image, answering(image));
+        let source = DeploymentSource::Image { image: image.into() };
+        let row = self.ask_in(app.clone(), source).await.unwrap().into_row();
+        let row = self.end(row.id).await;
+        assert_eq!(row.state, DeploymentState::Live, "{:?}", row.problem);
+        row
+    }
+
+    pub(crate) async fn ask_in(&self, app: AppRow, source: DeploymentSource) -> Result<Enqueued, Problem> {
         self.call(|p| async move {
             p.enqueue(&Principal::daemon(), &app, source, EnqueueOptions::default()).await
         })
@@ -316,6 +329,11 @@ impl Drop for World {
     }
 }
 
+/// The same of any host.
+pub(crate) async fn visit_host(addr: SocketAddr, host: &str) -> std::io::Result<(u16, String)> {
+    ask(addr, host, "").await
+}
+
 /// One request on a connection of its own.
 pub(crate) async fn visit(addr: SocketAddr) -> std::io::Result<(u16, String)> {
     visit_as(addr, "").await
@@ -323,8 +341,12 @@ pub(crate) async fn visit(addr: SocketAddr) -> std::io::Result<(u16, String)> {
 
 /// The same with more headers.
 pub(crate) async fn visit_as(addr: SocketAddr, headers: &str) -> std::io::Result<(u16, String)> {
+    ask(addr, "web.localhost", headers).await
+}
+
+async fn ask(addr: SocketAddr, host: &str, headers: &str) -> std::io::Result<(u16, String)> {
     let mut stream = tokio::net::TcpStream::connect(addr).await?;
-    let head = format!("GET / HTTP/1.1\r\nhost: web.localhost\r\n{headers}connection: close\r\n\r\n");
+    let head = format!("GET / HTTP/1.1\r\nhost: {host}\r\n{headers}connection: close\r\n\r\n");
     stream.write_all(head.as_bytes()).await?;
     let mut answer = Vec::new();
     tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await??;

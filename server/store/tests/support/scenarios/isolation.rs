@@ -102,7 +102,8 @@ pub async fn a_foreign_project_is_invisible_by_name(world: World) {
     let mine = world.app_in("mine", "web").await;
     let theirs = world.app_in("theirs", "vault").await;
     let (deployment, release) = world.deploy(&theirs).await;
-    let job = world.store.jobs().enqueue(JobKind::Stop, Some(theirs.id), Value::Null, "x").await.unwrap();
+    let job =
+        world.store.jobs().enqueue(JobKind::Stop, Some(theirs.id), None, Value::Null, "x").await.unwrap();
     let me = only(mine.project_id);
     let view = &me.visible;
     let store = &world.store;

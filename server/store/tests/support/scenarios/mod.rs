@@ -3,6 +3,7 @@
 mod deploying;
 mod dns_providers;
 mod domains;
+mod environments;
 mod identity;
 mod isolation;
 mod pushing;
@@ -14,6 +15,7 @@ mod work;
 pub use deploying::*;
 pub use dns_providers::*;
 pub use domains::*;
+pub use environments::*;
 pub use identity::*;
 pub use isolation::*;
 pub use pushing::*;
@@ -60,6 +62,10 @@ macro_rules! scenarios {
             build_logs_are_capped,
             deleting_an_app_takes_everything_along,
             jobs_go_their_way,
+            an_app_is_seen_in_each_environment,
+            a_deleted_environment_takes_everything_along,
+            a_branch_has_one_preview,
+            a_forks_commit_is_approved_as_it_was_seen,
             cache_records_are_noted_once_and_forgotten,
             events_are_told_in_order,
             uploads_stay_while_they_are_needed,

@@ -135,7 +135,7 @@ pub async fn the_order_holds_when_the_clock_is_set_back(world: World) {
     let jobs = world.store.jobs();
     let mut asked = Vec::new();
     for kind in [JobKind::Stop, JobKind::Scale, JobKind::Start] {
-        asked.push(jobs.enqueue(kind, Some(app.id), serde_json::Value::Null, "ann").await.unwrap().id);
+        asked.push(jobs.enqueue(kind, Some(app.id), None, serde_json::Value::Null, "ann").await.unwrap().id);
         world.advance(-3600);
     }
     let order: Vec<_> = jobs.unfinished().await.unwrap().into_iter().map(|j| j.id).collect();

@@ -20,7 +20,8 @@ pub async fn deleting_an_app_takes_everything_along(world: World) {
         world.store.logs().append(&lines, &[]).await.unwrap();
         world.store.requests().append(&[super::request(a, 1, 200, 5)]).await.unwrap();
     }
-    let job = world.store.jobs().enqueue(JobKind::DeleteApp, Some(app.id), Value::Null, "ann").await.unwrap();
+    let job =
+        world.store.jobs().enqueue(JobKind::DeleteApp, Some(app.id), None, Value::Null, "ann").await.unwrap();
     world.store.apps().mark_deleting(&root, app.id).await.unwrap();
     assert!(world.refresh(&app).await.deleting);
     world.store.apps().delete(app.id, "ann").await.unwrap();
@@ -61,8 +62,11 @@ pub async fn jobs_go_their_way(world: World) {
     let app = world.app("web").await;
     let jobs = world.store.jobs();
     let input = json!({ "replicas": 3 });
-    let job = jobs.enqueue(JobKind::Scale, Some(app.id), input.clone(), "ann").await.unwrap();
-    let cleanup = jobs.enqueue(JobKind::Cleanup, None, Value::Null, "berth").await.unwrap();
+    let job = jobs
+        .enqueue(JobKind::Scale, Some(app.id), Some(app.environment.id), input.clone(), "ann")
+        .await
+        .unwrap();
+    let cleanup = jobs.enqueue(JobKind::Cleanup, None, None, Value::Null, "berth").await.unwrap();
     assert_eq!((job.state, &job.input, job.project_id), (J::Queued, &input, Some(app.project_id)));
     assert_eq!(jobs.unfinished().await.unwrap(), [job.clone(), cleanup.clone()]);
     let limited = Visible::Projects(vec![app.project_id]);

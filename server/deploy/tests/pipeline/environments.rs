@@ -1,0 +1,85 @@
+//! One app in several environments.
+
+use berth_deploy::{TrafficWish, docker::ContainerPhase};
+use berth_schemas::{app::AppState, job::JobState};
+use berth_store::model::{AppRow, NewEnvironment, Principal};
+
+use crate::world::{World, quick, visit_host};
+
+impl World {
+    async fn environment(&self, name: &str) -> AppRow {
+        let new = NewEnvironment { name: name.parse().unwrap(), branch: None, replicas: 1 };
+        let app = self.app().await;
+        self.store.environments().create(&Principal::daemon(), app.id, new).await.unwrap()
+    }
+
+    async fn seen(&self, app: &AppRow) -> AppRow {
+        self.store.apps().by_environment(app.environment.id).await.unwrap().unwrap()
+    }
+
+    async fn host(&self, host: &str) -> (u16, String) {
+        visit_host(self.addr, host).await.unwrap_or((0, String::new()))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_environments_serve_side_by_side() {
+    let mut world = World::new(quick()).await;
+    let staging = world.environment("staging").await;
+    world.deploy_new("one").await;
+    let two = world.deploy_in(&staging, "two").await;
+    assert_eq!((two.number, two.environment.as_str()), (2, "staging"));
+    let both = async |world: &World| (world.visit().await.1, world.host("staging--web.localhost").await.1);
+    assert_eq!(both(&world).await, ("one".into(), "two".into()));
+    let containers = world.containers().await;
+    let names: Vec<&str> = containers.iter().map(|c| c.name.as_str()).collect();
+    assert!(names.iter().any(|n| n.contains("-staging--web-2-")), "{names:?}");
+
+    // What is done to one leaves the other alone.
+    let app = world.seen(&staging).await;
+    let job = world.call(|p| async move { p.stop(&Principal::daemon(), &app).await }).await.unwrap();
+    assert_eq!(world.job_end(&job).await.state, JobState::Succeeded);
+    assert_eq!((world.visit().await.0, world.host("staging--web.localhost").await.0), (200, 503));
+    let app = world.app().await;
+    let wish = TrafficWish::Maintenance { message: None, retry_after_s: None };
+    world.call(|p| async move { p.set_traffic(&Principal::daemon(), &app, wish).await }).await.unwrap();
+    let app = world.seen(&staging).await;
+    let job = world.call(|p| async move { p.start(&Principal::daemon(), &app).await }).await.unwrap();
+    assert_eq!(world.job_end(&job).await.state, JobState::Succeeded);
+    assert_eq!((world.visit().await.0, world.host("staging--web.localhost").await.0), (503, 200));
+
+    // A container that dies is healed where it belongs, and a restart finds both.
+    let (container, _) = world.running().await.into_iter().find(|(_, number)| *number == 2).unwrap();
+    world.engine.crash(&container, 7, false);
+    world.until("it is healed", async || world.host("staging--web.localhost").await.0 == 200).await;
+    world.kill().await;
+    world.start().await;
+    world.until("it serves again", async || world.host("staging--web.localhost").await.1 == "two").await;
+    assert_eq!(world.visit().await.0, 503);
+    let state = world.pipeline().app_state(&world.seen(&staging).await).await;
+    assert_eq!(state, AppState::Running);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_environment_leaves_nothing_behind() {
+    let mut world = World::new(quick()).await;
+    let staging = world.environment("staging").await;
+    world.deploy_new("one").await;
+    world.deploy_in(&staging, "two").await;
+    world.deploy_in(&world.seen(&staging).await, "three").await;
+    let app = world.seen(&staging).await;
+    // Marked, and killed before the job was there: whoever begins a deletion means it.
+    world.store.environments().mark_deleting(&Principal::daemon(), app.environment.id).await.unwrap();
+    world.kill().await;
+    world.start().await;
+    world
+        .until("it is gone", async || {
+            world.store.apps().by_environment(app.environment.id).await.unwrap().is_none()
+        })
+        .await;
+    assert_eq!(world.host("staging--web.localhost").await.0, 404);
+    let left = world.containers().await;
+    assert_eq!((left.len(), left[0].phase), (1, ContainerPhase::Running));
+    assert_eq!(world.visit().await, (200, "one".into()));
+    world.is_true().await;
+}
