@@ -8,10 +8,7 @@ use std::{
     collections::HashMap,
     fmt,
     net::IpAddr,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -28,7 +25,7 @@ use http::{HeaderMap, HeaderValue, header};
 use ring::{hmac, rand::SystemRandom};
 use tokio::sync::Semaphore;
 
-use crate::{generations::Generations, path_rules::Exceptions, rate_limit::RateLimiter};
+use crate::{generations::Generations, path_rules::Exceptions, place::Place, rate_limit::RateLimiter};
 
 /// Most users of one domain.
 const MOST_USERS: usize = 50;
@@ -253,7 +250,7 @@ impl Logins {
 
     /// `None` when too many wait already.
     async fn verify(&self, hash: Arc<str>, password: Vec<u8>) -> Option<bool> {
-        let _place = Place::take(&self.waiting)?;
+        let _place = Place::take(&self.waiting, MOST_WAITING)?;
         let turn = Arc::clone(&self.turns).acquire_owned().await.ok()?;
         let check = tokio::task::spawn_blocking(move || {
             // Held to the end of the work, whoever still waits for it.
@@ -273,22 +270,6 @@ impl Logins {
         let mut tag = [0; 32];
         tag.copy_from_slice(context.sign().as_ref());
         tag
-    }
-}
-
-/// One who waits for a check.
-struct Place<'w>(&'w AtomicUsize);
-
-impl<'w> Place<'w> {
-    fn take(waiting: &'w AtomicUsize) -> Option<Self> {
-        let place = Self(waiting);
-        (waiting.fetch_add(1, Ordering::Relaxed) < MOST_WAITING).then_some(place)
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -37,6 +37,8 @@ pub(crate) enum Phase {
     Request = 3,
     /// An HTTP/2 connection: its streams have phases of their own.
     Multiplexed = 4,
+    /// The TLS handshake stands still until a certificate was got, which has a limit of its own.
+    Certificate = 5,
 }
 
 /// What is to be aborted: a connection's task, or the future of one stream, whose task is Pingora's.

@@ -18,12 +18,12 @@ use pingora::{
     server::ShutdownWatch,
 };
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
 
 use crate::{
     connection::{Connection, Transport},
     connections::{ConnectionState, Connections, Phase, Registration, Running},
     gateway::{Gateway, STREAM},
+    handshake::Handshakes,
 };
 
 /// Time for a request that has begun to come to a server that is stopping.
@@ -43,14 +43,14 @@ impl Front {
     pub(crate) async fn serve(
         self: Arc<Self>,
         tcp: TcpStream,
-        tls: Option<TlsAcceptor>,
+        tls: Option<Arc<Handshakes>>,
         place: Registration,
     ) {
         let state = Arc::clone(place.state());
         let transport = match tls {
             None => Transport::Plain(tcp),
             // A failed handshake is the client's loss; there is nobody to tell.
-            Some(tls) => match tls.accept(tcp).await {
+            Some(tls) => match tls.accept(tcp, &state).await {
                 Ok(stream) => Transport::Tls(Box::new(stream)),
                 Err(error) => return tracing::debug!(peer = %state.peer, %error, "TLS handshake failed"),
             },

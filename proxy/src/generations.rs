@@ -3,7 +3,7 @@
 //! Entries live in two generations. When the younger is full it becomes the older, and what was the older is
 //! forgotten: so an entry is forgotten only after as many others as a generation holds were set.
 
-use std::{collections::HashMap, hash::Hash};
+use std::{borrow::Borrow, collections::HashMap, hash::Hash};
 
 #[derive(Debug)]
 pub(crate) struct Generations<K, V> {
@@ -19,7 +19,10 @@ impl<K: Hash + Eq, V> Generations<K, V> {
         Self { young: HashMap::new(), old: HashMap::new(), size }
     }
 
-    pub(crate) fn get(&self, key: &K) -> Option<&V> {
+    pub(crate) fn get<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
         self.young.get(key).or_else(|| self.old.get(key))
     }
 

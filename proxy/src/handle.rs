@@ -16,6 +16,7 @@ use crate::{
     basic_auth::Logins,
     challenge::ChallengeTable,
     connections::Connections,
+    on_demand::{CertificateSource, OnDemand},
     router::RouteTable,
     target::ReleaseTarget,
     tls::{CertificateResolver, CertificateTable},
@@ -32,6 +33,7 @@ pub(crate) struct Shared {
     pub(crate) certificates: Arc<CertificateResolver>,
     pub(crate) connections: Arc<Connections>,
     pub(crate) logins: Logins,
+    pub(crate) on_demand: OnDemand,
     pub(crate) access: AccessSink,
     pub(crate) counts: Counts,
     /// The server is about to end: who waits for something is told to come again.
@@ -103,6 +105,21 @@ impl ProxyHandle {
     /// Replaces all certificates; the next handshake sees them.
     pub fn set_certificates(&self, certificates: CertificateTable) {
         self.shared.certificates.table.store(Arc::new(certificates));
+    }
+
+    /// Changes some certificates; the next handshake sees it. The others are shared with the table before, so that one
+    /// name of thousands costs well under a millisecond. When two change at once `change` may be called again.
+    pub fn update_certificates(&self, mut change: impl FnMut(&mut CertificateTable)) {
+        self.shared.certificates.table.rcu(|table| {
+            let mut table = CertificateTable::clone(table);
+            change(&mut table);
+            table
+        });
+    }
+
+    /// Where certificates are got from while a client waits, for names that the table has none of; `None` for nowhere.
+    pub fn set_certificate_source(&self, source: Option<Arc<dyn CertificateSource>>) {
+        self.shared.on_demand.set_source(source);
     }
 
     /// Replaces the answers to HTTP-01 challenges.

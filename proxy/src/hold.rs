@@ -16,7 +16,7 @@ use pingora::{Error, ErrorType, Result, protocols::http::ServerSession};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::connection::Connection;
+use crate::{connection::Connection, place::Place};
 
 /// Between two looks at the table, for a request that meets a hold that was released but is still routed to.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
@@ -96,6 +96,18 @@ impl Hold {
         &self.app
     }
 
+    /// A place to wait in. Whoever takes the first one wakes.
+    fn take(&self) -> Option<Place<'_>> {
+        let (place, before) = Place::take(&self.waiting, self.capacity)?;
+        if before == 0
+            && !*self.released.borrow()
+            && let Some(wake) = &self.wake
+        {
+            wake();
+        }
+        Some(place)
+    }
+
     /// Waits on behalf of a request that has waited since `since`.
     ///
     /// # Errors
@@ -106,7 +118,7 @@ impl Hold {
         since: Instant,
         stopping: &CancellationToken,
     ) -> Result<Waited> {
-        let Some(_place) = Place::take(self) else { return Ok(Waited::TurnedAway) };
+        let Some(_place) = self.take() else { return Ok(Waited::TurnedAway) };
         let mut released = self.released.subscribe();
         if *released.borrow() {
             tokio::time::sleep(LOOK_AGAIN).await;
@@ -121,32 +133,6 @@ impl Hold {
                 Err(Error::explain(ErrorType::ConnectionClosed, "the client left while it was held").into_down())
             }
         }
-    }
-}
-
-/// One waiting request's place; given back when dropped, however the waiting ended.
-struct Place<'h>(&'h Hold);
-
-impl<'h> Place<'h> {
-    fn take(hold: &'h Hold) -> Option<Self> {
-        let place = Self(hold);
-        let before = hold.waiting.fetch_add(1, Ordering::Relaxed);
-        if before >= hold.capacity {
-            return None;
-        }
-        if before == 0
-            && !*hold.released.borrow()
-            && let Some(wake) = &hold.wake
-        {
-            wake();
-        }
-        Some(place)
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -170,12 +156,12 @@ mod tests {
     #[test]
     fn places_are_given_back() {
         let hold = Hold::new("web".into(), Duration::from_secs(1), 1);
-        let first = Place::take(&hold).expect("room for one");
-        assert!(Place::take(&hold).is_none());
+        let first = hold.take().expect("room for one");
+        assert!(hold.take().is_none());
         assert_eq!(hold.waiting(), 1);
         drop(first);
         assert_eq!(hold.waiting(), 0);
-        assert!(Place::take(&hold).is_some());
+        assert!(hold.take().is_some());
     }
 
     #[test]
@@ -186,13 +172,13 @@ mod tests {
             count.fetch_add(1, Ordering::Relaxed);
         };
         let hold = Hold::waking("web".into(), Duration::from_secs(1), 8, wake);
-        let (first, second) = (Place::take(&hold), Place::take(&hold));
+        let (first, second) = (hold.take(), hold.take());
         assert_eq!(woken.load(Ordering::Relaxed), 1);
         drop((first, second));
-        drop(Place::take(&hold));
+        drop(hold.take());
         assert_eq!(woken.load(Ordering::Relaxed), 2);
         hold.release();
-        drop(Place::take(&hold));
+        drop(hold.take());
         assert_eq!(woken.load(Ordering::Relaxed), 2, "released, it wakes nobody");
     }
 }

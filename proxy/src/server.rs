@@ -12,7 +12,6 @@ use std::{
 use arc_swap::ArcSwap;
 use pingora::{apps::HttpServerOptions, proxy::http_proxy, server::configuration::ServerConf};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -25,9 +24,10 @@ use crate::{
     front::Front,
     gateway::{Gateway, GatewayOptions},
     handle::{Counts, ProxyHandle, Shared, count},
+    handshake::Handshakes,
     listener::{self, ListenOn},
+    on_demand::OnDemand,
     router::RouteTable,
-    tls::{self, CertificateResolver},
 };
 
 /// How often overdue connections are looked for.
@@ -52,6 +52,8 @@ pub struct ProxyConfig {
     pub connection_limit: usize,
     /// How long a TLS handshake may take.
     pub handshake_timeout: Duration,
+    /// How long a handshake waits for a certificate that is got on demand.
+    pub on_demand_timeout: Duration,
     /// How long a request's head may take, from its first byte.
     pub head_timeout: Duration,
     /// How long a connection is kept between requests.
@@ -72,6 +74,7 @@ impl Default for ProxyConfig {
             public_https_port: None,
             connection_limit: 10_000,
             handshake_timeout: Duration::from_secs(10),
+            on_demand_timeout: Duration::from_secs(20),
             head_timeout: Duration::from_secs(15),
             idle_timeout: Duration::from_secs(60),
             body_timeout: Duration::from_secs(60),
@@ -90,17 +93,8 @@ pub struct ProxyServer {
     connection_limit: usize,
     shutdown_timeout: Duration,
     gateway: GatewayOptions,
-    tls: TlsAcceptorBox,
+    tls: Arc<Handshakes>,
     shared: Arc<Shared>,
-}
-
-/// [`TlsAcceptor`] says nothing about itself.
-struct TlsAcceptorBox(TlsAcceptor);
-
-impl std::fmt::Debug for TlsAcceptorBox {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("TlsAcceptor")
-    }
 }
 
 impl ProxyServer {
@@ -110,15 +104,14 @@ impl ProxyServer {
     /// # Errors
     /// When an address cannot be listened on.
     pub fn bind(config: ProxyConfig, access: AccessSink) -> Result<(Self, ProxyHandle), ProxyError> {
-        let certificates = Arc::new(CertificateResolver::default());
-        let tls = TlsAcceptor::from(Arc::new(tls::server_config(Arc::clone(&certificates))?));
         let listen = |on: Vec<ListenOn>| on.into_iter().map(ListenOn::listen).collect::<Result<Vec<_>, _>>();
         let seconds = |limit: Duration| u32::try_from(limit.as_secs()).unwrap_or(u32::MAX);
         let shared = Arc::new(Shared {
             routes: ArcSwap::from_pointee(RouteTable::default()),
             challenges: ArcSwap::from_pointee(ChallengeTable::default()),
-            certificates,
+            certificates: Arc::default(),
             connections: Arc::default(),
+            on_demand: OnDemand::new(config.on_demand_timeout),
             logins: Logins::new().ok_or(ProxyError::Randomness)?,
             access,
             counts: Counts::default(),
@@ -139,7 +132,7 @@ impl ProxyServer {
                 body_timeout: config.body_timeout,
                 public_https_port: config.public_https_port,
             },
-            tls: TlsAcceptorBox(tls),
+            tls: Arc::new(Handshakes::new(Arc::clone(&shared))?),
             shared: Arc::clone(&shared),
         };
         Ok((server, ProxyHandle { shared }))
@@ -174,7 +167,7 @@ impl ProxyServer {
         let tasks = TaskTracker::new();
         let mut loops = JoinSet::new();
         let plain = self.http.into_iter().map(|listener| (listener, None));
-        let secure = self.https.into_iter().map(|listener| (listener, Some(self.tls.0.clone())));
+        let secure = self.https.into_iter().map(|listener| (listener, Some(Arc::clone(&self.tls))));
         for (listener, tls) in plain.chain(secure) {
             let acceptor = Acceptor {
                 listener,
@@ -241,7 +234,7 @@ async fn sweep(shared: Arc<Shared>, limits: PhaseLimits) {
 
 struct Acceptor {
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<Handshakes>>,
     front: Arc<Front>,
     shared: Arc<Shared>,
     limit: usize,

@@ -1,7 +1,7 @@
 //! Certificates by server name: exact, then `*.parent`, then an optional default.
 //!
 //! The table is immutable and swapped whole, so a renewal is seen by the next handshake and disturbs no open
-//! connection. TLS-ALPN-01 challenge certificates live beside the others and are only shown to a client that
+//! connection. A changed table is a copy that shares names and parsed keys with the one before. TLS-ALPN-01 challenge certificates live beside the others and are only shown to a client that
 //! offers `acme-tls/1`.
 
 use std::{collections::HashMap, fmt, sync::Arc};
@@ -13,6 +13,8 @@ use rustls::{
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
+
+use crate::router::is_host_name;
 
 /// The protocol a certificate authority speaks for TLS-ALPN-01.
 pub(crate) const ACME_TLS_ALPN: &[u8] = b"acme-tls/1";
@@ -41,8 +43,10 @@ pub enum CertificateError {
 /// All certificates of the data plane.
 #[derive(Default, Clone)]
 pub struct CertificateTable {
-    names: HashMap<String, Arc<CertifiedKey>>,
-    challenges: HashMap<String, Arc<CertifiedKey>>,
+    exact: HashMap<Arc<str>, Arc<CertifiedKey>>,
+    /// Keyed by what follows `*.`.
+    wildcard: HashMap<Arc<str>, Arc<CertifiedKey>>,
+    challenges: HashMap<Arc<str>, Arc<CertifiedKey>>,
     fallback: Option<Arc<CertifiedKey>>,
 }
 
@@ -55,28 +59,58 @@ impl CertificateTable {
     /// How many names have a certificate.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.names.len()
+        self.exact.len() + self.wildcard.len()
     }
 
     /// Whether there is no certificate at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.names.is_empty() && self.fallback.is_none()
+        self.len() == 0 && self.fallback.is_none()
     }
 
-    fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
-        let name = name.trim_end_matches('.');
-        self.names
-            .get(name)
-            .or_else(|| self.names.get(&format!("*.{}", name.split_once('.')?.1)))
-            .or(self.fallback.as_ref())
+    /// Shows a certificate for a server name or a wildcard, in place of the one before.
+    pub fn set(&mut self, name: &str, key: Arc<CertifiedKey>) {
+        let name = name.to_ascii_lowercase();
+        match name.strip_prefix("*.") {
+            Some(parent) => self.wildcard.insert(parent.into(), key),
+            None => self.exact.insert(name.into(), key),
+        };
     }
+
+    /// Shows none any more.
+    pub fn remove(&mut self, name: &str) {
+        let name = name.to_ascii_lowercase();
+        match name.strip_prefix("*.") {
+            Some(parent) => self.wildcard.remove(parent),
+            None => self.exact.remove(name.as_str()),
+        };
+    }
+
+    /// The certificate of a name in lower case: its own, or that of its wildcard.
+    pub(crate) fn of(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+        self.exact.get(name).or_else(|| self.wildcard.get(name.split_once('.')?.1))
+    }
+
+    /// What a client is shown.
+    fn shown(&self, hello: &ClientHello<'_>) -> Option<&Arc<CertifiedKey>> {
+        let name = hello.server_name().unwrap_or_default();
+        if is_challenge(hello) {
+            return self.challenges.get(name);
+        }
+        self.of(name).or(self.fallback.as_ref())
+    }
+}
+
+/// Whether it is a certificate authority that asks (RFC 8737).
+fn is_challenge(hello: &ClientHello<'_>) -> bool {
+    hello.alpn().is_some_and(|mut offered| offered.any(|protocol| protocol == ACME_TLS_ALPN))
 }
 
 impl fmt::Debug for CertificateTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CertificateTable")
-            .field("names", &self.names.keys())
+            .field("exact", &self.exact.keys())
+            .field("wildcard", &self.wildcard.keys())
             .field("challenges", &self.challenges.keys())
             .field("fallback", &self.fallback.is_some())
             .finish()
@@ -95,7 +129,7 @@ impl CertificateTableBuilder {
     /// # Errors
     /// When either cannot be read, or the key does not belong to the certificate.
     pub fn pem(mut self, name: &str, chain: &str, key: &str) -> Result<Self, CertificateError> {
-        self.0.names.insert(name.to_ascii_lowercase(), certified(name, chain, key)?);
+        self.0.set(name, certified_key(name, chain, key)?);
         Ok(self)
     }
 
@@ -104,7 +138,7 @@ impl CertificateTableBuilder {
     /// # Errors
     /// As [`Self::pem`].
     pub fn fallback_pem(mut self, chain: &str, key: &str) -> Result<Self, CertificateError> {
-        self.0.fallback = Some(certified("the default", chain, key)?);
+        self.0.fallback = Some(certified_key("the default", chain, key)?);
         Ok(self)
     }
 
@@ -113,13 +147,19 @@ impl CertificateTableBuilder {
     /// # Errors
     /// As [`Self::pem`].
     pub fn challenge_pem(mut self, name: &str, chain: &str, key: &str) -> Result<Self, CertificateError> {
-        self.0.challenges.insert(name.to_ascii_lowercase(), certified(name, chain, key)?);
+        let (chain, key) = read(name, chain, key)?;
+        // Not by `from_der`: it refuses the critical extension that makes a challenge of a certificate.
+        let key = crypto()
+            .key_provider
+            .load_private_key(key)
+            .map_err(|error| CertificateError::Key { name: name.to_owned(), reason: error.to_string() })?;
+        self.0.challenges.insert(name.to_ascii_lowercase().into(), Arc::new(CertifiedKey::new(chain, key)));
         Ok(self)
     }
 
     /// Adds a ready key, for callers that hold one.
     pub fn key(mut self, name: &str, key: Arc<CertifiedKey>) -> Self {
-        self.0.names.insert(name.to_ascii_lowercase(), key);
+        self.0.set(name, key);
         self
     }
 
@@ -130,17 +170,31 @@ impl CertificateTableBuilder {
     }
 }
 
-fn certified(name: &str, chain: &str, key: &str) -> Result<Arc<CertifiedKey>, CertificateError> {
+/// A certificate with its key, ready to be shown for a server name, from PEM: chain with the leaf first, and the
+/// private key (PKCS #8, PKCS #1 or SEC 1).
+///
+/// # Errors
+/// When either cannot be read, or the key does not belong to the certificate.
+pub fn certified_key(name: &str, chain: &str, key: &str) -> Result<Arc<CertifiedKey>, CertificateError> {
+    let (chain, key) = read(name, chain, key)?;
+    CertifiedKey::from_der(chain, key, &crypto())
+        .map(Arc::new)
+        .map_err(|error| CertificateError::Key { name: name.to_owned(), reason: error.to_string() })
+}
+
+type Pair = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn read(name: &str, chain: &str, key: &str) -> Result<Pair, CertificateError> {
     let chain_error = |reason: String| CertificateError::Chain { name: name.to_owned(), reason };
-    let key_error = |reason: String| CertificateError::Key { name: name.to_owned(), reason };
     let chain = CertificateDer::pem_slice_iter(chain.as_bytes())
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| chain_error(error.to_string()))?;
     if chain.is_empty() {
         return Err(chain_error("no certificate in the PEM text".to_owned()));
     }
-    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| key_error(error.to_string()))?;
-    CertifiedKey::from_der(chain, key, &crypto()).map(Arc::new).map_err(|error| key_error(error.to_string()))
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
+        .map_err(|error| CertificateError::Key { name: name.to_owned(), reason: error.to_string() })?;
+    Ok((chain, key))
 }
 
 /// The one cryptography provider of the process.
@@ -157,14 +211,41 @@ pub(crate) struct CertificateResolver {
     pub(crate) table: ArcSwap<CertificateTable>,
 }
 
+/// What is to be done with a client that says hello.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// There is a certificate to show, if not one of its own name.
+    Known,
+    /// There is none of its name; one may be had on demand.
+    Name(String),
+    /// There is none, and none to be had.
+    Nothing,
+}
+
+impl CertificateResolver {
+    /// What a client wants, and whether something is shown if nothing can be had.
+    pub(crate) fn wanted(&self, hello: &ClientHello<'_>) -> (Wanted, bool) {
+        let table = self.table.load();
+        let shown = table.shown(hello).is_some();
+        let own = hello.server_name().filter(|_| !is_challenge(hello));
+        match own.filter(|name| is_public_name(name)) {
+            Some(name) if table.of(name).is_none() => (Wanted::Name(name.to_owned()), shown),
+            _ if shown => (Wanted::Known, true),
+            _ => (Wanted::Nothing, false),
+        }
+    }
+}
+
+/// A host name that a certificate authority could issue for.
+fn is_public_name(name: &str) -> bool {
+    is_host_name(name)
+        && !name.contains(['_', '['])
+        && name.rsplit_once('.').is_some_and(|(_, last)| !last.bytes().all(|b| b.is_ascii_digit()))
+}
+
 impl ResolvesServerCert for CertificateResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let name = hello.server_name().unwrap_or_default();
-        let table = self.table.load();
-        if hello.alpn().is_some_and(|mut offered| offered.any(|protocol| protocol == ACME_TLS_ALPN)) {
-            return table.challenges.get(name).cloned();
-        }
-        table.find(name).cloned()
+        self.table.load().shown(&hello).cloned()
     }
 }
 

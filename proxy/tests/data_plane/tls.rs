@@ -9,13 +9,13 @@ use tokio_rustls::TlsConnector;
 
 use crate::support::{App, Proxy, release};
 
-struct Made {
-    chain: String,
-    key: String,
-    der: CertificateDer<'static>,
+pub struct Made {
+    pub chain: String,
+    pub key: String,
+    pub der: CertificateDer<'static>,
 }
 
-fn certificate(name: &str) -> Made {
+pub fn certificate(name: &str) -> Made {
     let key = rcgen::KeyPair::generate().expect("a key");
     let params = rcgen::CertificateParams::new(vec![name.to_owned()]).expect("a name");
     let certificate = params.self_signed(&key).expect("signed");
@@ -23,7 +23,7 @@ fn certificate(name: &str) -> Made {
 }
 
 /// The certificate shown for a name, if the handshake succeeds; it is not verified.
-async fn shown(proxy: &Proxy, name: &str, alpn: &[&[u8]]) -> Option<CertificateDer<'static>> {
+pub async fn shown(proxy: &Proxy, name: &str, alpn: &[&[u8]]) -> Option<CertificateDer<'static>> {
     let tls = handshake(proxy, name, alpn).await?;
     Some(tls.get_ref().1.peer_certificates()?.first()?.clone().into_owned())
 }
