@@ -2,7 +2,7 @@
 //!
 //! Request ids and access records are on, as in production; the records are read and counted.
 //!
-//! `data_plane HTTP HTTPS UPSTREAM CERT.pem KEY.pem [WORKERS]`, for example
+//! `data_plane HTTP HTTPS UPSTREAM CERT.pem KEY.pem [WORKERS [DIRECTORY of NAME.crt and NAME.key]]`, for example
 //! `data_plane 127.0.0.1:8080 127.0.0.1:8443 127.0.0.1:9000 cert.pem key.pem 1`
 
 use std::{error::Error, net::SocketAddr};
@@ -23,8 +23,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     let workers = rest.first().map_or(Ok(1), |n| n.parse())?;
     let (http, https): (SocketAddr, SocketAddr) = (http.parse()?, https.parse()?);
     let upstream = ReplicaAddr { id: "replica-0".into(), addr: upstream.parse()? };
-    let certificates = CertificateTable::builder()
+    let mut certificates = CertificateTable::builder()
         .fallback_pem(&std::fs::read_to_string(chain)?, &std::fs::read_to_string(key)?)?;
+    if let Some(directory) = rest.get(1) {
+        for entry in std::fs::read_dir(directory)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|kind| kind == "crt")
+                && let Some(name) = path.file_stem().and_then(|name| name.to_str())
+            {
+                let (chain, key) =
+                    (std::fs::read_to_string(&path)?, std::fs::read_to_string(path.with_extension("key"))?);
+                certificates = certificates.pem(name, &chain, &key)?;
+            }
+        }
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
     runtime.block_on(async {
         let config = ProxyConfig {

@@ -2,7 +2,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -16,6 +19,8 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
+/// The name of the one certificate that most measurements use.
+pub(crate) const NAME: &str = "bench.localhost";
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: bench.localhost\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n";
 
 /// What a client saw in one round.
@@ -95,8 +100,12 @@ async fn connect(addr: SocketAddr) -> anyhow::Result<TcpStream> {
     Ok(socket)
 }
 
-async fn connect_tls(addr: SocketAddr, tls: &TlsConnector) -> anyhow::Result<TlsStream<TcpStream>> {
-    let name = ServerName::try_from("bench.localhost")?;
+async fn connect_tls(
+    addr: SocketAddr,
+    tls: &TlsConnector,
+    name: &str,
+) -> anyhow::Result<TlsStream<TcpStream>> {
+    let name = ServerName::try_from(name.to_owned())?;
     Ok(tls.connect(name, connect(addr).await?).await?)
 }
 
@@ -118,14 +127,22 @@ async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> anyhow:
     }
 }
 
-/// A full handshake and one request per connection, 16 at a time.
-pub(crate) async fn handshakes(addr: SocketAddr, tls: &TlsConnector, time: Duration) -> anyhow::Result<Seen> {
+/// A full handshake and one request per connection, 16 at a time, with one of the names after the other.
+pub(crate) async fn handshakes(
+    addr: SocketAddr,
+    tls: &TlsConnector,
+    names: &[String],
+    time: Duration,
+) -> anyhow::Result<Seen> {
     let begun = Instant::now();
+    let next = AtomicUsize::new(0);
     let one = || async {
         let (mut latencies, mut failed) = (Vec::new(), 0);
         while begun.elapsed() < time {
             let from = Instant::now();
-            let done = async { exchange(&mut connect_tls(addr, tls).await?).await };
+            // By a step that has no divisor in common with a thousand: neighbours in no list.
+            let name = &names[next.fetch_add(617, Ordering::Relaxed) % names.len()];
+            let done = async { exchange(&mut connect_tls(addr, tls, name).await?).await };
             match done.await {
                 Ok(()) => latencies.push(from.elapsed()),
                 Err(_) => failed += 1,
@@ -201,7 +218,7 @@ pub(crate) async fn hold_tls(
     n: usize,
 ) -> anyhow::Result<()> {
     while held.len() < n {
-        let mut stream = connect_tls(addr, tls).await?;
+        let mut stream = connect_tls(addr, tls, NAME).await?;
         exchange(&mut stream).await?;
         held.push(stream);
     }

@@ -9,6 +9,7 @@
 //! along when they are on the PATH or named.
 
 mod clients;
+mod names;
 mod peers;
 mod rounds;
 
@@ -44,7 +45,7 @@ struct Args {
     /// Numbers of idle connections to measure memory at.
     #[arg(long, value_delimiter = ',', default_values_t = [1000, 9500])]
     idle: Vec<usize>,
-    /// Only these measurements (keepalive, tls, handshake, rate, memory).
+    /// Only these measurements (keepalive, tls, handshake, rate, memory, names).
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// First of the nine ports used on loopback.
@@ -60,7 +61,6 @@ fn main() -> anyhow::Result<()> {
         Some(path) => path,
         None => std::env::current_exe()?.with_file_name("examples").join("data_plane"),
     };
-    let world = World::start(&berth, &args.caddy, args.port)?;
     let plan = Plan {
         rounds: args.rounds,
         time: Duration::from_secs(args.seconds),
@@ -70,7 +70,15 @@ fn main() -> anyhow::Result<()> {
     };
     // One thread: clients must not take more than their core.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(rounds::run(&world, &plan))
+    let names = plan.only.iter().any(|only| only == "names");
+    if plan.only.is_empty() || plan.only.len() > usize::from(names) {
+        let world = World::start(&berth, &args.caddy, args.port)?;
+        runtime.block_on(rounds::run(&world, &plan))?;
+    }
+    if plan.only.is_empty() || names {
+        runtime.block_on(names::run(&berth, args.port, plan.rounds, plan.time))?;
+    }
+    Ok(())
 }
 
 /// As many open files as the system allows; inherited by the proxies.

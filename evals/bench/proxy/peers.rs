@@ -11,6 +11,8 @@ use anyhow::Context as _;
 use berth_evals::{process::Program, program::program};
 use tempfile::TempDir;
 
+use crate::names;
+
 /// The core that proxies run on, one at a time under load.
 const PROXY_CORE: usize = 0;
 const UPSTREAM_CORE: usize = 1;
@@ -28,7 +30,7 @@ pub(crate) struct Peer {
 pub(crate) struct World {
     pub(crate) peers: Vec<Peer>,
     pub(crate) certificate_pem: String,
-    _upstream: Program,
+    _upstream: Upstream,
     _files: TempDir,
 }
 
@@ -44,10 +46,8 @@ impl World {
         fs::write(directory.join("key.pem"), key.serialize_pem())?;
         fs::write(directory.join("both.pem"), format!("{certificate_pem}{}", key.serialize_pem()))?;
 
-        let upstream_addr = at(port);
-        let config = write(directory, "upstream.conf", &upstream_config(directory, upstream_addr))?;
-        let mut upstream = pinned(UPSTREAM_CORE, Path::new("nginx"), &["-c", &config], &[])?;
-        upstream.wait_for(upstream_addr).context("the upstream (nginx)")?;
+        let upstream = upstream(directory, port)?;
+        let upstream_addr = upstream.addr;
 
         let mut peers = Vec::new();
         for (i, name) in ["berth", "nginx", "haproxy", "caddy"].into_iter().enumerate() {
@@ -65,6 +65,62 @@ impl World {
         }
         Ok(Self { peers, certificate_pem, _upstream: upstream, _files: files })
     }
+}
+
+/// What all proxies lead to.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    pub(crate) addr: SocketAddr,
+    _program: Program,
+}
+
+pub(crate) fn upstream(directory: &Path, port: u16) -> anyhow::Result<Upstream> {
+    let addr = at(port);
+    let config = write(directory, "upstream.conf", &upstream_config(directory, addr))?;
+    let mut program = pinned(UPSTREAM_CORE, Path::new("nginx"), &["-c", &config], &[])?;
+    program.wait_for(addr).context("the upstream (nginx)")?;
+    Ok(Upstream { addr, _program: program })
+}
+
+/// Berth with a certificate per `NAME.crt` in a directory.
+pub(crate) fn berth_with_names(
+    berth: &Path,
+    directory: &Path,
+    port: u16,
+    upstream: SocketAddr,
+) -> anyhow::Result<Peer> {
+    let (http, https) = (at(port), at(port + 1));
+    let first = |kind: &str| directory.join(format!("n0.bench.localhost.{kind}")).display().to_string();
+    let args = [http.to_string(), https.to_string(), upstream.to_string(), first("crt"), first("key")];
+    let names = directory.display().to_string();
+    let args = [args.each_ref().map(String::as_str).as_slice(), &["1", &names]].concat();
+    let mut program = pinned(PROXY_CORE, berth, &args, &[])?;
+    program.wait_for(https)?;
+    Ok(Peer { name: "berth", http, https, program })
+}
+
+/// nginx with a server per name.
+pub(crate) fn nginx_with_names(
+    directory: &Path,
+    names: &[String],
+    port: u16,
+    upstream: SocketAddr,
+) -> anyhow::Result<Peer> {
+    let (http, https) = (at(port), at(port + 1));
+    let dir = directory.display();
+    let servers = names::server_blocks(directory, names, https, NGINX_LOCATION);
+    let text = format!(
+        "{NGINX_HEAD} pid {dir}/nginx.pid; error_log {dir}/nginx.err;
+         events {{ worker_connections 40000; }}
+         http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 3600s;
+           server_names_hash_max_size 8192; server_names_hash_bucket_size 128;
+           upstream app {{ server {upstream}; keepalive 256; keepalive_requests 1000000000; }}
+           {servers} }}"
+    );
+    let config = write(directory, "nginx.conf", &text)?;
+    let mut program = pinned(PROXY_CORE, Path::new("nginx"), &["-c", &config], &[])?;
+    program.wait_for(https)?;
+    Ok(Peer { name: "nginx", http, https, program })
 }
 
 /// Starts a program on one core, silent.
@@ -118,6 +174,10 @@ fn start(
     }
 }
 
+const NGINX_LOCATION: &str = "location / { proxy_pass http://app; proxy_http_version 1.1;
+  proxy_set_header Connection \"\"; proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr;
+  proxy_set_header X-Forwarded-Proto $scheme; proxy_set_header X-Request-Id $request_id;
+  add_header X-Request-Id $request_id; }";
 const NGINX_HEAD: &str = "daemon off; worker_processes 1; worker_rlimit_nofile 40000;";
 
 fn upstream_config(directory: &Path, addr: SocketAddr) -> String {
@@ -139,10 +199,7 @@ fn nginx_config(directory: &Path, http: SocketAddr, https: SocketAddr, upstream:
            upstream app {{ server {upstream}; keepalive 256; keepalive_requests 1000000000; }}
            server {{ listen {http} backlog=8192; listen {https} ssl backlog=8192;
              ssl_certificate {dir}/cert.pem; ssl_certificate_key {dir}/key.pem;
-             location / {{ proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection \"\";
-               proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr;
-               proxy_set_header X-Forwarded-Proto $scheme; proxy_set_header X-Request-Id $request_id;
-               add_header X-Request-Id $request_id; }} }} }}"
+             {NGINX_LOCATION} }} }}"
     )
 }
 

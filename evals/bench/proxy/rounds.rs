@@ -76,7 +76,9 @@ async fn one_round(peer: &Peer, load: Load, plan: &Plan, tls: &TlsConnector) -> 
     match load {
         Load::KeepAlive => clients::saturate(peer.http, false, plan.time),
         Load::KeepAliveTls => clients::saturate(peer.https, true, plan.time),
-        Load::Handshakes => clients::handshakes(peer.https, tls, plan.time).await,
+        Load::Handshakes => {
+            clients::handshakes(peer.https, tls, &[clients::NAME.to_owned()], plan.time).await
+        }
         Load::FixedRate => clients::fixed_rate(peer.http, plan.rate, plan.time).await,
     }
 }
@@ -93,7 +95,7 @@ fn row(name: &'static str, seen: &[(Seen, f64)]) -> Row {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or_default()
 }
