@@ -18,11 +18,15 @@ Installs Berth on this server, or tries it from a checkout.
 Install (the default; running it again upgrades or does nothing):
   --version VERSION     this version (default: the newest at the base URL)
   --base-url URL        where archives are (BERTH_BASE_URL; https, or http on this machine)
-  --domain NAME         base domain: an app is served at <app>.NAME
+  --domain NAME         base domain: an app is served at https://<app>.NAME, Berth itself at https://berth.NAME.
+                        Certificates come from Let's Encrypt; installing so means that you agree to its terms
+                        (https://letsencrypt.org/repository/)
+  --email ADDRESS       where Let's Encrypt may write to about them
+  --no-acme             order no certificates
   --data-dir DIR        default /var/lib/berth
   --http-port PORT      default 80
-  --https-port PORT     default 443; served once there is a certificate:
-  --tls-cert FILE --tls-key FILE   PEM files of the default certificate
+  --https-port PORT     default 443; served with certificates as above, or with yours:
+  --tls-cert FILE --tls-key FILE   PEM files of a certificate for all names; none are ordered for apps then
   --control-port PORT   default 7700, on 127.0.0.1 only
   --bind ADDRESS        the address the proxy listens on (default: all)
   --no-docker           do not install Docker; only static apps will run until it is there
@@ -49,11 +53,11 @@ EOF
 
 defaults() {
   MODE=install
-  VERSION='' DOMAIN='' DATA_DIR='' PREFIX='' BINARY='' BIND='' TLS_CERT='' TLS_KEY=''
+  VERSION='' DOMAIN='' EMAIL='' DATA_DIR='' PREFIX='' BINARY='' BIND='' TLS_CERT='' TLS_KEY=''
   BASE_URL=${BERTH_BASE_URL:-}
   RELEASES=https://github.com/berth-dev/berth/releases
   HTTP_PORT='' HTTPS_PORT='' CONTROL_PORT=''
-  WANT_DOCKER=1 WANT_START=0 DRY_RUN=0 PURGE=0 TRY_ACTION=run PROFILE=dev
+  WANT_DOCKER=1 WANT_ACME=1 WANT_START=0 DRY_RUN=0 PURGE=0 TRY_ACTION=run PROFILE=dev
   # Seconds to wait for the daemon's first answer: a start takes well under one, a migration may take more.
   WAIT_S=${BERTH_INSTALL_WAIT_S:-60}
   RUST_NEEDED=1.91 APT_UPDATED=0
@@ -69,7 +73,7 @@ defaults() {
 parse_arguments() {
   while [ $# -gt 0 ]; do
     case $1 in
-      --version | --base-url | --domain | --data-dir | --http-port | --https-port | --control-port | --bind | --prefix | --binary | --tls-cert | --tls-key)
+      --version | --base-url | --domain | --email | --data-dir | --http-port | --https-port | --control-port | --bind | --prefix | --binary | --tls-cert | --tls-key)
         [ $# -ge 2 ] || die "$1 needs a value" "See deploy.sh --help."
         ;;
     esac
@@ -81,12 +85,14 @@ parse_arguments() {
       --clean) TRY_ACTION=clean ;;
       --release) PROFILE=release ;;
       --no-docker) WANT_DOCKER=0 ;;
+      --no-acme) WANT_ACME=0 ;;
       --start) WANT_START=1 ;;
       --dry-run) DRY_RUN=1 ;;
       --purge) PURGE=1 ;;
       --version) VERSION=${2#v} && shift ;;
       --base-url) BASE_URL=$2 && shift ;;
       --domain) DOMAIN=$2 && shift ;;
+      --email) EMAIL=$2 && shift ;;
       --data-dir) DATA_DIR=$2 && shift ;;
       --http-port) HTTP_PORT=$2 && shift ;;
       --https-port) HTTPS_PORT=$2 && shift ;;
@@ -114,6 +120,12 @@ check_arguments() {
   done
   case $VERSION in *[!0-9A-Za-z.+-]*) die "not a version: $VERSION" "A version looks like 0.1.0." ;; esac
   case $DOMAIN in *[!0-9A-Za-z.-]* | .* | -*) die "not a domain name: $DOMAIN" "Give a name like apps.example.org." ;; esac
+  case $EMAIL in
+    '') ;;
+    *[!0-9A-Za-z.@_+-]* | *@*@* | @* | *@) die "not an e-mail address: $EMAIL" "Give one like you@example.org." ;;
+    *@*) ;;
+    *) die "not an e-mail address: $EMAIL" "Give one like you@example.org." ;;
+  esac
   case $BIND in *[!0-9A-Fa-f.:]*) die "not an address: $BIND" "Give an IP address like 0.0.0.0 or ::." ;; esac
   for dir in "$DATA_DIR" "$PREFIX" "$TLS_CERT" "$TLS_KEY"; do
     case $dir in
@@ -612,7 +624,7 @@ install_paths() {
   TOKEN_FILE=$DATA/first-token
   NEW_BIN=''
   # Settings that are there are kept, so they also say which ports matter.
-  if [ -e "$CONFIG" ] && [ -n "$HTTP_PORT$HTTPS_PORT$CONTROL_PORT$DOMAIN$BIND$TLS_CERT" ] && [ "$MODE" = install ]; then
+  if [ -e "$CONFIG" ] && [ -n "$HTTP_PORT$HTTPS_PORT$CONTROL_PORT$DOMAIN$EMAIL$BIND$TLS_CERT" ] && [ "$MODE" = install ]; then
     caution "$CONFIG is kept as it is: change ports, addresses and domain there, then restart Berth."
   fi
   HTTP_PORT=$(setting_port http_addr "${HTTP_PORT:-80}")
@@ -628,11 +640,23 @@ install_paths() {
   fi
 }
 
+# Whether certificates are to be ordered: for names that the world can know, and not where you bring one along.
+orders_certificates() {
+  [ "$WANT_ACME" = 1 ] && [ -z "$TLS_CERT" ] || return 1
+  case $DOMAIN in
+    localhost | *.localhost | *.local | *.internal | *.lan | *.home.arpa) return 1 ;;
+    *.*) return 0 ;;
+    *) return 1 ;;
+  esac
+}
+
 # setting KEY OTHERWISE: what the settings file says; OTHERWISE where there is no such file or line.
 setting() {
   value=$(sed -n "s/^$1[[:space:]]*=[[:space:]]*\"\([^\"]*\)\".*/\1/p" "$CONFIG" 2>/dev/null | head -n 1)
   if [ -e "$CONFIG" ] && [ -n "$value" ]; then printf '%s' "$value"; else printf '%s' "$2"; fi
 }
+# The same for what has no quotes.
+setting_bare() { sed -n "s/^$1[[:space:]]*=[[:space:]]*\([a-z]*\).*/\1/p" "$CONFIG" 2>/dev/null | head -n 1; }
 setting_port() {
   value=$(setting "$1" ":$2")
   printf '%s' "${value##*:}"
@@ -692,7 +716,7 @@ check_machine() {
   if ! have curl && { [ "$DRY_RUN" = 1 ] || ! am_root || ! have apt-get; }; then block "curl is missing: apt-get install curl."; fi
   check_port "$HTTP_PORT" http block
   # Without a certificate nothing listens there yet.
-  if [ -n "$TLS_CERT$(setting https_addr '')" ]; then check_port "$HTTPS_PORT" https block; else check_port "$HTTPS_PORT" https caution; fi
+  if [ -n "$TLS_CERT$(setting https_addr '')" ] || { [ ! -e "$CONFIG" ] && orders_certificates; }; then check_port "$HTTPS_PORT" https block; else check_port "$HTTPS_PORT" https caution; fi
   check_port "$CONTROL_PORT" control block
   check_memory
   check_disk
@@ -885,12 +909,23 @@ write_config() {
     printf 'http_addr = "%s"\n' "$(listen_address "$HTTP_PORT")"
     if [ -n "$TLS_CERT" ]; then
       printf 'https_addr = "%s"\ntls_cert = "%s"\ntls_key = "%s"\n' "$(listen_address "$HTTPS_PORT")" "$TLS_CERT" "$TLS_KEY"
+    elif orders_certificates; then
+      printf 'https_addr = "%s"\n' "$(listen_address "$HTTPS_PORT")"
+      echo "# You agree to the terms of service of Let's Encrypt: https://letsencrypt.org/repository/"
+      echo 'acme = true'
+      if [ -n "$EMAIL" ]; then printf 'acme_email = "%s"\n' "$EMAIL"; else echo '# acme_email = "you@example.org"'; fi
+      printf 'public_url = "%s"\n' "$(public_url)"
     fi
     printf 'control_addr = "127.0.0.1:%s"\n' "$CONTROL_PORT"
     if [ -n "$DOMAIN" ]; then printf 'base_domain = "%s"\n' "$DOMAIN"; else echo '# base_domain = "apps.example.org"'; fi
   } >"$CONFIG.new"
   if [ -z "$PREFIX" ]; then chown root:berth "$CONFIG.new" && chmod 640 "$CONFIG.new"; fi
   mv "$CONFIG.new" "$CONFIG"
+}
+
+# Where Berth itself answers over HTTPS.
+public_url() {
+  if [ "$HTTPS_PORT" = 443 ]; then printf 'https://berth.%s' "$DOMAIN"; else printf 'https://berth.%s:%s' "$DOMAIN" "$HTTPS_PORT"; fi
 }
 
 unit_text() {
@@ -1109,7 +1144,14 @@ finish_install() {
 tell_addresses() {
   port=:$HTTP_PORT
   [ "$port" != :80 ] || port=''
-  say "apps     http://<app>.${DOMAIN:-localhost}$port"
+  if [ "$(setting_bare acme)" = true ]; then
+    [ "$HTTPS_PORT" = 443 ] && port='' || port=:$HTTPS_PORT
+    say "apps     https://<app>.$DOMAIN$port, with certificates of Let's Encrypt"
+    say "         for that, *.$DOMAIN must lead to this machine in DNS, with ports 80 and 443 open"
+    say "control  $(setting public_url '') as soon as DNS leads here"
+  else
+    say "apps     http://<app>.${DOMAIN:-localhost}$port"
+  fi
   if [ -z "$DOMAIN" ]; then
     say "         no --domain was given: set base_domain in $CONFIG, point *.that-domain at this machine, restart"
   fi

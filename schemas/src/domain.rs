@@ -6,7 +6,7 @@ use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::{AppSlug, EnvironmentName, Timestamp, Untrusted, ids::InvalidName};
+use crate::{AppSlug, EnvironmentName, Timestamp, Untrusted, ids::InvalidName, rules::DomainRules};
 
 /// A host name as DNS has it: lower case, international names in their ASCII form (`xn--…`), no trailing dot; or a
 /// wildcard, which stands for all names one label below its parent.
@@ -358,6 +358,9 @@ pub struct DomainDetail {
     /// How authorities are shown that the name is ours; absent: what fits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub challenge: Option<ChallengeKind>,
+    /// What it enforces; passwords are never shown.
+    #[serde(default, skip_serializing_if = "DomainRules::is_empty")]
+    pub rules: DomainRules,
     /// How it is.
     pub status: DomainStatus,
     /// The certificate that visitors get.
@@ -391,6 +394,9 @@ pub struct DomainAdd {
     /// How certificate authorities are shown that the name is ours. Default: what fits, with another as fallback.
     #[serde(default)]
     pub challenge: Option<ChallengeKind>,
+    /// What it enforces before the app sees a request. Default: nothing but the way to HTTPS.
+    #[serde(default)]
+    pub rules: DomainRules,
 }
 
 /// Input of `domain_get`, `domain_renew`.
@@ -456,7 +462,10 @@ pub struct DomainUpdate {
     /// How certificate authorities are shown that the name is ours.
     #[serde(default)]
     pub challenge: Option<ChallengeKind>,
-    /// What to drop: redirect_to, challenge (back to what fits), certificate (one of your own; Berth gets one again).
+    /// What it is to enforce, in place of all that it does now; users of basic_auth without a password keep theirs.
+    #[serde(default)]
+    pub rules: Option<DomainRules>,
+    /// What to drop: redirect_to, challenge (back to what fits), rules, certificate (one of your own; Berth gets one again).
     #[serde(default)]
     pub unset: Vec<String>,
 }

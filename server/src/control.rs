@@ -5,9 +5,12 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use berth_certs::dns::{Dns, DnsConfig};
+use berth_certs::{
+    Certs, Fallback,
+    dns::{Dns, DnsConfig},
+};
 use berth_deploy::{
-    Arrival, Pipeline, PipelineConfig, Successor,
+    Arrival, ControlRoute, Pipeline, PipelineConfig, Successor,
     docker::{Docker, DockerConfig, Engine, InstanceId},
     source::guard::forbidden_kind,
 };
@@ -27,6 +30,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    certificates,
     cli::failure::Failure,
     config::Config,
     rest::{self, Control, Limits, host::AllowedHosts, listener, throttle::Throttle, uploads},
@@ -50,6 +54,8 @@ pub struct Daemon {
     pub key: MasterKey,
     /// Steers the data plane.
     pub plane: ProxyHandle,
+    /// The certificate for names that have none.
+    pub fallback: Option<Fallback>,
     /// Where access records go.
     pub outlet: Outlet,
     /// How apps are reached.
@@ -80,6 +86,7 @@ pub fn store_config(config: &Config) -> StoreConfig {
 pub struct ControlPlane {
     /// The pipeline.
     pub pipeline: Pipeline,
+    certs: Certs,
     collector: LogCollector,
     retention: Retention,
     supervisor: Supervisor,
@@ -123,6 +130,13 @@ impl ControlPlane {
         let output = Arc::new(berth_deploy::EngineOutput(Arc::clone(&engine)));
         let collector =
             LogCollector::start(store.clone(), output, CollectorConfig::default(), shutdown.child_token());
+        let certs = Certs::open(
+            store.clone(),
+            daemon.plane.clone(),
+            certificates::config(daemon)?,
+            shutdown.child_token(),
+        )
+        .await?;
         let pipeline = Pipeline::open(
             store.clone(),
             engine,
@@ -137,7 +151,7 @@ impl ControlPlane {
         let retention = Retention::start(store.clone(), retention_config(config), shutdown.child_token());
         let listening = daemon.sockets.duplicate(Role::Control)?;
         let listening = listening.ok_or_else(|| Failure::local("the control plane has no socket"))?;
-        let router = router(daemon, &store, &pipeline, &shutdown);
+        let router = router(daemon, &store, &pipeline, &certs, &shutdown);
         supervisor.start_once(
             "control",
             listener::serve(
@@ -147,7 +161,7 @@ impl ControlPlane {
                 config.shutdown_timeout,
             ),
         );
-        Ok(Self { pipeline, collector, retention, supervisor, remains })
+        Ok(Self { pipeline, certs, collector, retention, supervisor, remains })
     }
 
     /// The store.
@@ -166,6 +180,7 @@ impl ControlPlane {
     pub async fn end_work(self, limit: Duration) -> Remains {
         self.supervisor.stop(limit).await;
         self.pipeline.stopped().await;
+        self.certs.stopped().await;
         self.collector.stopped().await;
         self.retention.stopped().await;
         self.remains
@@ -202,12 +217,19 @@ impl Remains {
     }
 }
 
-fn router(daemon: &Daemon, store: &Store, pipeline: &Pipeline, shutdown: &CancellationToken) -> axum::Router {
+fn router(
+    daemon: &Daemon,
+    store: &Store,
+    pipeline: &Pipeline,
+    certs: &Certs,
+    shutdown: &CancellationToken,
+) -> axum::Router {
     let config = &daemon.config;
     let context = Arc::new(Context {
         store: store.clone(),
         pipeline: pipeline.clone(),
         dns: Dns::new(store.clone(), dns_config(config)),
+        certs: certs.clone(),
         addresses: daemon.addresses.clone(),
         data_dir: config.data_dir.clone(),
         allow_local_sources: config.allow_local_sources,
@@ -250,6 +272,10 @@ fn pipeline_config(daemon: &Daemon, arrival: Arrival, alone: CancellationToken) 
         arrival,
         alone,
         successor: Some(Arc::new(Asks(daemon.upgrade.clone()))),
+        control: certificates::control_host(config).map(|host| ControlRoute {
+            host: host.to_string(),
+            addr: crate::serve::reachable(daemon.sockets.addr(Role::Control).unwrap_or(config.control_addr)),
+        }),
     }
 }
 

@@ -4,6 +4,7 @@
 //! HTTP ([`rest`]) and the command line ([`cli`]), both generated from the registry of tools. What does not:
 //! anything that a tool does; that is in the domain crates.
 
+pub mod certificates;
 pub mod cli;
 pub mod config;
 pub mod control;

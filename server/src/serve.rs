@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
+    certificates,
     cli::failure::Failure,
     config::{Config, LogFormat},
     control::{ControlPlane, Daemon, store_config},
@@ -157,6 +158,7 @@ async fn begin(
         sockets,
         key,
         plane: plane.handle,
+        fallback: plane.fallback,
         outlet,
         addresses,
         control_url,
@@ -404,7 +406,7 @@ pub(crate) fn file_failure(what: &str, path: &Path, error: &std::io::Error) -> F
 }
 
 /// An address that can be connected to from this machine: the wildcard is none.
-fn reachable(addr: SocketAddr) -> SocketAddr {
+pub(crate) fn reachable(addr: SocketAddr) -> SocketAddr {
     match addr {
         SocketAddr::V4(a) if a.ip().is_unspecified() => (std::net::Ipv4Addr::LOCALHOST, a.port()).into(),
         SocketAddr::V6(a) if a.ip().is_unspecified() => (std::net::Ipv6Addr::LOCALHOST, a.port()).into(),
@@ -413,15 +415,17 @@ fn reachable(addr: SocketAddr) -> SocketAddr {
 }
 
 fn addresses(config: &Config, http: SocketAddr) -> Addresses {
-    let (scheme, port, usual) = match &config.https {
-        Some((https, _)) => ("https", https.port(), 443),
-        None => ("http", http.port(), 80),
+    // An app's own name has a certificate if there is one for all names, or one is ordered for it.
+    let certified = config.default_certificate.is_some() || certificates::orders_for_apps(config);
+    let (scheme, port, usual) = match config.https {
+        Some(https) if certified => ("https", https.port(), 443),
+        _ => ("http", http.port(), 80),
     };
     Addresses {
         base_domain: config.base_domain.clone(),
         scheme,
         port: (port != usual).then_some(port),
-        https: config.https.as_ref().map(|(addr, _)| addr.port()),
+        https: config.https.map(|addr| addr.port()),
     }
 }
 

@@ -38,7 +38,7 @@ impl Sockets {
         let wanted = [
             (Role::Control, Some(config.control_addr), "control_addr"),
             (Role::Http, Some(config.http_addr), "http_addr"),
-            (Role::Https, config.https.as_ref().map(|(addr, _)| *addr), "https_addr"),
+            (Role::Https, config.https, "https_addr"),
         ];
         let mut kept = Vec::new();
         for (role, configured, setting) in wanted {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use berth_certs::dns::Dns;
+use berth_certs::{Certs, dns::Dns};
 use berth_deploy::{Addresses, Pipeline};
 use berth_schemas::Timestamp;
 use berth_store::Store;
@@ -15,6 +15,8 @@ pub struct Context {
     pub pipeline: Pipeline,
     /// DNS: providers, and what it says of names.
     pub dns: Dns,
+    /// Certificates.
+    pub certs: Certs,
     /// How apps are reached.
     pub addresses: Addresses,
     /// The data directory.

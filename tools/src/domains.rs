@@ -1,21 +1,23 @@
 //! Domains: host names of one's own, their certificates, and what is to be done until both work.
 
+use berth_certs::Seen;
 use berth_schemas::{
     Code, DomainName, Problem, Scope,
     domain::{
-        DomainAdd, DomainDetail, DomainGet, DomainList, DomainPage, DomainRemove, DomainRemoved,
-        DomainStatus, DomainSummary, DomainUpdate,
+        DomainAdd, DomainCertificateSet, DomainDetail, DomainGet, DomainList, DomainPage, DomainRemove,
+        DomainRemoved, DomainStatus, DomainSummary, DomainUpdate, DomainVerify,
     },
+    rules::DomainRules,
 };
 use berth_store::{
-    CertificateRow, DomainPlan, DomainRow,
+    DomainPlan, DomainRow,
     model::{AppRow, Visible},
 };
 
 use crate::{
     apps,
     confirm::confirmed,
-    find, page,
+    find, follow, page,
     registry::{Brief, Call, Hints, Method, Spec, Tier, Tool},
     settings,
     text::Text,
@@ -40,7 +42,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             Spec {
                 name: "domain_get",
                 title: "Show a domain",
-                description: "Show where a domain leads, its certificate, and what to do next until it works.",
+                description: "Show where a domain leads, the certificate that its visitors get, the order for one with the authority's last error in its own words and the time of the next try, and what to do next until all works.",
                 hints: Hints::READ,
                 scope: Scope::Read,
                 tier: Tier::Extended,
@@ -66,7 +68,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             Spec {
                 name: "domain_update",
                 title: "Change a domain",
-                description: "Change where a domain leads (app, environment, redirect_to) and how certificate authorities are shown that it is yours. Applies to the next request.",
+                description: "Change where a domain leads (app, environment, redirect_to), what it enforces (rules: HSTS, redirects, rewrites, basic auth, IP lists, rate limit, headers, body size) and how certificate authorities are shown that it is yours. Applies to the next request.",
                 hints: Hints::UPDATE,
                 scope: Scope::Write,
                 tier: Tier::Extended,
@@ -74,6 +76,45 @@ pub(crate) fn tools() -> Vec<Tool> {
                 path: "/v1/domains/{domain}",
             },
             update,
+        ),
+        Tool::new(
+            Spec {
+                name: "domain_verify",
+                title: "Look at a domain again now",
+                description: "Go on now with what waits for a domain's certificate, as after a change in DNS, instead of at the next try; wait_s waits for the outcome. Limits of the authority still hold.",
+                hints: Hints::UPDATE.open_world(),
+                scope: Scope::Write,
+                tier: Tier::Extended,
+                method: Method::Post,
+                path: "/v1/domains/{domain}/verify",
+            },
+            verify,
+        ),
+        Tool::new(
+            Spec {
+                name: "domain_renew",
+                title: "Renew a domain's certificate now",
+                description: "Order a new certificate for a domain now, though the present one is not due: as after its key may have leaked. The present one stays until the new one is here. Renewals need no call: they come by themselves.",
+                hints: Hints::CREATE.open_world(),
+                scope: Scope::Write,
+                tier: Tier::Extended,
+                method: Method::Post,
+                path: "/v1/domains/{domain}/renew",
+            },
+            renew,
+        ),
+        Tool::new(
+            Spec {
+                name: "domain_certificate_set",
+                title: "Attach a certificate of your own",
+                description: "Show visitors of a domain a certificate that you bring along (PEM chain and private key), checked for key, names and time. It is not renewed: attach the next one in time, or drop it with domain_update(unset=[\"certificate\"]).",
+                hints: Hints::UPDATE,
+                scope: Scope::Write,
+                tier: Tier::Extended,
+                method: Method::Put,
+                path: "/v1/domains/{domain}/certificate",
+            },
+            certificate_set,
         ),
         Tool::new(
             Spec {
@@ -95,10 +136,25 @@ async fn add(call: Call, input: DomainAdd) -> Result<DomainDetail, Problem> {
     let app = find::app_in_to_change(&call, &input.app, input.environment.as_ref()).await?;
     check_name(&call, &app, &input.domain).await?;
     check_redirect(&input.domain, input.redirect_to.as_ref())?;
-    let plan = DomainPlan { app, redirect_to: input.redirect_to, challenge: input.challenge };
+    let rules = checked(input.rules, None).await?;
+    let plan = DomainPlan { app, redirect_to: input.redirect_to, challenge: input.challenge, rules };
     let row = call.context.store.domains().create(&call.principal, &input.domain, plan).await?;
     call.context.pipeline.domains_changed().await?;
     detail(&call, row).await
+}
+
+/// Rules that hold, with passwords as hashes. `before` are those that they replace.
+async fn checked(rules: DomainRules, before: Option<DomainRules>) -> Result<DomainRules, Problem> {
+    // A hash takes its time on purpose.
+    let hashing = tokio::task::spawn_blocking(move || {
+        let rules = berth_proxy::hash_passwords(rules, before.as_ref())?;
+        berth_proxy::HostRules::compile(&rules, None).map(|_| rules)
+    });
+    let within = |p: Problem| Problem { field: p.field.map(|f| format!("rules.{f}")), ..p };
+    hashing
+        .await
+        .map_err(|_| Problem::new(Code::Internal, "The rules could not be checked."))?
+        .map_err(within)
 }
 
 /// Refuses names that are not for apps to have: those that Berth gives out itself, and places of other apps.
@@ -111,6 +167,12 @@ async fn check_name(call: &Call, app: &AppRow, name: &DomainName) -> Result<(), 
         return Err(refused(
             format!("{name} is one of the names that Berth gives to apps itself, below {base}."),
             "Use a domain of your own; an app's own name needs no domain.".into(),
+        ));
+    }
+    if call.context.certs.is_control_host(name) {
+        return Err(refused(
+            format!("{name} is the name of Berth's own control plane."),
+            "Use another name.".into(),
         ));
     }
     for other in call.context.store.apps().all(&Visible::All).await? {
@@ -147,35 +209,48 @@ async fn get(call: Call, input: DomainGet) -> Result<DomainDetail, Problem> {
 }
 
 async fn detail(call: &Call, row: DomainRow) -> Result<DomainDetail, Problem> {
-    let certificate = call.context.store.certificates().by_name(&row.name).await?;
-    let status = status(call, certificate.as_ref());
-    let next = match status {
-        DomainStatus::Secure => "Nothing: it works.".to_owned(),
-        _ => format!("Point {} at this machine in DNS.", row.name),
-    };
+    let Seen { status, certificate, order, next } = call.context.certs.see(&row.name).await?;
+    let certified = matches!(status, DomainStatus::Secure | DomainStatus::Expired);
     Ok(DomainDetail {
         unicode: row.name.unicode(),
-        url: call.context.addresses.domain_url(row.name.as_str(), status == DomainStatus::Secure),
+        url: call.context.addresses.domain_url(row.name.as_str(), certified),
         domain: row.name,
         app: row.app,
         environment: row.environment,
         redirect_to: row.redirect_to,
         challenge: row.challenge,
+        rules: row.rules.shown(),
         status,
-        certificate: None,
-        order: None,
+        certificate,
+        order,
         created_at: row.created_at,
         created_by: row.created_by,
         next,
     })
 }
 
-fn status(call: &Call, certificate: Option<&CertificateRow>) -> DomainStatus {
-    match certificate {
-        Some(c) if c.not_after > call.context.store.clock().now() => DomainStatus::Secure,
-        Some(_) => DomainStatus::Expired,
-        None => DomainStatus::Plain,
-    }
+async fn verify(call: Call, input: DomainVerify) -> Result<DomainDetail, Problem> {
+    let wait = follow::wait(input.wait_s, 10)?;
+    let row = find::domain(&call, &input.domain).await?;
+    let certs = &call.context.certs;
+    let before = certs.see(&row.name).await?.order;
+    certs.look_now(&row.name).await?;
+    certs.settle(&row.name, before.as_ref(), wait).await?;
+    detail(&call, row).await
+}
+
+async fn renew(call: Call, input: DomainGet) -> Result<DomainDetail, Problem> {
+    let row = find::domain(&call, &input.domain).await?;
+    call.context.certs.renew(&row.name).await?;
+    detail(&call, row).await
+}
+
+async fn certificate_set(call: Call, input: DomainCertificateSet) -> Result<DomainDetail, Problem> {
+    let row = find::domain(&call, &input.domain).await?;
+    let DomainCertificateSet { chain, key, .. } = input;
+    call.context.certs.attach(&call.principal, row.app_id, &row.name, chain, key).await?;
+    call.context.pipeline.domains_changed().await?;
+    detail(&call, row).await
 }
 
 async fn list(call: Call, input: DomainList) -> Result<DomainPage, Problem> {
@@ -191,10 +266,10 @@ async fn list(call: Call, input: DomainList) -> Result<DomainPage, Problem> {
     let next_cursor = rows.last().filter(|_| full).map(|d| d.name.to_string());
     let mut domains = Vec::with_capacity(rows.len());
     for row in rows {
-        let certificate = store.certificates().by_name(&row.name).await?;
+        let seen = call.context.certs.see(&row.name).await?;
         domains.push(DomainSummary {
-            status: status(&call, certificate.as_ref()),
-            expires_at: certificate.map(|c| c.not_after),
+            status: seen.status,
+            expires_at: seen.certificate.map(|c| c.not_after),
             domain: row.name,
             app: row.app,
             environment: row.environment,
@@ -225,19 +300,30 @@ async fn update(call: Call, input: DomainUpdate) -> Result<DomainDetail, Problem
         app,
         redirect_to: input.redirect_to.or_else(|| row.redirect_to.clone()),
         challenge: input.challenge.or(row.challenge),
+        rules: match input.rules {
+            Some(rules) => checked(rules, Some(row.rules.clone())).await?,
+            None => row.rules.clone(),
+        },
     };
+    let mut detach = false;
     for field in &input.unset {
         match field.as_str() {
+            "certificate" => detach = true,
             "redirect_to" => plan.redirect_to = None,
             "challenge" => plan.challenge = None,
+            "rules" => plan.rules = DomainRules::default(),
             other => {
                 let other: String = other.chars().take(40).collect();
-                return Err(Problem::invalid("unset", format!("{other:?} cannot be dropped."))
-                    .candidates(vec!["redirect_to".into(), "challenge".into()]));
+                return Err(Problem::invalid("unset", format!("{other:?} cannot be dropped.")).candidates(
+                    ["redirect_to", "challenge", "rules", "certificate"].map(String::from).into(),
+                ));
             }
         }
     }
     let row = call.context.store.domains().update(&call.principal, &row.name, plan).await?;
+    if detach {
+        call.context.certs.detach(&call.principal, row.app_id, &row.name).await?;
+    }
     call.context.pipeline.domains_changed().await?;
     detail(&call, row).await
 }
@@ -277,8 +363,25 @@ impl Brief for DomainDetail {
             Some(to) => format!("sends visitors to {to}"),
             None => format!("leads to {} ({})", self.app, self.environment),
         };
-        Text::from(format!("{} {leads}. It is {}.", self.domain, says(self.status)))
-            .say(format!("\nNext: {}", self.next))
+        let mut text = Text::from(format!("{} {leads}. It is {}.", self.domain, says(self.status)));
+        if let Some(c) = &self.certificate {
+            text = text.say(format!("\nCertificate: valid until {}", c.not_after));
+            text = text.say_if(c.renew_at.map(|at| format!(", renewed at {at}")));
+            text = text.say("; issued by ").quote(&c.issuer);
+        }
+        if let Some(o) = &self.order {
+            text = text.say(format!(
+                "\nOrder at {} by {}: {}",
+                o.directory,
+                o.challenge.as_str(),
+                o.state.as_str()
+            ));
+            if let Some(error) = &o.error {
+                text = text.say(format!(" ({}). It was said: ", error.kind)).quote(&error.detail);
+            }
+            text = text.say_if(o.next_try_at.map(|at| format!("\nNext try: {at}")));
+        }
+        text.say(format!("\nNext: {}", self.next))
     }
 }
 

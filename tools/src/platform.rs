@@ -89,7 +89,8 @@ async fn status(call: Call, _: PlatformStatusGet) -> Result<PlatformStatus, Prob
     let unsettled = context.store.deployments().unsettled().await?;
     let in_progress = unsettled.iter().filter(|d| seen.ids.contains(&d.app_id)).count();
     let needed = i64::try_from(context.pipeline.min_free_bytes()).unwrap_or(i64::MAX);
-    let attention = attention(docker.available, docker.problem.as_deref(), &disk, needed, &seen);
+    let mut attention = attention(docker.available, docker.problem.as_deref(), &disk, needed, &seen);
+    attention.extend(context.certs.attention(&call.principal.visible).await?);
     Ok(PlatformStatus {
         healthy: attention.is_empty(),
         attention,

@@ -177,6 +177,7 @@ async fn a_route_belongs_to_one_app() {
 /// A call with a small valid input for each tool that names something of a project.
 fn inputs() -> Vec<(&'static str, Value)> {
     let app = json!({ "app": "web" });
+    let domain = json!({ "domain": "shop.example.com" });
     vec![
         ("app_get", app.clone()),
         ("app_update", json!({ "app": "web", "settings": { "port": 80 } })),
@@ -195,6 +196,13 @@ fn inputs() -> Vec<(&'static str, Value)> {
         ("environment_get", json!({ "app": "web", "environment": "production" })),
         ("environment_list", app.clone()),
         ("environment_update", json!({ "app": "web", "environment": "production", "branch": "main" })),
+        ("domain_add", json!({ "domain": "blog.example.com", "app": "web" })),
+        ("domain_get", domain.clone()),
+        ("domain_update", json!({ "domain": "shop.example.com", "unset": ["challenge"] })),
+        ("domain_verify", domain.clone()),
+        ("domain_renew", domain.clone()),
+        ("domain_certificate_set", json!({ "domain": "shop.example.com", "chain": "x", "key": "y" })),
+        ("domain_remove", json!({ "domain": "shop.example.com", "confirm": "shop.example.com" })),
         ("event_list", app.clone()),
         ("log_search", app.clone()),
         ("project_delete", json!({ "project": "default", "confirm": "default" })),
@@ -225,6 +233,7 @@ fn inputs() -> Vec<(&'static str, Value)> {
 async fn a_token_of_another_project_finds_nothing() {
     let world = World::open().await;
     world.deploy("web").await;
+    world.ok("domain_add", json!({ "domain": "shop.example.com", "app": "web" })).await;
     world.ok("project_create", json!({ "name": "other" })).await;
     let stranger = Principal { visible: Visible::Projects(vec![ProjectId(999)]), ..admin() };
     for (tool, input) in inputs() {
@@ -242,7 +251,12 @@ async fn a_token_of_another_project_finds_nothing() {
     ] {
         assert_eq!(world.call_as(&stranger, tool, input).await.unwrap_err().code, Code::Forbidden, "{tool}");
     }
-    for (tool, list) in [("app_list", "apps"), ("project_list", "projects"), ("event_list", "events")] {
+    for (tool, list) in [
+        ("app_list", "apps"),
+        ("project_list", "projects"),
+        ("event_list", "events"),
+        ("domain_list", "domains"),
+    ] {
         let output = world.call_as(&stranger, tool, json!({})).await.unwrap().output;
         assert_eq!(output[list], json!([]), "{tool}");
     }
@@ -255,7 +269,9 @@ async fn a_token_of_another_project_finds_nothing() {
 fn every_tool_that_names_something_is_walked() {
     let walked: Vec<&str> = inputs().into_iter().map(|(tool, _)| tool).collect();
     for tool in berth_tools::registry().tools() {
-        let names = ["{app}", "{deployment}", "{project}"].iter().any(|field| tool.spec.path.contains(field));
+        let names = ["{app}", "{deployment}", "{project}", "{domain}"]
+            .iter()
+            .any(|field| tool.spec.path.contains(field));
         assert!(!names || walked.contains(&tool.spec.name), "{}", tool.spec.name);
     }
 }

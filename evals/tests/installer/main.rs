@@ -45,7 +45,9 @@ fn a_first_install_runs_and_says_how_to_connect() {
 
     let settings = fs::read_to_string(world.prefix().join("etc/berth/berth.toml")).expect("settings");
     assert!(settings.contains("base_domain = \"apps.example.org\""), "{settings}");
-    assert!(!settings.contains("https_addr"), "nothing listens for https without a certificate");
+    for line in ["https_addr = ", "acme = true", "public_url = \"https://berth.apps.example.org"] {
+        assert!(settings.contains(line), "{line} in {settings}");
+    }
     let unit = fs::read_to_string(world.prefix().join("etc/systemd/system/berth.service")).expect("unit");
     for wanted in
         ["Type=notify", "NoNewPrivileges=yes", "ProtectSystem=strict", "Restart=always", "LimitNOFILE="]
@@ -276,9 +278,11 @@ fn archives_come_over_https_or_from_this_machine() {
 #[test]
 fn arguments_that_would_need_quoting_are_refused() {
     let world = World::new();
-    let wrong: [&[&str]; 10] = [
+    let wrong: [&[&str]; 12] = [
         &["--domain", "a;b"],
         &["--domain", "a\nb"],
+        &["--domain", "apps.example.org", "--email", "nobody"],
+        &["--domain", "apps.example.org", "--email", "a\"b@example.org"],
         &["--version", "1/../2"],
         &["--http-port", "0"],
         &["--http-port", "70000"],

@@ -2,5 +2,27 @@
 //!
 //! What lives here: orders as durable work, challenges, DNS providers, what is wrong with a domain in words. What
 //! does not: SQL, routing, the rules that the data plane enforces.
+//!
+//! `service` finds which names want a certificate, `decide` says what is to be ordered where and when, `order` carries
+//! one order through, `shown` is what the data plane shows of it, `view` says how a name is. Keys are ECDSA P-256.
+//!
+//! Left out on purpose: OCSP, and with it stapling. Let's Encrypt ended its OCSP service in 2025 in favour of short
+//! lives and revocation lists; renewal information (`ari`) is how an authority asks for an early replacement.
 
+mod account;
+mod ari;
+mod attached;
+mod client;
+mod config;
+mod decide;
 pub mod dns;
+mod fault;
+mod order;
+mod service;
+mod shown;
+mod view;
+mod x509;
+
+pub use config::{AcmeConfig, CertsConfig, ExternalAccount, Fallback, OwnNames, is_public};
+pub use service::Certs;
+pub use view::Seen;

@@ -36,6 +36,17 @@ pub struct PipelineConfig {
     pub alone: CancellationToken,
     /// Hands everything over to the program that is installed now; none where that is not possible.
     pub successor: Option<Arc<dyn Successor>>,
+    /// The control plane's own name, if visitors reach it through the data plane.
+    pub control: Option<ControlRoute>,
+}
+
+/// Where the data plane finds the control plane.
+#[derive(Debug, Clone)]
+pub struct ControlRoute {
+    /// Host name that leads to it.
+    pub host: String,
+    /// Where it listens.
+    pub addr: std::net::SocketAddr,
 }
 
 /// What a run of the pipeline follows; tells what became of an upgrade that was under way.

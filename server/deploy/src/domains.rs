@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use berth_proxy::HostRules;
 use berth_schemas::Problem;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -31,21 +32,40 @@ impl Pipeline {
 impl Inner {
     /// Puts the domains of the store into the routes.
     pub(crate) async fn load_domains(&self) -> Result<(), Problem> {
-        let mut of: BTreeMap<_, Vec<DomainRoute>> = BTreeMap::new();
-        for row in self.store.domains().all().await? {
-            of.entry(row.environment_id).or_default().push(DomainRoute {
-                host: row.name.to_string(),
-                redirect_to: row.redirect_to.map(|to| to.to_string()),
-            });
-        }
         let mut certified = HashSet::new();
         if self.config.addresses.https.is_some() {
             let now = self.store.clock().now();
             let rows = self.store.certificates().all().await?;
             certified.extend(rows.into_iter().filter(|c| c.not_after > now).map(|c| c.name.to_string()));
         }
-        self.routes.set_domains(Domains { of, certified });
+        let mut domains = Domains { of: BTreeMap::new(), certified };
+        // What is unchanged is taken over with what addresses have used of its limits.
+        let before = self.routes.rules();
+        for row in self.store.domains().all().await? {
+            let redirect_to = row.redirect_to.map(|to| self.with_port(&domains, to.as_str()));
+            let host = row.name.to_string();
+            let rules = match row.rules.is_empty() {
+                true => None,
+                // Checked when they were set. Without its rules a domain might let in whom it must not: it is left out.
+                false => match HostRules::compile(&row.rules, before.get(&host)) {
+                    Ok(rules) => Some(rules),
+                    Err(problem) => {
+                        tracing::error!(%problem, host, "the rules of a domain cannot be used; it is not served");
+                        continue;
+                    }
+                },
+            };
+            let route = DomainRoute { host, redirect_to, rules };
+            domains.of.entry(row.environment_id).or_default().push(route);
+        }
+        self.routes.set_domains(domains);
         Ok(())
+    }
+
+    /// A host with the port of the scheme that it is reached by, where that is not the scheme's own.
+    fn with_port(&self, domains: &Domains, host: &str) -> String {
+        let url = self.config.addresses.domain_url(host, domains.is_certified(host));
+        url.split_once("://").map_or_else(|| host.to_owned(), |(_, rest)| rest.to_owned())
     }
 
     /// Follows the event log: others change domains and certificates, too.

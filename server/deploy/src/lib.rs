@@ -50,7 +50,7 @@ mod watch;
 mod worse;
 
 pub use cleanup::{CleanupFound, upload_expiry, upload_path};
-pub use config::{Addresses, Arrival, PipelineConfig, Successor};
+pub use config::{Addresses, Arrival, ControlRoute, PipelineConfig, Successor};
 pub use journal::DeploymentUpdate;
 pub use output::EngineOutput;
 pub use pipeline::{EnqueueOptions, Pipeline};

@@ -162,7 +162,7 @@ impl Pipeline {
         }
         let (look, looks) = tokio::sync::mpsc::channel(256);
         let inner = Arc::new(Inner {
-            routes: Routes::new(proxy, config.addresses.clone(), config.alone.clone()),
+            routes: Routes::new(proxy, &config),
             builds: Arc::new(Semaphore::new(config.concurrent_builds.max(1))),
             store,
             engine,

@@ -4,7 +4,7 @@
 //! kept in the store: it follows from the store and the engine.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     mem,
     path::Path,
     sync::{
@@ -15,7 +15,7 @@ use std::{
 };
 
 use berth_proxy::{
-    Answers, Destination, DrainReport, Hold, Match, ProxyHandle, ReleaseLabel, ReleaseTarget,
+    Answers, Destination, DrainReport, Hold, HostRules, Match, ProxyHandle, ReleaseLabel, ReleaseTarget,
     RemovedReplicas, ReplicaAddr, RouteTable, Split, SplitRule, StaticSite, StatusPage, TargetOptions,
 };
 use berth_schemas::{
@@ -26,7 +26,11 @@ use berth_schemas::{
 use berth_store::model::{AppRow, Artifact, EnvironmentId, ReleaseId, ReleaseRow};
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::Addresses, lock::lock, start::Running};
+use crate::{
+    config::{Addresses, ControlRoute, PipelineConfig},
+    lock::lock,
+    start::Running,
+};
 
 /// Requests of one app that wait at once while it is paused; those beyond are told to come again.
 const HELD: usize = 1000;
@@ -77,6 +81,8 @@ pub(crate) struct DomainRoute {
     pub(crate) host: String,
     /// The host that visitors are sent to instead.
     pub(crate) redirect_to: Option<String>,
+    /// What it enforces.
+    pub(crate) rules: Option<Arc<HostRules>>,
 }
 
 /// All domains, and which hosts have a certificate.
@@ -88,7 +94,7 @@ pub(crate) struct Domains {
 }
 
 impl Domains {
-    fn is_certified(&self, host: &str) -> bool {
+    pub(crate) fn is_certified(&self, host: &str) -> bool {
         let wildcard = || host.split_once('.').map(|(_, parent)| format!("*.{parent}"));
         self.certified.contains(host) || wildcard().is_some_and(|w| self.certified.contains(&w))
     }
@@ -101,6 +107,8 @@ pub(crate) struct Routes {
     entries: Mutex<BTreeMap<EnvironmentId, Entry>>,
     /// Locked after `entries`, never before.
     domains: Mutex<Domains>,
+    /// Host and target of the control plane.
+    control: Option<(String, Arc<ReleaseTarget>)>,
     /// False until the first routes of all environments are known: a table of some would hide the others.
     published: AtomicBool,
     /// See [`crate::PipelineConfig::alone`].
@@ -108,12 +116,15 @@ pub(crate) struct Routes {
 }
 
 impl Routes {
-    pub(crate) fn new(proxy: ProxyHandle, addresses: Addresses, alone: CancellationToken) -> Self {
+    pub(crate) fn new(proxy: ProxyHandle, config: &PipelineConfig) -> Self {
+        let (addresses, alone) = (config.addresses.clone(), config.alone.clone());
+        let control = config.control.as_ref().map(|c| (c.host.clone(), control_target(c)));
         Self {
             proxy,
             addresses,
             entries: Mutex::default(),
             domains: Mutex::default(),
+            control,
             published: AtomicBool::new(false),
             alone,
         }
@@ -211,6 +222,13 @@ impl Routes {
             entry.places = places(app, &self.addresses);
             self.publish(&entries);
         }
+    }
+
+    /// The rules of each domain that has some.
+    pub(crate) fn rules(&self) -> HashMap<String, Arc<HostRules>> {
+        let domains = lock(&self.domains);
+        let all = domains.of.values().flatten();
+        all.filter_map(|d| Some((d.host.clone(), Arc::clone(d.rules.as_ref()?)))).collect()
     }
 
     /// Replaces all domains.
@@ -325,11 +343,17 @@ impl Routes {
         let mut builder = RouteTable::builder();
         let mut taken = HashSet::new();
         let domains = lock(&self.domains);
+        if let Some((host, target)) = &self.control {
+            taken.insert((host, "/"));
+            let route = builder.host(host.as_str());
+            let route = if domains.is_certified(host) { route.https_only() } else { route };
+            builder = route.to(Destination::Release(Arc::clone(target)));
+        }
         for (environment, entry) in entries {
             let own = entry.places.iter().map(|(host, prefix)| (host, prefix.as_str(), None));
             let more = domains.of.get(environment).into_iter().flatten();
-            let more = more.map(|domain| (&domain.host, "/", domain.redirect_to.as_ref()));
-            for (host, prefix, redirect) in own.chain(more) {
+            let more = more.map(|domain| (&domain.host, "/", Some(domain)));
+            for (host, prefix, domain) in own.chain(more) {
                 // Checked when it was set; a clash that is there all the same must not take all routes down.
                 if !taken.insert((host, prefix)) {
                     continue;
@@ -338,7 +362,10 @@ impl Routes {
                 if domains.is_certified(host) {
                     route = route.https_only();
                 }
-                builder = route.to(match redirect {
+                if let Some(rules) = domain.and_then(|d| d.rules.as_ref()) {
+                    route = route.rules(Arc::clone(rules));
+                }
+                builder = route.to(match domain.and_then(|d| d.redirect_to.as_ref()) {
                     Some(to) => Destination::Redirect { host: to.clone() },
                     None => entry.destination(),
                 });
@@ -457,6 +484,18 @@ fn label(app: &AppRow, release: &ReleaseRow) -> ReleaseLabel {
         environment: environment.to_string(),
         release: release.number,
     }
+}
+
+/// The control plane as the data plane sees it. Its label is no app's name, so its requests are recorded for none.
+fn control_target(control: &ControlRoute) -> Arc<ReleaseTarget> {
+    let label = ReleaseLabel {
+        project: String::new(),
+        app: "(control plane)".into(),
+        environment: String::new(),
+        release: 0,
+    };
+    let replica = ReplicaAddr { id: "control".into(), addr: control.addr };
+    ReleaseTarget::containers(label, vec![replica], TargetOptions::default())
 }
 
 /// Host and path prefix of every place where an app answers.

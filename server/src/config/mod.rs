@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use berth_certs::dns::Resolver;
+use berth_certs::{ExternalAccount, dns::Resolver};
 use berth_proxy::TrustedPeers;
 pub use layers::{ConfigError, Origin, Resolved};
 use layers::{Sources, resolve};
@@ -35,6 +35,26 @@ pub struct DefaultCertificate {
     pub chain: PathBuf,
     /// PEM file with the private key.
     pub key: PathBuf,
+}
+
+/// How certificates are ordered.
+#[derive(Clone)]
+pub struct Acme {
+    /// Directories of certificate authorities, the preferred one first.
+    pub directories: Vec<String>,
+    /// PEM file with the roots of private authorities.
+    pub ca_root: Option<PathBuf>,
+    /// Where authorities may write to.
+    pub email: Option<String>,
+    /// An account that somebody has at an authority.
+    pub external: Option<ExternalAccount>,
+}
+
+/// Without the key of the account.
+impl std::fmt::Debug for Acme {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Acme").field("directories", &self.directories).finish_non_exhaustive()
+    }
 }
 
 /// Limits of visitors' connections to the data plane.
@@ -59,8 +79,12 @@ pub struct Config {
     pub control_addr: SocketAddr,
     /// Apps over HTTP.
     pub http_addr: SocketAddr,
-    /// Apps over HTTPS, with the default certificate.
-    pub https: Option<(SocketAddr, DefaultCertificate)>,
+    /// Apps over HTTPS.
+    pub https: Option<SocketAddr>,
+    /// The certificate for names that have none.
+    pub default_certificate: Option<DefaultCertificate>,
+    /// How certificates are ordered, if they are.
+    pub acme: Option<Acme>,
     /// Domain of app names.
     pub base_domain: String,
     /// URL of the control plane as people reach it, without a trailing slash.
@@ -131,6 +155,7 @@ impl Config {
             data_dir.value = default_data_dir().display().to_string();
         }
         let read = Reader(&resolved);
+        let (https, default_certificate) = https(&read)?;
         let public_url = read.optional("public_url").map(|u| u.trim_end_matches('/').to_owned());
         let mut control_hosts = read.list("control_hosts");
         if let Some(url) = &public_url {
@@ -143,7 +168,9 @@ impl Config {
                 .unwrap_or_else(|_| read.text("data_dir").into()),
             control_addr: read.address("control_addr")?,
             http_addr: read.address("http_addr")?,
-            https: https(&read)?,
+            https,
+            default_certificate,
+            acme: acme(&read, https)?,
             base_domain: base_domain(read.text("base_domain"))?,
             public_url,
             control_hosts,
@@ -199,21 +226,54 @@ impl Reader<'_> {
     }
 }
 
-fn https(read: &Reader<'_>) -> Result<Option<(SocketAddr, DefaultCertificate)>, ConfigError> {
+fn https(read: &Reader<'_>) -> Result<(Option<SocketAddr>, Option<DefaultCertificate>), ConfigError> {
     let wrong = |text: &str| Err(ConfigError::Contradiction(text.to_owned()));
-    match (read.optional("https_addr"), read.optional("tls_cert"), read.optional("tls_key")) {
-        (None, None, None) => Ok(None),
+    let certificate = match (read.optional("tls_cert"), read.optional("tls_key")) {
+        (Some(chain), Some(key)) => Some(DefaultCertificate { chain: chain.into(), key: key.into() }),
+        (None, None) => None,
+        _ => return wrong("tls_cert and tls_key belong together: set both or neither"),
+    };
+    match read.optional("https_addr") {
         // Port 0 would be known only once it is bound, and the URLs of apps name it before.
-        (Some(addr), Some(_), Some(_)) if addr.ends_with(":0") => {
-            wrong("https_addr needs a port other than 0")
-        }
-        (Some(_), Some(chain), Some(key)) => Ok(Some((
-            read.address("https_addr")?,
-            DefaultCertificate { chain: chain.into(), key: key.into() },
-        ))),
-        (Some(_), _, _) => wrong("https_addr is set, so tls_cert and tls_key must be set too"),
-        (None, _, _) => wrong("tls_cert and tls_key are set, but https_addr is not: nothing would use them"),
+        Some(addr) if addr.ends_with(":0") => wrong("https_addr needs a port other than 0"),
+        Some(_) => Ok((Some(read.address("https_addr")?), certificate)),
+        None if certificate.is_none() => Ok((None, None)),
+        None => wrong("tls_cert and tls_key are set, but https_addr is not: nothing would use them"),
     }
+}
+
+fn acme(read: &Reader<'_>, https: Option<SocketAddr>) -> Result<Option<Acme>, ConfigError> {
+    let wrong = |text: String| Err(ConfigError::Contradiction(text));
+    if read.text("acme") != "true" {
+        return Ok(None);
+    }
+    if https.is_none() {
+        return wrong("acme is true, but https_addr is not set: nothing would use the certificates".into());
+    }
+    // Not by `list`, which lowers the case: paths of URLs have one.
+    let directories = read.text("acme_directories").split(',').map(|t| t.trim().to_owned());
+    let directories: Vec<String> = directories.filter(|t| !t.is_empty()).collect();
+    if directories.is_empty() {
+        return wrong("acme is true, but acme_directories is empty".into());
+    }
+    for directory in &directories {
+        if !directory.starts_with("https://") || host_of(directory).is_none() {
+            return wrong(format!("acme_directories: {directory:?} is no https:// URL"));
+        }
+    }
+    let email = read.optional("acme_email");
+    if email.as_ref().is_some_and(|e| !e.contains('@') || e.contains(char::is_whitespace)) {
+        return wrong("acme_email is no e-mail address".into());
+    }
+    let external = match (read.optional("acme_eab_kid"), read.optional("acme_eab_key")) {
+        (Some(kid), Some(key)) => Some(
+            ExternalAccount::new(kid, &key)
+                .map_err(|e| ConfigError::Contradiction(format!("acme_eab_key: {e}")))?,
+        ),
+        (None, None) => None,
+        _ => return wrong("acme_eab_kid and acme_eab_key belong together: set both or neither".into()),
+    };
+    Ok(Some(Acme { directories, ca_root: read.optional("acme_ca_root").map(PathBuf::from), email, external }))
 }
 
 fn visitors(read: &Reader<'_>) -> Result<Visitors, ConfigError> {
@@ -295,15 +355,37 @@ mod tests {
     }
 
     #[test]
-    fn https_wants_all_three() {
-        assert!(config(&[("https_addr", "127.0.0.1:8443")]).is_err());
+    fn https_needs_no_certificate_of_its_own() {
+        let https = ("https_addr", "127.0.0.1:8443");
         assert!(config(&[("tls_cert", "/a"), ("tls_key", "/b")]).is_err());
+        assert!(config(&[https, ("tls_cert", "/a")]).is_err());
+        assert!(config(&[("https_addr", "127.0.0.1:0")]).is_err());
         assert!(
-            config(&[("https_addr", "127.0.0.1:8443"), ("tls_cert", "/a"), ("tls_key", "/b")])
-                .unwrap()
-                .https
-                .is_some()
+            config(&[https, ("tls_cert", "/a"), ("tls_key", "/b")]).unwrap().default_certificate.is_some()
         );
+        let plain = config(&[https]).unwrap();
+        assert!(plain.https.is_some() && plain.default_certificate.is_none() && plain.acme.is_none());
+    }
+
+    #[test]
+    fn acme_says_what_is_wrong_with_it() {
+        let https = ("https_addr", "127.0.0.1:8443");
+        assert!(config(&[("acme", "true")]).is_err());
+        let acme = config(&[https, ("acme", "true")]).unwrap().acme.unwrap();
+        assert_eq!(acme.directories, ["https://acme-v02.api.letsencrypt.org/directory"]);
+        let two = config(&[
+            https,
+            ("acme", "true"),
+            ("acme_directories", "https://a.example/Dir, https://b.example"),
+        ]);
+        assert_eq!(two.unwrap().acme.unwrap().directories, ["https://a.example/Dir", "https://b.example"]);
+        for wrong in
+            [("acme_directories", "http://a.example"), ("acme_email", "nobody"), ("acme_eab_kid", "kid-1")]
+        {
+            assert!(config(&[https, ("acme", "true"), wrong]).is_err(), "{wrong:?}");
+        }
+        let key = [https, ("acme", "true"), ("acme_eab_kid", "k"), ("acme_eab_key", "not base64!")];
+        assert!(!config(&key).unwrap_err().to_string().contains("base64!"), "a secret is not repeated");
     }
 
     #[test]

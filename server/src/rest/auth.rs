@@ -27,7 +27,8 @@ pub async fn require(State(control): State<Shared>, mut request: Request, next: 
 }
 
 fn principal(control: &Shared, request: &Request) -> Result<Principal, Refusal> {
-    let address = request.extensions().get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |p| p.0.ip());
+    let peer = request.extensions().get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |p| p.0.ip());
+    let address = client(peer, request.headers());
     let token = bearer(request.headers()).ok_or_else(|| {
         unauthenticated("Bearer realm=\"berth\"", "This needs a token, and the request carries none.")
     })?;
@@ -44,6 +45,14 @@ fn principal(control: &Shared, request: &Request) -> Result<Principal, Refusal> 
             "The token is not valid: it is unknown, revoked or expired.",
         )
     })
+}
+
+/// Whom failures are counted for: what comes through the data plane, or another proxy on this machine, comes from the
+/// last address that it names.
+fn client(peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    let last = headers.get_all("x-forwarded-for").iter().next_back();
+    let last = last.filter(|_| peer.is_loopback()).and_then(|value| value.to_str().ok());
+    last.and_then(|value| value.rsplit(',').next()?.trim().parse().ok()).unwrap_or(peer)
 }
 
 fn unauthenticated(challenge: &'static str, detail: &str) -> Refusal {
@@ -64,6 +73,18 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_proxy_on_this_machine_is_believed_about_the_client() {
+        let headers: HeaderMap = [("x-forwarded-for", "192.0.2.1, 192.0.2.2")]
+            .iter()
+            .map(|(n, v)| (n.parse().unwrap(), v.parse().unwrap()))
+            .collect();
+        let (here, there): (IpAddr, IpAddr) = ("127.0.0.1".parse().unwrap(), "192.0.2.9".parse().unwrap());
+        assert_eq!(client(here, &headers), "192.0.2.2".parse::<IpAddr>().unwrap());
+        assert_eq!(client(there, &headers), there);
+        assert_eq!(client(here, &HeaderMap::new()), here);
+    }
 
     #[test]
     fn one_bearer_header_is_a_token() {

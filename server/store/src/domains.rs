@@ -1,7 +1,7 @@
 //! Domains: host names of one's own, each leading to an environment of an app. A name is unique in the
 //! installation, and who has a wildcard has the names below it.
 
-use berth_schemas::{DomainName, EnvironmentName, Timestamp, domain::ChallengeKind};
+use berth_schemas::{DomainName, EnvironmentName, Timestamp, domain::ChallengeKind, rules::DomainRules};
 use serde_json::json;
 use sqlx::{Row, any::AnyRow};
 
@@ -15,7 +15,7 @@ use crate::{
 };
 
 const SELECT: &str = "SELECT d.id, d.name, d.app_id, a.slug AS app, a.project_id, d.environment_id,
-    e.name AS environment, d.redirect_to, d.challenge, d.created_at, d.created_by
+    e.name AS environment, d.redirect_to, d.challenge, d.rules, d.created_at, d.created_by
     FROM domains d JOIN apps a ON a.id = d.app_id JOIN environments e ON e.id = d.environment_id";
 
 /// Most domains in a page.
@@ -42,6 +42,8 @@ pub struct DomainRow {
     pub redirect_to: Option<DomainName>,
     /// How authorities are to be shown that the name is ours; none for what fits.
     pub challenge: Option<ChallengeKind>,
+    /// What it enforces, with passwords as hashes.
+    pub rules: DomainRules,
     /// When it was added.
     pub created_at: Timestamp,
     /// Who added it.
@@ -57,6 +59,8 @@ pub struct DomainPlan {
     pub redirect_to: Option<DomainName>,
     /// How authorities are to be shown that the name is ours.
     pub challenge: Option<ChallengeKind>,
+    /// What it enforces, with passwords as hashes.
+    pub rules: DomainRules,
 }
 
 /// Domains of a [`crate::Store`].
@@ -135,8 +139,8 @@ impl Domains<'_> {
         still_there(&mut write, by, app).await?;
         free_of_others(&mut write, name, app.project_id).await?;
         sqlx::query(
-            "INSERT INTO domains (name, app_id, environment_id, redirect_to, challenge, created_at, created_by)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            "INSERT INTO domains (name, app_id, environment_id, redirect_to, challenge, created_at, created_by, rules)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         )
         .bind(name.as_str().to_owned())
         .bind(app.id.0)
@@ -145,6 +149,7 @@ impl Domains<'_> {
         .bind(plan.challenge.map(|c| c.as_str().to_owned()))
         .bind(write.now.0)
         .bind(by.name.clone())
+        .bind(row::to_json("domains", "rules", &plan.rules)?)
         .execute(write.conn())
         .await
         .map_err(|e| StoreError::taken(e, "domain", name.as_str()))?;
@@ -170,16 +175,18 @@ impl Domains<'_> {
         if before.environment_id == app.environment.id
             && before.redirect_to == plan.redirect_to
             && before.challenge == plan.challenge
+            && before.rules == plan.rules
         {
             return Ok(before);
         }
         sqlx::query(
-            "UPDATE domains SET app_id = $1, environment_id = $2, redirect_to = $3, challenge = $4 WHERE id = $5",
+            "UPDATE domains SET app_id = $1, environment_id = $2, redirect_to = $3, challenge = $4, rules = $5 WHERE id = $6",
         )
         .bind(app.id.0)
         .bind(app.environment.id.0)
         .bind(plan.redirect_to.as_ref().map(|n| n.as_str().to_owned()))
         .bind(plan.challenge.map(|c| c.as_str().to_owned()))
+        .bind(row::to_json("domains", "rules", &plan.rules)?)
         .bind(before.id)
         .execute(write.conn())
         .await?;
@@ -293,6 +300,7 @@ fn from_row(r: &AnyRow) -> Result<DomainRow> {
         challenge: challenge
             .map(|t| ChallengeKind::parse(&t).ok_or_else(|| StoreError::corrupt("domains", "challenge", &t)))
             .transpose()?,
+        rules: row::json(r, "domains", "rules")?,
         created_at: row::time(r, "created_at")?,
         created_by: r.try_get("created_by")?,
     })

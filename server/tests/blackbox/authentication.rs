@@ -26,6 +26,7 @@ async fn call(rest: &Rest, tool: &Tool) -> Answer {
             "job" => json!("00000000-0000-0000-0000-000000000000"),
             "replicas" => json!(1),
             "project" => json!("private"),
+            "domain" => json!("shop.example.com"),
             "name" if tool.spec.name.starts_with("variable") => json!("SECRET"),
             _ => json!("unused-name"),
         };
@@ -95,6 +96,8 @@ async fn a_foreign_projects_token_finds_nothing() {
         berth.rest().post("/v1/projects", json!({ "name": project })).await.ok();
     }
     berth.rest().post("/v1/apps", json!({ "name": "shop", "project": "private" })).await.ok();
+    let domain = json!({ "domain": "shop.example.com", "app": "shop" });
+    berth.rest().post("/v1/domains", domain).await.ok();
     let variables = json!({ "variables": { "SECRET": "s3cret" } });
     let set = registry();
     let set = set.get("variable_set").expect("variable_set");
@@ -106,7 +109,7 @@ async fn a_foreign_projects_token_finds_nothing() {
     for tool in registry().tools() {
         let names_it = berth::schema::fields(&tool.input)
             .iter()
-            .any(|f| f.required && matches!(f.name.as_str(), "app" | "deployment" | "project"));
+            .any(|f| f.required && matches!(f.name.as_str(), "app" | "deployment" | "project" | "domain"));
         let answer = call(&foreign, tool).await;
         if names_it {
             answer.problem(404, "not_found");
@@ -115,8 +118,10 @@ async fn a_foreign_projects_token_finds_nothing() {
             answer.text.contains("s3cret") || answer.json()["candidates"].to_string().contains("shop");
         assert!(!about_it, "{} tells of a foreign app: {}", tool.spec.name, answer.text);
     }
-    let listed = foreign.get("/v1/apps").await.ok();
-    assert_eq!(listed["total"], 0, "{listed}");
+    for path in ["/v1/apps", "/v1/domains"] {
+        let listed = foreign.get(path).await.ok();
+        assert_eq!(listed["total"], 0, "{listed}");
+    }
 }
 
 #[tokio::test]

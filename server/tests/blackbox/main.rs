@@ -7,6 +7,7 @@ mod harness;
 
 mod authentication;
 mod bridge;
+mod certificates;
 mod command_line;
 mod configuration;
 mod deploying;

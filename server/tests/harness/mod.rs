@@ -76,17 +76,11 @@ impl Berth {
         let home = tempfile::tempdir().expect("a temporary directory");
         let data = home.path().join("data");
         let token_file = home.path().join("token");
-        let mut arguments: Vec<String> = [
-            "serve",
-            "--control-addr",
-            "127.0.0.1:0",
-            "--http-addr",
-            "127.0.0.1:0",
-            "--min-free-disk-mb",
-            "0",
-        ]
-        .map(String::from)
-        .into();
+        let mut arguments: Vec<String> =
+            ["serve", "--control-addr", "127.0.0.1:0", "--min-free-disk-mb", "0"].map(String::from).into();
+        if !flags.contains(&"--http-addr") {
+            arguments.extend(["--http-addr", "127.0.0.1:0"].map(String::from));
+        }
         arguments.extend(["--data-dir".into(), data.display().to_string()]);
         arguments.extend(["--token-file".into(), token_file.display().to_string()]);
         arguments.extend(flags.iter().map(|f| (*f).to_owned()));

@@ -5,6 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use berth_certs::{Certs, CertsConfig};
 use berth_deploy::{
     Addresses, EngineOutput, Pipeline, PipelineConfig,
     docker::{Engine, InstanceId, fake::FakeEngine},
@@ -62,8 +63,13 @@ impl World {
                 alone
             },
             successor: None,
+            control: None,
             max_source_bytes: 1 << 20,
         };
+        let certificates =
+            CertsConfig { https: false, acme: None, fallback: None, own: None, control_host: None };
+        let certs =
+            Certs::open(store.clone(), proxy.clone(), certificates, shutdown.child_token()).await.unwrap();
         let pipeline =
             Pipeline::open(store.clone(), boxed, instance, proxy, collector, config, shutdown.child_token())
                 .await
@@ -75,6 +81,7 @@ impl World {
             dns,
             store,
             pipeline,
+            certs,
             addresses,
             data_dir,
             allow_local_sources: true,

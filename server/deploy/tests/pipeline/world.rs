@@ -129,6 +129,7 @@ impl World {
             arrival: Arrival::Started,
             alone: alone(),
             successor: None,
+            control: None,
         };
         let opening = runtime.spawn(async move {
             let output = Arc::new(EngineOutput(Arc::clone(&engine)));

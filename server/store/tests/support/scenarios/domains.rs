@@ -11,7 +11,7 @@ fn name(text: &str) -> DomainName {
 }
 
 fn plan(app: &AppRow) -> DomainPlan {
-    DomainPlan { app: app.clone(), redirect_to: None, challenge: None }
+    DomainPlan { app: app.clone(), redirect_to: None, challenge: None, rules: Default::default() }
 }
 
 fn order(text: &str) -> NewOrder {

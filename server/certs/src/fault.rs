@@ -1,0 +1,146 @@
+//! Why an order does not go on: what an authority said, sorted by what it means for the next try.
+
+use std::time::SystemTime;
+
+use berth_schemas::{Timestamp, domain::OrderTrouble};
+use berth_store::{Fault, StoreError};
+use instant_acme::{Error, Problem};
+
+use crate::client::ComeAgain;
+
+/// What every ACME error type begins with.
+const PREFIX: &str = "urn:ietf:params:acme:error:";
+
+/// Why work on an order stops.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// The order comes to nothing.
+    Failed {
+        fault: Fault,
+        trouble: OrderTrouble,
+        /// The authority said not to come before.
+        not_before: Option<Timestamp>,
+    },
+    /// Something passes; the order may go on later.
+    Later { trouble: OrderTrouble, not_before: Option<Timestamp> },
+    /// The store does not work, or the order is not wanted any more.
+    Store(StoreError),
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Stop {
+    pub(crate) fn failed(fault: Fault, kind: &str, detail: impl Into<String>, at: Timestamp) -> Self {
+        Self::Failed { fault, trouble: trouble(kind, detail, at), not_before: None }
+    }
+
+    pub(crate) fn unreachable(kind: &str, detail: impl Into<String>, at: Timestamp) -> Self {
+        Self::Later { trouble: trouble(kind, detail, at), not_before: None }
+    }
+
+    pub(crate) fn refused(kind: &str, detail: impl Into<String>, at: Timestamp) -> Self {
+        Self::failed(Fault::Refused, kind, detail, at)
+    }
+}
+
+pub(crate) fn trouble(kind: &str, detail: impl Into<String>, at: Timestamp) -> OrderTrouble {
+    OrderTrouble { kind: kind.to_owned(), detail: detail.into().into(), at }
+}
+
+/// What an error of the library means.
+pub(crate) fn stop_of(error: Error, come_again: &ComeAgain, at: Timestamp) -> Stop {
+    let not_before = come_again.take().and_then(timestamp);
+    match error {
+        Error::Api(problem) => of_problem(&problem, not_before, at),
+        Error::Timeout(_) => {
+            Stop::Later { trouble: trouble("timeout", "The authority has not decided yet.", at), not_before }
+        }
+        Error::Other(error) => {
+            Stop::Later { trouble: trouble("unreachable", causes(error.as_ref()), at), not_before }
+        }
+        other => Stop::Later { trouble: trouble("unreachable", other.to_string(), at), not_before },
+    }
+}
+
+/// What an authority's own words mean.
+pub(crate) fn of_problem(problem: &Problem, not_before: Option<Timestamp>, at: Timestamp) -> Stop {
+    let kind = kind(problem);
+    let trouble = trouble(kind, words(problem), at);
+    let fault = match kind {
+        "badNonce" | "serverInternal" | "orderNotReady" => return Stop::Later { trouble, not_before },
+        "rateLimited" => Fault::Limited,
+        "dns" | "connection" | "unauthorized" | "incorrectResponse" | "tls" => Fault::Validation,
+        _ if problem.status.is_some_and(|s| s >= 500) => return Stop::Later { trouble, not_before },
+        _ => Fault::Refused,
+    };
+    Stop::Failed { fault, trouble, not_before }
+}
+
+/// The error's type without what all have in common.
+pub(crate) fn kind(problem: &Problem) -> &str {
+    match problem.r#type.as_deref() {
+        Some(kind) => kind.strip_prefix(PREFIX).unwrap_or(kind),
+        None => "unknown",
+    }
+}
+
+/// What an authority said, with what it said of each name.
+fn words(problem: &Problem) -> String {
+    let mut words = problem.detail.clone().unwrap_or_else(|| "The authority gave no reason.".to_owned());
+    for sub in &problem.subproblems {
+        words.push_str(&format!(" [{sub}]"));
+    }
+    words
+}
+
+/// An error with what caused it: libraries say only the outermost by themselves.
+pub(crate) fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+fn timestamp(at: SystemTime) -> Option<Timestamp> {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    i64::try_from(since.as_micros()).ok().map(Timestamp)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(kind: &str, status: u16) -> Stop {
+        let json = serde_json::json!({ "type": format!("{PREFIX}{kind}"), "detail": "no", "status": status });
+        of_problem(&serde_json::from_value(json).unwrap(), None, Timestamp(1))
+    }
+
+    #[test]
+    fn an_authoritys_words_are_sorted() {
+        for (kind, wanted) in [
+            ("rateLimited", Fault::Limited),
+            ("dns", Fault::Validation),
+            ("unauthorized", Fault::Validation),
+            ("connection", Fault::Validation),
+            ("caa", Fault::Refused),
+            ("rejectedIdentifier", Fault::Refused),
+            ("externalAccountRequired", Fault::Refused),
+        ] {
+            let Stop::Failed { fault, trouble, .. } = said(kind, 403) else { panic!("{kind}") };
+            assert_eq!((fault, trouble.kind.as_str(), trouble.detail.0.as_str()), (wanted, kind, "no"));
+        }
+        for passes in [said("badNonce", 400), said("serverInternal", 500), said("odd", 503)] {
+            assert!(matches!(passes, Stop::Later { .. }), "{passes:?}");
+        }
+    }
+}

@@ -1,0 +1,566 @@
+//! Certificates as the rest of the daemon uses them, and the loop that looks at which names want one.
+//!
+//! Which names do is not kept: it follows from domains, apps and the configuration. What happened to each is in the
+//! store, and `decide` says from it what is to be done. The loop looks again whenever the event log tells of a change,
+//! and when the next thing is due.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use berth_proxy::ProxyHandle;
+use berth_schemas::{
+    Code, DomainName, Problem, Timestamp,
+    domain::{ChallengeKind, DomainStatus, OrderShown, OrderState},
+};
+use berth_store::{
+    CertificateRow, Fault, NewOrder, OrderRow, Store, StoreError,
+    model::{AppId, EnvironmentId, Principal, Visible},
+};
+use tokio::sync::{Notify, Semaphore, broadcast, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    client,
+    config::{AcmeConfig, CertsConfig},
+    decide::{self, Offer, Past, later},
+    shown::Shown,
+};
+
+/// Everything is looked at this often, whatever the event log says.
+const LOOK_INTERVAL: Duration = Duration::from_secs(60);
+/// Orders worked on at the same time.
+const AT_ONCE: usize = 4;
+/// What happened longer ago decides nothing any more.
+const MEMORY: Duration = Duration::from_secs(8 * 24 * 3600);
+/// Orders that ended are kept so long.
+const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Orders at one authority within [`PLACED_WINDOW`]; Let's Encrypt allows 300.
+const PLACED: usize = 280;
+/// See [`PLACED`].
+const PLACED_WINDOW: Duration = Duration::from_secs(3 * 3600);
+
+/// A name that wants a certificate.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    pub(crate) name: DomainName,
+    pub(crate) app: Option<AppId>,
+    pub(crate) prefer: Option<ChallengeKind>,
+    pub(crate) on_demand: Option<EnvironmentId>,
+}
+
+/// Certificates of all names. Cheap to clone.
+#[derive(Clone)]
+pub struct Certs(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) store: Store,
+    pub(crate) config: CertsConfig,
+    pub(crate) client: reqwest::Client,
+    pub(crate) shown: Arc<Shown>,
+    /// One at a time makes an account.
+    pub(crate) registering: tokio::sync::Mutex<()>,
+    /// One at a time brings what is shown up to date.
+    loading: tokio::sync::Mutex<()>,
+    /// Names whose orders are being worked on.
+    active: Mutex<HashSet<DomainName>>,
+    /// Names whose authorities are being asked when to renew.
+    asking: Mutex<HashSet<DomainName>>,
+    slots: Arc<Semaphore>,
+    wake: Notify,
+    /// Something about a certificate or an order has changed.
+    moved: watch::Sender<()>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl Certs {
+    /// Shows the certificates that there are, then looks after them. Call before the data plane serves.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or the configuration's certificates cannot be used.
+    pub async fn open(
+        store: Store,
+        proxy: ProxyHandle,
+        config: CertsConfig,
+        shutdown: CancellationToken,
+    ) -> Result<Self, Problem> {
+        let root = config.acme.as_ref().and_then(|acme| acme.root.as_deref());
+        let client = client::build(root).map_err(|e| {
+            let detail = format!("The client for certificate authorities cannot be made: {e}.");
+            Problem::new(Code::Internal, detail).hint("Look at acme_ca_root: it must be a PEM file.")
+        })?;
+        let inner = Arc::new(Inner {
+            shown: Arc::new(Shown::new(proxy, config.fallback.clone())),
+            store,
+            config,
+            client,
+            registering: tokio::sync::Mutex::default(),
+            loading: tokio::sync::Mutex::default(),
+            active: Mutex::default(),
+            asking: Mutex::default(),
+            slots: Arc::new(Semaphore::new(AT_ONCE)),
+            wake: Notify::new(),
+            moved: watch::channel(()).0,
+            tasks: TaskTracker::new(),
+            shutdown,
+        });
+        inner.load().await?;
+        let events = inner.store.events().subscribe();
+        inner.tasks.spawn(Arc::clone(&inner).follow(events));
+        inner.tasks.spawn(Arc::clone(&inner).look_after());
+        Ok(Self(inner))
+    }
+
+    /// Waits until the work that goes on has ended. Call after the shutdown token was cancelled.
+    pub async fn stopped(&self) {
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    /// Whether certificates are ordered here.
+    #[must_use]
+    pub fn orders(&self) -> bool {
+        self.0.config.acme.is_some()
+    }
+
+    /// Whether HTTPS is served here.
+    #[must_use]
+    pub fn https(&self) -> bool {
+        self.0.config.https
+    }
+
+    /// Whether a name is the control plane's own.
+    #[must_use]
+    pub fn is_control_host(&self, name: &DomainName) -> bool {
+        self.0.config.control_host.as_ref().is_some_and(|host| name.covers(host.as_str()))
+    }
+
+    /// Goes on with what waits for a name, as far as the limits of authorities allow.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn look_now(&self, name: &DomainName) -> Result<(), Problem> {
+        self.0.store.acme().hurry(name, self.0.now()).await?;
+        self.0.wake.notify_one();
+        Ok(())
+    }
+
+    /// Orders a new certificate for a name now.
+    ///
+    /// # Errors
+    /// `Unavailable` where none are ordered, `Conflict` for one that somebody attached, `RateLimited` when the
+    /// authority's limits do not allow it yet.
+    pub async fn renew(&self, name: &DomainName) -> Result<(), Problem> {
+        let inner = &self.0;
+        let Some(acme) = &inner.config.acme else { return Err(self.off()) };
+        if let Some(certificate) = inner.store.certificates().by_name(name).await? {
+            if certificate.own {
+                let detail = format!("The certificate of {name} was attached; Berth does not renew it.");
+                return Err(Problem::new(Code::Conflict, detail).hint(
+                    "Attach a new one with domain_certificate_set, or let Berth get one: domain_update(unset=[\"certificate\"]).",
+                ));
+            }
+            let past = inner.past(name).await?;
+            let now = inner.now();
+            let floor = acme.directories.first().and_then(|directory| decide::floor(&past, directory));
+            if let Some(floor) = floor.filter(|floor| *floor > now) {
+                let detail = format!(
+                    "{name} has had as many certificates lately as its authority gives; it may have another at {floor}."
+                );
+                return Err(
+                    Problem::new(Code::RateLimited, detail).hint("The present certificate stays until then.")
+                );
+            }
+            inner.store.certificates().set_renewal(name, now, certificate.asked_at).await?;
+        }
+        self.look_now(name).await
+    }
+
+    /// Why nothing is ordered.
+    fn off(&self) -> Problem {
+        Problem::new(Code::Unavailable, "This installation does not get certificates.").hint(
+            "Set https_addr and acme=true in the daemon's configuration, or attach a certificate with domain_certificate_set.",
+        )
+    }
+
+    /// Attaches a certificate of somebody's own to a domain, after looking at it.
+    ///
+    /// # Errors
+    /// `InvalidInput` when it cannot be used, says for which reason.
+    pub async fn attach(
+        &self,
+        by: &Principal,
+        app: AppId,
+        name: &DomainName,
+        chain: String,
+        key: String,
+    ) -> Result<(), Problem> {
+        let certificate = crate::attached::checked(name, chain, key, self.0.now())?;
+        self.0.store.certificates().attach(by, app, name, certificate).await?;
+        Ok(self.0.load().await?)
+    }
+
+    /// Takes an attached certificate away; one is ordered again.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn detach(&self, by: &Principal, app: AppId, name: &DomainName) -> Result<(), Problem> {
+        let own = self.0.store.certificates().by_name(name).await?.is_some_and(|c| c.own);
+        if own {
+            self.0.store.certificates().remove(by, Some(app), name).await?;
+            self.0.load().await?;
+            self.0.wake.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Waits until what is on order for a name has ended or has to wait, at most `limit`. `before` is the newest order
+    /// as it was before somebody asked.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn settle(
+        &self,
+        name: &DomainName,
+        before: Option<&OrderShown>,
+        limit: Duration,
+    ) -> Result<(), Problem> {
+        let mut moved = self.0.moved.subscribe();
+        // Not by all of it: to ask for the next try moves that alone.
+        let times = |order: &OrderShown| (order.created_at, order.updated_at);
+        let before = before.map(times);
+        let waiting = async {
+            loop {
+                let seen = self.see(name).await?;
+                let settled =
+                    seen.order.as_ref().is_none_or(|o| o.state.is_settled() || o.next_try_at.is_some());
+                let good = matches!(seen.status, DomainStatus::Secure | DomainStatus::Plain);
+                let over =
+                    settled && (good || seen.order.is_some() && seen.order.as_ref().map(times) != before);
+                if over || moved.changed().await.is_err() {
+                    return Ok(());
+                }
+            }
+        };
+        tokio::time::timeout(limit, waiting).await.unwrap_or(Ok(()))
+    }
+
+    /// What keeps names that Berth gives out itself from their certificates, and what expires soon, in words.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn attention(&self, visible: &Visible) -> Result<Vec<String>, Problem> {
+        crate::view::attention(&self.0, visible).await
+    }
+}
+
+impl Inner {
+    pub(crate) fn now(&self) -> Timestamp {
+        self.store.clock().now()
+    }
+
+    /// Shows the certificates that the store has.
+    pub(crate) async fn load(&self) -> Result<(), StoreError> {
+        let _one = self.loading.lock().await;
+        self.shown.set_certificates(self.store.certificates().with_keys().await?);
+        self.moved.send_replace(());
+        Ok(())
+    }
+
+    /// Follows the event log: domains and apps come and go.
+    async fn follow(self: Arc<Self>, mut events: broadcast::Receiver<berth_store::model::EventRow>) {
+        use broadcast::error::RecvError;
+        const CONCERNED: [&str; 4] = ["domain.", "certificate.", "app.", "environment."];
+        loop {
+            let next = tokio::select! {
+                next = events.recv() => next,
+                () = self.shutdown.cancelled() => return,
+            };
+            match next {
+                Ok(row) if !CONCERNED.iter().any(|prefix| row.event.kind.starts_with(prefix)) => continue,
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return,
+            }
+            if let Err(error) = self.load().await {
+                tracing::warn!(%error, "the certificates could not be read");
+            }
+            self.wake.notify_one();
+        }
+    }
+
+    /// Looks at all names, again and again.
+    async fn look_after(self: Arc<Self>) {
+        loop {
+            let until = match self.look().await {
+                Ok(next) => Duration::from_micros(u64::try_from(next.0 - self.now().0).unwrap_or(0)),
+                Err(error) => {
+                    tracing::warn!(%error, "the certificates could not be looked after");
+                    Duration::from_secs(5)
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(until.min(LOOK_INTERVAL)) => {}
+                () = self.wake.notified() => {}
+                () = self.shutdown.cancelled() => return,
+            }
+        }
+    }
+
+    /// Begins what is due; returns when the next thing is.
+    async fn look(self: &Arc<Self>) -> Result<Timestamp, StoreError> {
+        let now = self.now();
+        let wanted = self.wanted().await?;
+        let certificates: HashMap<DomainName, CertificateRow> =
+            self.store.certificates().all().await?.into_iter().map(|c| (c.name.clone(), c)).collect();
+        let recent = self.store.acme().recent(before(now, MEMORY)).await?;
+        self.tidy(&wanted, &certificates, &recent, now).await?;
+        let Some(acme) = self.config.acme.clone() else { return Ok(later(now, LOOK_INTERVAL)) };
+        let mut placed = placed_lately(&recent, now);
+        let mut of: HashMap<DomainName, Vec<OrderRow>> = HashMap::new();
+        for row in recent {
+            of.entry(row.name.clone()).or_default().push(row);
+        }
+        let mut next = later(now, LOOK_INTERVAL);
+        for wanted in wanted.into_values() {
+            let orders = of.remove(&wanted.name).unwrap_or_default();
+            let certificate = certificates.get(&wanted.name);
+            if certificate.is_some_and(|c| c.own) {
+                continue;
+            }
+            if let Some(certificate) = certificate {
+                next = next.min(self.ask_about(&acme, certificate, now));
+            }
+            let at = match due(&acme, &wanted, certificate, &orders, now) {
+                Due::Open(row) if row.next_try_at.is_none_or(|at| at <= now) => {
+                    self.begin(&acme, wanted, row);
+                    continue;
+                }
+                Due::Open(row) => row.next_try_at.unwrap_or(now),
+                Due::New { order, at } if at <= now => {
+                    let count = placed.entry(order.directory.clone()).or_default();
+                    if *count >= PLACED {
+                        tracing::warn!(directory = order.directory, "too many orders lately; the rest waits");
+                        continue;
+                    }
+                    *count += 1;
+                    let row = self.store.acme().begin(order).await?;
+                    self.begin(&acme, wanted, row);
+                    continue;
+                }
+                Due::New { at, .. } | Due::Nothing(at) => at,
+                Due::Never => continue,
+            };
+            next = next.min(at);
+        }
+        Ok(next)
+    }
+
+    /// Ends orders that nobody wants, and removes certificates of names that are gone.
+    async fn tidy(
+        &self,
+        wanted: &BTreeMap<DomainName, Wanted>,
+        certificates: &HashMap<DomainName, CertificateRow>,
+        orders: &[OrderRow],
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        for row in orders {
+            if !row.state.is_settled() && !wanted.contains_key(&row.name) {
+                self.store.acme().cancel(row.id).await?;
+            }
+        }
+        for name in certificates.keys().filter(|name| !wanted.contains_key(*name)) {
+            self.store.certificates().remove(&Principal::daemon(), None, name).await?;
+        }
+        self.store.acme().prune(before(now, KEPT)).await?;
+        Ok(())
+    }
+
+    /// Every name that wants a certificate, whether one can be had or not.
+    async fn wanted(&self) -> Result<BTreeMap<DomainName, Wanted>, StoreError> {
+        let mut wanted = BTreeMap::new();
+        let mut add = |name: DomainName, app, prefer| {
+            let one = Wanted { name: name.clone(), app, prefer, on_demand: None };
+            wanted.entry(name).or_insert(one);
+        };
+        for row in self.store.domains().all().await? {
+            add(row.name, Some(row.app_id), row.challenge);
+        }
+        if let Some(host) = &self.config.control_host {
+            add(host.clone(), None, None);
+        }
+        if let Some(own) = &self.config.own {
+            for app in self.store.apps().all_environments(&Visible::All).await? {
+                if let Ok(name) = (own.host)(&app).parse() {
+                    add(name, Some(app.id), None);
+                }
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// Works on an order in a task of its own, unless that is being done.
+    fn begin(self: &Arc<Self>, acme: &AcmeConfig, wanted: Wanted, row: OrderRow) {
+        if !lock(&self.active).insert(wanted.name.clone()) {
+            return;
+        }
+        let (inner, acme) = (Arc::clone(self), acme.clone());
+        self.tasks.spawn(async move {
+            let work = async {
+                let _slot = inner.slots.acquire().await;
+                inner.work_on(&acme, &wanted, row).await;
+            };
+            // What was begun is in the store; the next start goes on with it.
+            tokio::select! {
+                () = work => {}
+                () = inner.shutdown.cancelled() => {}
+            }
+            lock(&inner.active).remove(&wanted.name);
+            inner.moved.send_replace(());
+            inner.wake.notify_one();
+        });
+    }
+
+    /// How past orders for a name ended, oldest first.
+    async fn past(&self, name: &DomainName) -> Result<Vec<Past>, StoreError> {
+        let mut orders = self.store.acme().of(name, 50).await?;
+        orders.reverse();
+        Ok(past(&orders))
+    }
+
+    /// When the next order may be begun after one has failed.
+    pub(crate) async fn after_failure(
+        &self,
+        wanted: &Wanted,
+        row: &OrderRow,
+        fault: Fault,
+        now: Timestamp,
+    ) -> Timestamp {
+        let again = later(now, Duration::from_secs(60));
+        let Some(acme) = &self.config.acme else { return again };
+        let Ok(mut past) = self.past(&row.name).await else { return again };
+        let (directory, challenge) = (row.directory.clone(), row.challenge);
+        past.push(Past { directory, challenge, fault: Some(fault), at: now });
+        let challenges = challenges(wanted);
+        let offer = Offer { directories: &acme.directories, challenges: &challenges };
+        decide::next(&past, &offer, now, spread()).map_or(again, |next| next.at)
+    }
+
+    /// Runs a question about a name in a task of its own, unless one is being asked.
+    pub(crate) fn spawn_asking(
+        self: &Arc<Self>,
+        name: DomainName,
+        question: impl Future<Output = ()> + Send + 'static,
+    ) {
+        if !lock(&self.asking).insert(name.clone()) {
+            return;
+        }
+        let inner = Arc::clone(self);
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = question => {}
+                () = inner.shutdown.cancelled() => {}
+            }
+            lock(&inner.asking).remove(&name);
+            inner.wake.notify_one();
+        });
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a name is due.
+enum Due {
+    /// This order is not over.
+    Open(OrderRow),
+    /// An order is to be begun.
+    New { order: NewOrder, at: Timestamp },
+    /// Nothing before this time.
+    Nothing(Timestamp),
+    /// Nothing can be ordered.
+    Never,
+}
+
+fn due(
+    acme: &AcmeConfig,
+    wanted: &Wanted,
+    certificate: Option<&CertificateRow>,
+    orders: &[OrderRow],
+    now: Timestamp,
+) -> Due {
+    if let Some(open) = orders.iter().find(|row| !row.state.is_settled()) {
+        return Due::Open(open.clone());
+    }
+    let renew_at =
+        certificate.map(|c| c.renew_at.unwrap_or_else(|| decide::renewal(c.not_before, c.not_after, 0.0)));
+    if let Some(at) = renew_at.filter(|at| *at > now) {
+        return Due::Nothing(at);
+    }
+    let challenges = challenges(wanted);
+    let offer = Offer { directories: &acme.directories, challenges: &challenges };
+    let past = past(orders);
+    let Some(next) = decide::next(&past, &offer, now, 0.5) else { return Due::Never };
+    let failed = orders.last().filter(|row| row.state == OrderState::Failed);
+    // What was decided when it failed holds, and somebody may have hurried it since; the limits hold anyway.
+    let at = match failed.and_then(|row| row.next_try_at) {
+        Some(at) => at.max(decide::floor(&past, &next.directory).unwrap_or(at)),
+        None => next.at,
+    };
+    let order = NewOrder {
+        name: wanted.name.clone(),
+        on_demand: wanted.on_demand,
+        directory: next.directory,
+        challenge: next.challenge,
+        renewal: certificate.is_some(),
+    };
+    Due::New { order, at }
+}
+
+/// The challenges that can convince an authority of a name, the preferred one first.
+fn challenges(wanted: &Wanted) -> Vec<ChallengeKind> {
+    use ChallengeKind::{Http01, TlsAlpn01};
+    match (wanted.name.is_wildcard(), wanted.prefer) {
+        (true, _) => Vec::new(),
+        (false, Some(TlsAlpn01)) => vec![TlsAlpn01, Http01],
+        (false, _) => vec![Http01, TlsAlpn01],
+    }
+}
+
+fn past(orders: &[OrderRow]) -> Vec<Past> {
+    let ended = orders.iter().filter(|row| matches!(row.state, OrderState::Valid | OrderState::Failed));
+    ended
+        .map(|row| Past {
+            directory: row.directory.clone(),
+            challenge: row.challenge,
+            fault: row.fault.filter(|_| row.state == OrderState::Failed),
+            at: row.updated_at,
+        })
+        .collect()
+}
+
+/// Orders that each authority has had lately.
+fn placed_lately(orders: &[OrderRow], now: Timestamp) -> HashMap<String, usize> {
+    let since = before(now, PLACED_WINDOW);
+    let mut placed = HashMap::new();
+    for row in orders.iter().filter(|row| row.url.is_some() && row.created_at >= since) {
+        *placed.entry(row.directory.clone()).or_default() += 1;
+    }
+    placed
+}
+
+fn before(now: Timestamp, by: Duration) -> Timestamp {
+    Timestamp(now.0.saturating_sub(i64::try_from(by.as_micros()).unwrap_or(i64::MAX)))
+}
+
+/// A number from 0 to 1 that differs each time.
+pub(crate) fn spread() -> f64 {
+    let mut bytes = [0; 4];
+    match getrandom::fill(&mut bytes) {
+        Ok(()) => f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX),
+        Err(_) => 0.5,
+    }
+}

@@ -1,0 +1,131 @@
+//! What the data plane shows to visitors and to authorities: certificates by name, and answers to challenges while an
+//! order wants them. Every change is a new table, swapped whole.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use berth_proxy::{CertificateTable, ChallengeTable, ProxyHandle, certified_key};
+use berth_schemas::DomainName;
+use berth_store::CertificateRow;
+use rustls::sign::CertifiedKey;
+
+use crate::config::Fallback;
+
+/// What is shown.
+pub(crate) struct Shown {
+    proxy: ProxyHandle,
+    fallback: Option<Fallback>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    certificates: BTreeMap<DomainName, (String, Arc<CertifiedKey>)>,
+    /// Certificates of TLS-ALPN-01 with their keys, by host.
+    tls: HashMap<String, (String, String)>,
+    /// Answers to HTTP-01, by token.
+    http: HashMap<String, String>,
+}
+
+/// An answer that is given until this is dropped.
+pub(crate) struct Answering {
+    shown: Arc<Shown>,
+    what: Answer,
+}
+
+enum Answer {
+    Http(String),
+    Tls(String),
+}
+
+impl Shown {
+    pub(crate) fn new(proxy: ProxyHandle, fallback: Option<Fallback>) -> Self {
+        Self { proxy, fallback, state: Mutex::default() }
+    }
+
+    /// Shows these certificates and no others. One that cannot be used is told in the log and left out.
+    pub(crate) fn set_certificates(&self, all: Vec<(CertificateRow, String)>) {
+        let mut state = self.lock();
+        let mut next = BTreeMap::new();
+        for (row, key) in all {
+            let known = state.certificates.remove(&row.name).filter(|(print, _)| *print == row.fingerprint);
+            let certified = match known {
+                Some((_, certified)) => certified,
+                None => match certified_key(row.name.as_str(), &row.chain, &key) {
+                    Ok(certified) => certified,
+                    Err(error) => {
+                        tracing::error!(%error, "a certificate cannot be used");
+                        continue;
+                    }
+                },
+            };
+            next.insert(row.name, (row.fingerprint, certified));
+        }
+        state.certificates = next;
+        self.publish(&state);
+    }
+
+    /// Answers an HTTP-01 challenge.
+    pub(crate) fn answer_http(self: &Arc<Self>, token: &str, answer: &str) -> Answering {
+        let mut state = self.lock();
+        state.http.insert(token.to_owned(), answer.to_owned());
+        self.publish_http(&state);
+        Answering { shown: Arc::clone(self), what: Answer::Http(token.to_owned()) }
+    }
+
+    /// Shows a certificate to who asks for a TLS-ALPN-01 challenge.
+    pub(crate) fn answer_tls(self: &Arc<Self>, host: &str, chain: String, key: String) -> Answering {
+        let mut state = self.lock();
+        state.tls.insert(host.to_owned(), (chain, key));
+        self.publish(&state);
+        Answering { shown: Arc::clone(self), what: Answer::Tls(host.to_owned()) }
+    }
+
+    fn publish(&self, state: &State) {
+        let mut table = CertificateTable::builder();
+        for (name, (_, key)) in &state.certificates {
+            table = table.key(name.as_str(), Arc::clone(key));
+        }
+        let more = state
+            .tls
+            .iter()
+            .try_fold(table, |table, (host, (chain, key))| table.challenge_pem(host, chain, key));
+        let more = more.and_then(|table| match &self.fallback {
+            Some(Fallback { chain, key }) => table.fallback_pem(chain, key),
+            None => Ok(table),
+        });
+        match more {
+            Ok(table) => self.proxy.set_certificates(table.build()),
+            Err(error) => tracing::error!(%error, "the certificates could not be set; those before stay"),
+        }
+    }
+
+    fn publish_http(&self, state: &State) {
+        let table = state.http.iter().fold(ChallengeTable::new(), |table, (token, answer)| {
+            table.with(token.as_str(), answer.as_str())
+        });
+        self.proxy.set_challenges(table);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        let mut state = self.shown.lock();
+        match &self.what {
+            Answer::Http(token) => {
+                state.http.remove(token);
+                self.shown.publish_http(&state);
+            }
+            Answer::Tls(host) => {
+                state.tls.remove(host);
+                self.shown.publish(&state);
+            }
+        }
+    }
+}
