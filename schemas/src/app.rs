@@ -107,9 +107,50 @@ pub struct AppSettings {
     /// Variables that must be set before a deployment starts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub required_variables: Option<Vec<String>>,
+    /// What gets a preview environment. Default: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub previews: Option<Previews>,
+    /// Most previews at once. Default 10.
+    #[schemars(range(min = 1, max = 200))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preview_limit: Option<u32>,
+    /// Hours that a preview stays after its last push; 0 for ever. Default 168.
+    #[schemars(range(min = 0, max = 8760))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preview_ttl_hours: Option<u32>,
+    /// Seconds without a request until a preview sleeps; 0 never. Default 1800.
+    #[schemars(range(min = 0, max = 604800))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preview_sleep_s: Option<u32>,
     /// Static releases: answer unknown paths with index.html, for apps that route in the browser.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spa_fallback: Option<bool>,
+}
+
+/// What gets a preview: an environment of its own, which goes with it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Previews {
+    /// Nothing.
+    #[default]
+    Off,
+    /// Each branch that no environment has.
+    Branches,
+    /// Each pull request.
+    PullRequests,
+}
+
+impl Previews {
+    /// Its name on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Branches => "branches",
+            Self::PullRequests => "pull_requests",
+        }
+    }
 }
 
 /// Whether an app runs.
@@ -125,6 +166,8 @@ pub enum AppState {
     Degraded,
     /// Should serve, but no replica answers.
     Down,
+    /// A preview that nobody used; it wakes when somebody comes.
+    Sleeping,
     /// Stopped by request.
     Stopped,
     /// Requests wait until traffic_resume.

@@ -168,6 +168,21 @@ pub struct EnvironmentUpdate {
     pub branch: Option<String>,
 }
 
+/// Input of `preview_approve`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PreviewApprove {
+    /// The app's name.
+    pub app: AppSlug,
+    /// The preview's environment, such as pr-7.
+    pub environment: EnvironmentName,
+    /// The commit that you have looked at and that waits, in full, as environment_get shows it.
+    pub commit: String,
+    /// The same key within a day returns the same deployment instead of a second one.
+    #[serde(default)]
+    pub idempotency_key: Option<String>,
+}
+
 /// Input of `environment_delete`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

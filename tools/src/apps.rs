@@ -463,6 +463,7 @@ pub(crate) fn state_name(state: AppState) -> &'static str {
         AppState::Running => "running",
         AppState::Degraded => "degraded",
         AppState::Down => "down",
+        AppState::Sleeping => "asleep",
         AppState::Stopped => "stopped",
         AppState::Paused => "paused",
         AppState::Maintenance => "in maintenance",

@@ -2,9 +2,11 @@
 
 use berth_schemas::{
     Code, DeploymentRef, EnvironmentName, Problem, Scope, Untrusted,
+    deployment::DeploymentDetail,
     environment::{
         EnvironmentCreate, EnvironmentDelete, EnvironmentDeleted, EnvironmentDetail, EnvironmentGet,
-        EnvironmentList, EnvironmentPage, EnvironmentSummary, EnvironmentUpdate, PreviewShown,
+        EnvironmentList, EnvironmentPage, EnvironmentSummary, EnvironmentUpdate, PreviewApprove,
+        PreviewShown,
     },
 };
 use berth_store::model::{AppRow, NewEnvironment, PreviewRow};
@@ -12,7 +14,7 @@ use berth_store::model::{AppRow, NewEnvironment, PreviewRow};
 use crate::{
     apps::{self, count, state_name},
     confirm::confirmed,
-    find, jobs, page,
+    deployments, find, jobs, once, page,
     registry::{Brief, Call, Hints, Method, Spec, Tier, Tool},
     settings,
     text::Text,
@@ -85,7 +87,31 @@ pub(crate) fn tools() -> Vec<Tool> {
             },
             delete,
         ),
+        Tool::new(
+            Spec {
+                name: "preview_approve",
+                title: "Approve a fork's commit",
+                description: "Let one commit of a pull request from a fork run in its preview, and deploy it: somebody else's code on your server. It gets no secrets. Look at the commit first; a later one asks again.",
+                hints: Hints::CREATE,
+                scope: Scope::Deploy,
+                tier: Tier::Extended,
+                method: Method::Post,
+                path: "/v1/apps/{app}/environments/{environment}/approve",
+            },
+            approve,
+        ),
     ]
+}
+
+async fn approve(call: Call, input: PreviewApprove) -> Result<DeploymentDetail, Problem> {
+    let app = find::app_in_to_change(&call, &input.app, Some(&input.environment)).await?;
+    let wanted = (&input.app, &input.environment, &input.commit);
+    let key = input.idempotency_key.as_deref();
+    let row = once::deployment(&call, "preview_approve", key, &wanted, async {
+        call.context.pipeline.approve_preview(&call.principal, &app, &input.commit).await
+    })
+    .await?;
+    deployments::detail(&call, row.row()).await
 }
 
 async fn list(call: Call, input: EnvironmentList) -> Result<EnvironmentPage, Problem> {

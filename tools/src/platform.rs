@@ -178,7 +178,7 @@ async fn apps(call: &Call) -> Result<Seen, Problem> {
             AppState::Running if app.is_production() => counts.running += 1,
             AppState::Stopped if app.is_production() => counts.stopped += 1,
             AppState::Down | AppState::Degraded => counts.unhealthy.push(app.title()),
-            AppState::Running | AppState::Stopped => {}
+            AppState::Running | AppState::Sleeping | AppState::Stopped => {}
             AppState::Empty | AppState::Paused | AppState::Maintenance => {}
         }
     }

@@ -27,6 +27,9 @@ pub(crate) fn check(settings: &AppSettings, allow_local: bool) -> Result<(), Pro
     range("health_interval_s", s.health_interval_s, 1, 60)?;
     range("drain_timeout_s", s.drain_timeout_s, 0, 3600)?;
     range("watch_window_s", s.watch_window_s, 0, 3600)?;
+    range("preview_limit", s.preview_limit, 1, 200)?;
+    range("preview_ttl_hours", s.preview_ttl_hours, 0, 8760)?;
+    range("preview_sleep_s", s.preview_sleep_s, 0, 604_800)?;
     range("error_rollback_percent", s.error_rollback_percent.map(u32::from), 0, 100)?;
     range("build_timeout_s", s.build_timeout_s, 10, 14_400)?;
     range("memory_mb", s.memory_mb, 16, 1_048_576)?;

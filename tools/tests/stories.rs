@@ -203,6 +203,7 @@ fn inputs() -> Vec<(&'static str, Value)> {
         ("domain_renew", domain.clone()),
         ("domain_certificate_set", json!({ "domain": "shop.example.com", "chain": "x", "key": "y" })),
         ("domain_remove", json!({ "domain": "shop.example.com", "confirm": "shop.example.com" })),
+        ("preview_approve", json!({ "app": "web", "environment": "production", "commit": "abc" })),
         ("event_list", app.clone()),
         ("log_search", app.clone()),
         ("project_delete", json!({ "project": "default", "confirm": "default" })),

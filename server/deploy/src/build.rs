@@ -78,7 +78,7 @@ impl Inner {
 
     /// The variables that builds get, as secrets.
     async fn build_variables(&self, attempt: &Attempt) -> Result<Vec<VariableRow>, Halt> {
-        let mut variables = self.store.variables().list(attempt.app.environment.id).await?;
+        let mut variables = self.variables_for(&attempt.app).await?;
         variables.retain(|v| v.build);
         Ok(variables)
     }

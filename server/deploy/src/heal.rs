@@ -121,6 +121,9 @@ impl Inner {
             return Ok(());
         }
         let Some(release) = self.store.releases().get(live).await? else { return Ok(()) };
+        if app.environment.sleeping() {
+            return self.fall_asleep(&app, &release).await;
+        }
         let Artifact::Image { .. } = release.artifact else {
             if self.routes.serves(environment) != Some(release.id) {
                 self.routes.serve(&app, &release, self.target(&app, &release, None)?);

@@ -41,6 +41,7 @@ use crate::{
     gate::{Gates, Turns},
     jobs::Place,
     journal::{DeploymentUpdate, Watchers},
+    previews::Sleepers,
     routes::Routes,
     stall,
     waits::{Holders, Wait},
@@ -93,6 +94,8 @@ pub(crate) struct Inner {
     pub(crate) troubles: Mutex<HashMap<EnvironmentId, Problem>>,
     /// Steps of our builds, to tell their part of the build cache.
     pub(crate) steps: Mutex<Steps>,
+    /// Previews that sleep and are wanted.
+    pub(crate) sleepers: Sleepers,
     /// Releases that got the traffic a moment ago.
     pub(crate) watches: Watches,
     /// Apps that keep dying.
@@ -181,6 +184,7 @@ impl Pipeline {
             restartable: Mutex::default(),
             troubles: Mutex::default(),
             steps: Mutex::default(),
+            sleepers: Sleepers::default(),
             watches: Watches::default(),
             crash_loops: CrashLoops::default(),
             holders: Holders::default(),
@@ -201,6 +205,8 @@ impl Pipeline {
         inner.spawn(Arc::clone(&inner).follow_engine());
         inner.spawn(Arc::clone(&inner).clean_regularly());
         inner.spawn(Arc::clone(&inner).watch_disks());
+        inner.spawn(Arc::clone(&inner).wake_sleepers());
+        inner.spawn(Arc::clone(&inner).look_after_previews());
         inner.spawn(Arc::clone(&inner).follow_domains());
         Ok(Self(inner))
     }
@@ -347,6 +353,7 @@ impl Pipeline {
         match (app.environment.live, app.environment.stopped) {
             (None, _) => AppState::Empty,
             (_, true) => AppState::Stopped,
+            (Some(_), false) if app.environment.sleeping() => AppState::Sleeping,
             (Some(_), false) => match app.environment.traffic {
                 TrafficMode::Open => self.0.routes.state(app.environment.id, app.environment.replicas),
                 TrafficMode::Paused { .. } => AppState::Paused,
@@ -446,6 +453,21 @@ impl Pipeline {
     }
 }
 
+/// What comes from a fork runs once somebody has approved exactly that commit; what has run may run again.
+fn refuse_unapproved(app: &AppRow, source: &DeploymentSource) -> Result<(), Problem> {
+    let Some(preview) = app.environment.preview.as_ref().filter(|p| p.fork) else { return Ok(()) };
+    if !source.is_new() {
+        return Ok(());
+    }
+    let offer = preview.offer.as_ref().filter(|o| o.source == *source);
+    if offer.is_some_and(|offer| preview.may_deploy(&offer.commit)) {
+        return Ok(());
+    }
+    let detail = format!("{} is a fork's: only a commit that was approved is deployed there.", app.title());
+    Err(Problem::new(Code::Conflict, detail)
+        .hint("See environment_get for the commit that waits; preview_approve lets it run."))
+}
+
 /// What is said of work on an app that goes away.
 pub(crate) fn being_deleted(app: &AppRow) -> Problem {
     Problem::new(Code::Conflict, format!("{} is being deleted.", app.title()))
@@ -463,6 +485,7 @@ impl Inner {
         if app.deleting {
             return Err(being_deleted(app));
         }
+        refuse_unapproved(app, &source)?;
         self.check_required_variables(app).await?;
         if let DeploymentSource::Rollback { release, .. } | DeploymentSource::Redeploy { release, .. } =
             &source
@@ -579,8 +602,7 @@ impl Inner {
         let Some(required) = app.settings.required_variables.as_ref().filter(|r| !r.is_empty()) else {
             return Ok(());
         };
-        let set: Vec<VariableName> =
-            self.store.variables().list(app.environment.id).await?.into_iter().map(|v| v.name).collect();
+        let set: Vec<VariableName> = self.variables_for(app).await?.into_iter().map(|v| v.name).collect();
         let missing: Vec<String> = required
             .iter()
             .filter(|name| !set.iter().any(|s| s.as_str() == name.as_str()))

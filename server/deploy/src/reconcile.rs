@@ -131,6 +131,10 @@ impl Inner {
             self.routes.serve(app, &release, self.target(app, &release, None)?);
             return Ok(());
         }
+        if app.environment.sleeping() {
+            drop(self.show_asleep(app, &release));
+            return Ok(());
+        }
         let running = self.running_among(&release, containers.unwrap_or_default()).await;
         if running.is_empty() {
             self.routes.starting(app, release.id);

@@ -3,6 +3,7 @@
 use berth_schemas::{Code, EnvironmentName, Problem, VariableName};
 use berth_store::model::{
     AppRow, Artifact, DeploymentRow, DeploymentSource, EnvironmentId, NewRelease, ReleaseId, ReleaseRow,
+    VariableRow,
 };
 
 use crate::{
@@ -76,8 +77,14 @@ impl Inner {
 
     /// The variables of an app's environment, as its processes get them.
     pub(crate) async fn variables_now(&self, app: &AppRow) -> Result<Vec<(VariableName, String)>, Problem> {
-        let rows = self.store.variables().list(app.environment.id).await?;
-        Ok(rows.into_iter().map(|v| (v.name, v.value)).collect())
+        Ok(self.variables_for(app).await?.into_iter().map(|v| (v.name, v.value)).collect())
+    }
+
+    /// The variables that count in an app's environment: of a fork's preview no secrets.
+    pub(crate) async fn variables_for(&self, app: &AppRow) -> Result<Vec<VariableRow>, Problem> {
+        let mut rows = self.store.variables().list(app.environment.id).await?;
+        rows.retain(|v| !(v.secret && app.environment.is_foreign()));
+        Ok(rows)
     }
 
     /// Drops what a deployment made that did not become live: its release with containers and image or files, or

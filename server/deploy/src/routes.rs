@@ -35,6 +35,9 @@ use crate::{
 /// Requests of one app that wait at once while it is paused; those beyond are told to come again.
 const HELD: usize = 1000;
 
+/// Longest wait for an app that sleeps.
+const WAKING: Duration = Duration::from_secs(120);
+
 /// What an environment shows to visitors.
 #[derive(Clone)]
 enum Serving {
@@ -42,6 +45,8 @@ enum Serving {
     Nothing,
     /// It is stopped by request.
     Stopped,
+    /// Nobody used it: its visitors wait until it is awake.
+    Asleep(ReleaseId, Arc<Hold>),
     /// Its containers are being brought up.
     Starting(ReleaseId),
     /// A release in containers.
@@ -156,6 +161,27 @@ impl Routes {
         self.set(app, Serving::Starting(release))
     }
 
+    /// Has visitors of an app that sleeps wait, and calls `wake` when they begin to. Returns what they were sent to
+    /// before.
+    pub(crate) fn asleep(
+        &self,
+        app: &AppRow,
+        release: ReleaseId,
+        wake: impl Fn() + Send + Sync + 'static,
+    ) -> Option<Arc<ReleaseTarget>> {
+        if self.sleeps(app.environment.id, release) {
+            return None;
+        }
+        let hold = Hold::waking(app.title(), WAKING, HELD, wake);
+        self.set(app, Serving::Asleep(release, hold))
+    }
+
+    fn sleeps(&self, environment: EnvironmentId, release: ReleaseId) -> bool {
+        let entries = self.lock();
+        let serving = entries.get(&environment).map(|e| &e.serving);
+        matches!(serving, Some(Serving::Asleep(id, _)) if *id == release)
+    }
+
     /// Shows that an app is stopped.
     pub(crate) fn stopped(&self, app: &AppRow) -> Option<Arc<ReleaseTarget>> {
         self.set(app, Serving::Stopped)
@@ -173,6 +199,7 @@ impl Routes {
         self.publish(&entries);
         let old = old?;
         old.mode.end();
+        old.serving.end();
         old.target()
     }
 
@@ -186,10 +213,10 @@ impl Routes {
         before.end();
     }
 
-    /// Requests that wait because an environment is paused.
+    /// Requests that wait because an environment is paused or asleep.
     pub(crate) fn waiting(&self, environment: EnvironmentId) -> usize {
-        match self.lock().get(&environment).map(|e| &e.mode) {
-            Some(Mode::Paused(hold)) => hold.waiting(),
+        match self.lock().get(&environment).map(|e| (&e.mode, &e.serving)) {
+            Some((Mode::Paused(hold), _) | (_, Serving::Asleep(_, hold))) => hold.waiting(),
             _ => 0,
         }
     }
@@ -242,7 +269,7 @@ impl Routes {
     pub(crate) fn serves(&self, environment: EnvironmentId) -> Option<ReleaseId> {
         match self.lock().get(&environment)?.serving {
             Serving::Release(id, _) | Serving::Files(id, _) | Serving::Starting(id) => Some(id),
-            Serving::Nothing | Serving::Stopped => None,
+            Serving::Nothing | Serving::Stopped | Serving::Asleep(..) => None,
         }
     }
 
@@ -268,6 +295,7 @@ impl Routes {
                     _ => AppState::Running,
                 }
             }
+            Some(Serving::Asleep(..)) => AppState::Sleeping,
             Some(Serving::Stopped) => AppState::Stopped,
             Some(Serving::Nothing) => AppState::Empty,
             Some(Serving::Starting(_)) | None => AppState::Down,
@@ -327,12 +355,13 @@ impl Routes {
         let entry = self.entry(&mut entries, app);
         let old = entry.target();
         entry.places = places(app, &self.addresses);
-        entry.serving = serving;
+        let before = mem::replace(&mut entry.serving, serving);
         // Promoted: it is what serves now.
         if let Serving::Release(id, _) | Serving::Files(id, _) = entry.serving {
             entry.trial.take_if(|trial| trial.release == id);
         }
         self.publish(&entries);
+        before.end();
         old
     }
 
@@ -395,6 +424,15 @@ impl Routes {
     }
 }
 
+impl Serving {
+    /// Lets those go who wait. After the table that leads elsewhere was set.
+    fn end(&self) {
+        if let Self::Asleep(_, hold) = self {
+            hold.release();
+        }
+    }
+}
+
 impl Mode {
     fn of(app: &AppRow) -> Self {
         let name = app.title();
@@ -445,6 +483,7 @@ impl Entry {
                 })),
                 _ => Destination::Release(Arc::clone(target)),
             },
+            Serving::Asleep(_, hold) => Destination::Hold(Arc::clone(hold)),
             Serving::Starting(_) => Destination::Page(StatusPage::Starting { app }),
             Serving::Stopped => Destination::Page(StatusPage::Stopped { app }),
             Serving::Nothing => Destination::Page(StatusPage::NotDeployed { app }),

@@ -66,6 +66,6 @@ impl Inner {
     /// Whether an app serves at all. If not, deploying the same once more is a way to help it up.
     pub(crate) fn answers(&self, app: &AppRow) -> bool {
         let state = self.routes.state(app.environment.id, app.environment.replicas);
-        matches!(state, AppState::Running | AppState::Degraded)
+        matches!(state, AppState::Running | AppState::Degraded | AppState::Sleeping)
     }
 }

@@ -110,6 +110,15 @@ impl Inner {
                 Err(error) => tracing::error!(%error, app = %attempt.app.slug, "the app stays stopped"),
             }
         }
+        if let Some(preview) = &mut attempt.app.environment.preview {
+            // Something new is there to be seen.
+            match self.store.environments().set_sleeping(environment, false).await {
+                Ok(_) => preview.sleeping = false,
+                Err(error) => {
+                    tracing::error!(%error, app = %attempt.app.slug, "the preview stays asleep")
+                }
+            }
+        }
         Ok(if attempt.app.environment.stopped {
             self.routes.stopped(&attempt.app)
         } else {

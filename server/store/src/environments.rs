@@ -39,6 +39,16 @@ impl Environments<'_> {
         rows.iter().map(from_row).collect()
     }
 
+    /// All previews of all apps.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn previews(self) -> Result<Vec<AppRow>> {
+        let sql = format!("{SELECT} WHERE e.kind = 'preview' ORDER BY e.id");
+        let rows = sqlx::query(assembled(sql)).fetch_all(self.0.read()).await?;
+        rows.iter().map(from_row).collect()
+    }
+
     /// An app in the environment of this name.
     ///
     /// # Errors
@@ -229,6 +239,7 @@ impl Environments<'_> {
     /// When the environment is no preview, or is gone.
     pub async fn set_sleeping(self, environment: EnvironmentId, sleeping: bool) -> Result<AppRow> {
         let mut write = Write::begin(self.0).await?;
+        let before = of_environment(&mut write, environment).await?.environment.sleeping();
         let now = write.now.0;
         sqlx::query(
             "UPDATE previews SET sleeping = $1, last_request_at = CASE WHEN $1 = 0 THEN $2 ELSE last_request_at END
@@ -240,6 +251,10 @@ impl Environments<'_> {
         .execute(write.conn())
         .await?;
         let app = of_environment(&mut write, environment).await?;
+        if before == sleeping {
+            write.commit().await?;
+            return Ok(app);
+        }
         let (kind, word) = match sleeping {
             true => ("preview.asleep", "sleeps: nobody used it"),
             false => ("preview.awake", "is awake"),

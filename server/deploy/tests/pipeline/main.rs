@@ -12,6 +12,7 @@ mod deploying;
 mod environments;
 mod model;
 mod operating;
+mod previews;
 mod pushing;
 mod restarts;
 mod traffic;
