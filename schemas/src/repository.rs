@@ -126,7 +126,7 @@ pub struct RepositoryConnect {
     /// The app's name.
     pub app: AppSlug,
     /// The repository: https://host/owner/name or git@host:owner/name.
-    pub url: String,
+    pub git_url: String,
     /// What kind of forge it is on; needed where the host's name does not tell.
     #[serde(default)]
     pub forge: Option<ForgeKind>,
@@ -139,7 +139,7 @@ pub struct RepositoryConnect {
     /// An access token that may read the repository; if it may also manage webhooks and commit statuses, Berth does
     /// the rest by itself.
     #[serde(default)]
-    pub token: Option<String>,
+    pub access_token: Option<String>,
     /// The user that the token belongs to, where the forge wants one (Bitbucket app passwords).
     #[serde(default)]
     pub username: Option<String>,

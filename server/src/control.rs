@@ -10,10 +10,11 @@ use berth_certs::{
     dns::{Dns, DnsConfig},
 };
 use berth_deploy::{
-    Arrival, ControlRoute, Pipeline, PipelineConfig, Successor,
+    Arrival, ControlRoute, GitAccess, Pipeline, PipelineConfig, Successor,
     docker::{Docker, DockerConfig, Engine, InstanceId},
     source::guard::forbidden_kind,
 };
+use berth_forge::{ForgeConfig, Forges, Intake};
 use berth_mcp::McpConfig;
 use berth_observe::{
     CollectorConfig, LogCollector, RecorderConfig, RequestRecorder, Retention, RetentionConfig,
@@ -33,10 +34,10 @@ use crate::{
     certificates,
     cli::failure::Failure,
     config::Config,
-    rest::{self, Control, Limits, host::AllowedHosts, listener, throttle::Throttle, uploads},
+    rest::{self, Control, Limits, hooks::Hooks, host::AllowedHosts, listener, throttle::Throttle, uploads},
     serve::file_failure,
     sockets::Sockets,
-    supervise::Supervisor,
+    supervise::{Rule, Supervisor},
     takeover::Role,
     visits::{self, Outlet},
 };
@@ -137,13 +138,14 @@ impl ControlPlane {
             shutdown.child_token(),
         )
         .await?;
+        let forges = Arc::new(Forges::new(store.clone(), forge_config(daemon)));
         let pipeline = Pipeline::open(
             store.clone(),
             engine,
             instance,
             daemon.plane.clone(),
             collector.clone(),
-            pipeline_config(daemon, arrival, alone),
+            pipeline_config(daemon, &forges, arrival, alone),
             shutdown.child_token(),
         )
         .await?;
@@ -151,7 +153,7 @@ impl ControlPlane {
         let retention = Retention::start(store.clone(), retention_config(config), shutdown.child_token());
         let listening = daemon.sockets.duplicate(Role::Control)?;
         let listening = listening.ok_or_else(|| Failure::local("the control plane has no socket"))?;
-        let router = router(daemon, &store, &pipeline, &certs, &shutdown);
+        let router = router(daemon, &store, &pipeline, &certs, &forges, &shutdown);
         supervisor.start_once(
             "control",
             listener::serve(
@@ -161,6 +163,7 @@ impl ControlPlane {
                 config.shutdown_timeout,
             ),
         );
+        follow_forges(&mut supervisor, daemon, &forges, &pipeline);
         Ok(Self { pipeline, certs, collector, retention, supervisor, remains })
     }
 
@@ -222,11 +225,13 @@ fn router(
     store: &Store,
     pipeline: &Pipeline,
     certs: &Certs,
+    forges: &Arc<Forges>,
     shutdown: &CancellationToken,
 ) -> axum::Router {
     let config = &daemon.config;
     let context = Arc::new(Context {
         store: store.clone(),
+        forges: Arc::clone(forges),
         pipeline: pipeline.clone(),
         dns: Dns::new(store.clone(), dns_config(config)),
         certs: certs.clone(),
@@ -251,13 +256,40 @@ fn router(
         context,
         hosts: AllowedHosts::new(config.control_hosts.clone()),
         limits: Limits { upload_max: config.upload_max, min_free_disk: config.min_free_disk },
+        hooks: Hooks::new(Intake::new(Arc::clone(forges))),
         throttle: Throttle::default(),
         shutdown: shutdown.clone(),
     });
     rest::router(&control, Some(axum::Router::new().fallback_service(mcp)))
 }
 
-fn pipeline_config(daemon: &Daemon, arrival: Arrival, alone: CancellationToken) -> PipelineConfig {
+/// Looks for pushes that no webhook told, and tells forges how deployments go.
+fn follow_forges(supervisor: &mut Supervisor, daemon: &Daemon, forges: &Arc<Forges>, pipeline: &Pipeline) {
+    let (of, pipeline) = (Arc::clone(forges), pipeline.clone());
+    supervisor.start("polling", Rule::Restarted, move |shutdown| {
+        berth_forge::poll(Arc::clone(&of), pipeline.clone(), shutdown)
+    });
+    let (of, addresses) = (Arc::clone(forges), daemon.addresses.clone());
+    supervisor.start("reports", Rule::Restarted, move |shutdown| {
+        let addresses = addresses.clone();
+        berth_forge::report(Arc::clone(&of), move |row| addresses.url(&row.app, &row.environment), shutdown)
+    });
+}
+
+fn forge_config(daemon: &Daemon) -> ForgeConfig {
+    ForgeConfig {
+        public_url: daemon.control_url.clone(),
+        allow_private: daemon.config.allow_private_sources,
+        allow_local: daemon.config.allow_local_sources,
+    }
+}
+
+fn pipeline_config(
+    daemon: &Daemon,
+    forges: &Arc<Forges>,
+    arrival: Arrival,
+    alone: CancellationToken,
+) -> PipelineConfig {
     let config = &daemon.config;
     PipelineConfig {
         data_dir: config.data_dir.clone(),
@@ -268,6 +300,7 @@ fn pipeline_config(daemon: &Daemon, arrival: Arrival, alone: CancellationToken) 
         allow_private_sources: config.allow_private_sources,
         allow_local_sources: config.allow_local_sources,
         git_ssh_key: config.git_ssh_key.clone(),
+        git_access: Some(Arc::clone(forges) as Arc<dyn GitAccess>),
         max_source_bytes: config.upload_max.saturating_mul(SOURCE_RATIO),
         arrival,
         alone,

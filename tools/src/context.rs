@@ -1,9 +1,10 @@
 //! What tool bodies work with.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use berth_certs::{Certs, dns::Dns};
 use berth_deploy::{Addresses, Pipeline};
+use berth_forge::Forges;
 use berth_schemas::Timestamp;
 use berth_store::Store;
 
@@ -11,6 +12,8 @@ use berth_store::Store;
 pub struct Context {
     /// The store.
     pub store: Store,
+    /// Forges of apps' repositories.
+    pub forges: Arc<Forges>,
     /// The deploy pipeline.
     pub pipeline: Pipeline,
     /// DNS: providers, and what it says of names.

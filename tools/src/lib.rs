@@ -23,6 +23,7 @@ mod projects;
 mod pushes;
 pub mod registry;
 mod releases;
+mod repositories;
 mod requests;
 mod rollouts;
 mod settings;
@@ -56,6 +57,7 @@ pub fn registry() -> Registry {
         projects::tools(),
         pushes::tools(),
         releases::tools(),
+        repositories::tools(),
         requests::tools(),
         rollouts::tools(),
         tokens::tools(),

@@ -8,6 +8,8 @@ use berth_store::model::AppRow;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
+use crate::access::GitAccess;
+
 /// Settings of the pipeline.
 #[derive(Debug, Clone)]
 pub struct PipelineConfig {
@@ -27,6 +29,8 @@ pub struct PipelineConfig {
     pub allow_local_sources: bool,
     /// Private key for git over SSH, as a file in OpenSSH's text form.
     pub git_ssh_key: Option<PathBuf>,
+    /// Who keeps the credentials of apps' repositories; none where there are none.
+    pub git_access: Option<Arc<dyn GitAccess>>,
     /// Bytes that an uploaded source may unpack to.
     pub max_source_bytes: u64,
     /// What this run follows.

@@ -23,7 +23,7 @@ use crate::{
     source::{
         ArchiveError, Limits, TreePath,
         archive::{self, ExtractOptions},
-        git::{self, CommitSha, FetchRequest, GitError, GitRef, GitUrl, SshIdentity, Wanted},
+        git::{self, CommitSha, FetchRequest, GitError, GitRef, GitUrl, Wanted},
     },
 };
 
@@ -119,11 +119,8 @@ impl Inner {
         };
         let mut request = FetchRequest::new(url, wanted);
         request.credential = credential;
-        request.policy.allow_private = self.config.allow_private_sources;
-        request.ssh = SshIdentity {
-            private_key: self.git_ssh_key().await?,
-            known_hosts: Some(self.config.data_dir.join("known_hosts")),
-        };
+        let who = self.git_as(attempt.app.id, &request.url).await?;
+        self.prepare_fetch(&mut request, who).await?;
         attempt.journal.line(BuildLineKind::Step, None, format!("git fetch {}", request.url.as_str())).await;
         let checkout = self.check_out(attempt, request, tree).await?;
         self.end_if_same(attempt, self.commit_key(asked, checkout.commit.as_str())).await
@@ -184,7 +181,7 @@ impl Inner {
     }
 
     /// The key for git over SSH, if one is configured.
-    async fn git_ssh_key(&self) -> Result<Option<String>, Halt> {
+    pub(crate) async fn git_ssh_key(&self) -> Result<Option<String>, Problem> {
         let Some(path) = &self.config.git_ssh_key else { return Ok(None) };
         match tokio::fs::read_to_string(path).await {
             Ok(key) => Ok(Some(key)),
@@ -192,8 +189,7 @@ impl Inner {
                 Code::Unavailable,
                 format!("The SSH key {} cannot be read: {}.", path.display(), error.kind()),
             )
-            .hint("Correct the setting git_ssh_key, or the file's owner and mode.")
-            .into()),
+            .hint("Correct the setting git_ssh_key, or the file's owner and mode.")),
         }
     }
 
@@ -394,7 +390,9 @@ fn archive_problem(error: &ArchiveError) -> Problem {
     Problem::new(code, crate::fault::sentence(&error.to_string())).hint(hint)
 }
 
-fn git_problem(error: &GitError) -> Problem {
+/// An error of git as callers see it.
+#[must_use]
+pub fn git_problem(error: &GitError) -> Problem {
     let code = if let GitError::TimedOut { .. } = error { Code::TimedOut } else { Code::GitFailed };
     let mut problem = Problem::new(code, crate::fault::sentence(&error.to_string()));
     if let Some(hint) = error.hint() {

@@ -6,6 +6,7 @@
 //! `jobs` and `cleanup` do what is not a deployment; `gate` keeps them out of each other's way. `docker` is the engine behind one trait, `source` and `command` are what touches
 //! files, git and programs.
 
+mod access;
 mod attempt;
 mod build;
 mod build_cache;
@@ -50,8 +51,10 @@ mod waits;
 mod watch;
 mod worse;
 
+pub use access::{GitAccess, GitAs, PrivateKey};
 pub use cleanup::{CleanupFound, upload_expiry, upload_path};
 pub use config::{Addresses, Arrival, ControlRoute, PipelineConfig, Successor};
+pub use fetch::git_problem;
 pub use journal::DeploymentUpdate;
 pub use output::EngineOutput;
 pub use pipeline::{EnqueueOptions, Pipeline};

@@ -47,12 +47,13 @@ pub fn render(registry: &Registry) -> String {
     for noun in nouns.keys() {
         let _ = write!(out, "<a href=\"#{0}\">{0}</a> ", escape(noun));
     }
-    out.push_str("<a href=\"#uploads\">uploads</a> <a href=\"#problems\">problems</a></nav>\n");
+    out.push_str("<a href=\"#uploads\">uploads</a> <a href=\"#webhooks\">webhooks</a> <a href=\"#problems\">problems</a></nav>\n");
     for (noun, tools) in &nouns {
         let _ = writeln!(out, "<h2 id=\"{0}\">{0}</h2>", escape(noun));
         tools.iter().for_each(|tool| section(&mut out, tool));
     }
     out.push_str(UPLOADS);
+    out.push_str(WEBHOOKS);
     problems(&mut out);
     out.push_str("</main></body></html>\n");
     out
@@ -195,6 +196,19 @@ const UPLOADS: &str = "<h2 id=\"uploads\">uploads</h2><section><h3>Upload a sour
 <code>upload</code>. <code>berth deploy</code> does all of it.</p><dl><dt>curl</dt><dd><pre>\
 curl -H &quot;Authorization: Bearer $BERTH_TOKEN&quot; -H &quot;Content-Type: application/gzip&quot; \
 --data-binary @source.tar.gz &quot;$BERTH_URL/v1/uploads&quot;</pre></dd></dl></section>\n";
+
+/// The message of hosts that are none of the forges: `berth_forge::webhook` reads it.
+const WEBHOOKS: &str = "<h2 id=\"webhooks\">webhooks</h2><section><h3>Tell of a push</h3>\
+<p class=\"route\"><b>POST</b> <code>/hooks/&lt;repository&gt;</code> <span class=\"tag\">signature</span></p>\
+<p>Forges send their own webhooks here; <code>repository_connect</code> tells the URL and the secret. For a repository that \
+was connected with <code>forge=generic</code>, send JSON with <code>id</code> (new for each push), <code>timestamp</code> \
+(seconds, now), <code>repository</code> (owner/name), <code>ref</code> (refs/heads/…) and <code>after</code> (the commit; \
+only zeros when it is gone); <code>before</code>, <code>message</code>, <code>author</code> and <code>paths</code> may be \
+added. <code>X-Berth-Signature</code> is <code>sha256=</code> and the HMAC-SHA256 of the body with the secret, in hex.</p>\
+<dl><dt>curl</dt><dd><pre>\
+sign=$(openssl dgst -sha256 -hmac &quot;$SECRET&quot; -r &lt; push.json | cut -d' ' -f1)\n\
+curl -H &quot;Content-Type: application/json&quot; -H &quot;X-Berth-Signature: sha256=$sign&quot; \
+--data-binary @push.json &quot;$BERTH_URL/hooks/$REPOSITORY&quot;</pre></dd></dl></section>\n";
 
 #[cfg(test)]
 mod tests {

@@ -8,6 +8,7 @@ pub mod call;
 pub mod docs;
 pub mod envelope;
 pub mod health;
+pub mod hooks;
 pub mod host;
 pub mod input;
 pub mod listener;
@@ -53,6 +54,7 @@ pub fn router(control: &Shared, mcp: Option<Router>) -> Router {
         .route("/v1", get(docs::page))
         .route("/docs", get(docs::page))
         .route("/v1/openapi.json", get(docs::openapi))
+        .route("/hooks/{id}", post(hooks::take).layer(DefaultBodyLimit::disable()))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .fallback(no_route)

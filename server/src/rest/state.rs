@@ -7,7 +7,7 @@ use berth_store::model::{Principal, UploadRow, Visible};
 use berth_tools::{Context, Registry};
 use tokio_util::sync::CancellationToken;
 
-use super::{host::AllowedHosts, throttle::Throttle};
+use super::{hooks::Hooks, host::AllowedHosts, throttle::Throttle};
 
 /// Limits of uploads, in bytes.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +28,8 @@ pub struct Control {
     pub hosts: AllowedHosts,
     /// Limits of uploads.
     pub limits: Limits,
+    /// Webhooks of forges.
+    pub hooks: Hooks,
     /// Failed authentication by address.
     pub throttle: Throttle,
     /// Cancelled when the daemon stops.

@@ -19,6 +19,7 @@ mod domains;
 mod environments;
 mod error;
 mod events;
+mod forge_reports;
 mod idempotency;
 mod jobs;
 mod key;
@@ -56,13 +57,14 @@ pub use domains::{DomainPlan, DomainRow, Domains};
 pub use environments::Environments;
 pub use error::{Result, StoreError};
 pub use events::Events;
+pub use forge_reports::{ForgeReports, ReportRow};
 pub use idempotency::Idempotency;
 pub use jobs::Jobs;
 pub use key::{KEY_FILE, KeyError, MasterKey};
 pub use logs::{LogPosition, LogQuery, Logs, NewLogLine, OutputStream};
 pub use model::*;
 pub use projects::Projects;
-pub use pushes::{NewPush, PushRow, PushSource, Pushes, Received};
+pub use pushes::{Head, Heads, NewPush, PushRow, PushSource, Pushes, Received};
 pub use releases::Releases;
 pub use repositories::{
     Credentials, Learnt, NewRepository, Repositories, RepositoryRow, RepositorySecrets, WebhookSecret,

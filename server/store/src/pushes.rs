@@ -82,6 +82,18 @@ impl NewPush {
     }
 }
 
+/// Where the newest push of something led.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// The commit; "-" for what is gone.
+    pub towards: String,
+    /// When it came.
+    pub received_at: Timestamp,
+}
+
+/// The newest push of everything that moved, by its full name.
+pub type Heads = std::collections::BTreeMap<String, Head>;
+
 /// What became of a push that came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Received {
@@ -223,6 +235,25 @@ impl Pushes<'_> {
             .fetch_all(self.0.read())
             .await?;
         rows.iter().map(from_row).collect()
+    }
+
+    /// The newest push of everything that moved in an app's repositories. Refused ones did not move anything.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn heads(self, app: AppId) -> Result<Heads> {
+        let rows = sqlx::query(
+            "SELECT moved, towards, received_at FROM pushes WHERE id IN
+                 (SELECT MAX(id) FROM pushes WHERE app_id = $1 AND state <> 'refused' GROUP BY moved)",
+        )
+        .bind(app.0)
+        .fetch_all(self.0.read())
+        .await?;
+        let head = |r: &AnyRow| {
+            let head = Head { towards: r.try_get("towards")?, received_at: row::time(r, "received_at")? };
+            Ok((r.try_get("moved")?, head))
+        };
+        rows.iter().map(head).collect()
     }
 
     /// What is not decided yet, of all apps, oldest first.

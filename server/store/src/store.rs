@@ -22,6 +22,7 @@ use crate::{
     environments::Environments,
     error::{Result, StoreError},
     events::Events,
+    forge_reports::ForgeReports,
     idempotency::Idempotency,
     jobs::Jobs,
     key::{KeyError, MasterKey},
@@ -239,6 +240,12 @@ impl Store {
     #[must_use]
     pub fn repositories(&self) -> Repositories<'_> {
         Repositories(&self.inner)
+    }
+
+    /// What forges are to be told.
+    #[must_use]
+    pub fn forge_reports(&self) -> ForgeReports<'_> {
+        ForgeReports(&self.inner)
     }
 
     /// Jobs other than deployments.

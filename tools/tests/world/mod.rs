@@ -10,6 +10,7 @@ use berth_deploy::{
     Addresses, EngineOutput, Pipeline, PipelineConfig,
     docker::{Engine, InstanceId, fake::FakeEngine},
 };
+use berth_forge::{ForgeConfig, Forges};
 use berth_observe::{CollectorConfig, LogCollector};
 use berth_proxy::{AccessSink, ListenOn, ProxyConfig, ProxyServer};
 use berth_schemas::{Problem, Scope, Timestamp};
@@ -56,6 +57,7 @@ impl World {
             allow_private_sources: true,
             allow_local_sources: true,
             git_ssh_key: None,
+            git_access: None,
             arrival: berth_deploy::Arrival::Started,
             alone: {
                 let alone = tokio_util::sync::CancellationToken::new();
@@ -77,9 +79,16 @@ impl World {
         let started_at = Timestamp::now();
         let dns =
             berth_certs::dns::Dns::new(store.clone(), berth_certs::dns::DnsConfig::new(Vec::new(), |_| true));
+        let forges = ForgeConfig {
+            public_url: "http://localhost:7700".into(),
+            allow_private: true,
+            allow_local: true,
+        };
+        let forges = Arc::new(Forges::new(store.clone(), forges));
         let context = Arc::new(Context {
             dns,
             store,
+            forges: Arc::clone(&forges),
             pipeline,
             certs,
             addresses,

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use address::{AddressError, CommitSha, GitCredential, GitRef, GitUrl, Transport, Wanted};
 pub use failure::GitError;
-pub use ssh::SshIdentity;
+pub use ssh::{SshIdentity, known_host_keys};
 
 use super::guard::{HostPolicy, resolve_guarded};
 use super::limits::Limits;

@@ -125,6 +125,7 @@ impl World {
             allow_private_sources: true,
             allow_local_sources: true,
             git_ssh_key: None,
+            git_access: None,
             max_source_bytes: 1 << 20,
             arrival: Arrival::Started,
             alone: alone(),

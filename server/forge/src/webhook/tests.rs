@@ -217,6 +217,14 @@ fn gitlab_signed(key: &[u8], id: &str, at: i64, body: &[u8]) -> HeaderMap {
 }
 
 #[test]
+fn the_example_of_githubs_documentation_is_accepted() {
+    let signature = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
+    let headers = headers(&[("x-hub-signature-256", signature)]);
+    let checked = verify(ForgeKind::Github, "It's a Secret to Everybody", &headers, b"Hello, World!", NOW);
+    assert_eq!(checked, Ok(()));
+}
+
+#[test]
 fn only_the_secret_over_this_very_body_is_accepted() {
     let body: &[u8] = b"{\"zen\":\"\"}";
     for kind in [ForgeKind::Github, ForgeKind::Bitbucket, ForgeKind::Gitea, ForgeKind::Forgejo] {

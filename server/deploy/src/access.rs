@@ -1,0 +1,70 @@
+//! Who git is towards a repository: asked of whoever keeps credentials, for each fetch anew.
+
+use async_trait::async_trait;
+use berth_schemas::Problem;
+use berth_store::model::AppId;
+
+use crate::{
+    fault::Halt,
+    pipeline::{Inner, Pipeline},
+    source::git::{FetchRequest, GitCredential, GitUrl, SshIdentity},
+};
+
+/// Who to be. Never shown.
+#[derive(Debug, Clone, Default)]
+pub struct GitAs {
+    /// Over HTTPS.
+    pub credential: Option<GitCredential>,
+    /// Over SSH: a private key in OpenSSH's text form.
+    pub private_key: Option<PrivateKey>,
+}
+
+/// A private key. Never shown.
+#[derive(Clone)]
+pub struct PrivateKey(pub String);
+
+impl std::fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PrivateKey(…)")
+    }
+}
+
+/// Who keeps the credentials of apps' repositories.
+#[async_trait]
+pub trait GitAccess: Send + Sync + std::fmt::Debug {
+    /// Who to be when an app's source is fetched from this address; nobody, if it is not the app's own repository.
+    async fn git_as(&self, app: AppId, url: &GitUrl) -> Result<GitAs, Problem>;
+}
+
+impl Pipeline {
+    /// Gives a fetch what the configuration says, and who to be.
+    ///
+    /// # Errors
+    /// `Unavailable` when the configured SSH key cannot be read.
+    pub async fn prepare_fetch(&self, request: &mut FetchRequest, who: GitAs) -> Result<(), Problem> {
+        self.0.prepare_fetch(request, who).await
+    }
+}
+
+impl Inner {
+    /// Who to be when this app's source is fetched from this address.
+    pub(crate) async fn git_as(&self, app: AppId, url: &GitUrl) -> Result<GitAs, Halt> {
+        match &self.config.git_access {
+            Some(access) => Ok(access.git_as(app, url).await?),
+            None => Ok(GitAs::default()),
+        }
+    }
+
+    pub(crate) async fn prepare_fetch(&self, request: &mut FetchRequest, who: GitAs) -> Result<(), Problem> {
+        let private_key = match who.private_key {
+            Some(key) => Some(key.0),
+            None => self.git_ssh_key().await?,
+        };
+        // What the caller of a deployment wrote into the address comes first.
+        request.credential = request.credential.take().or(who.credential);
+        request.policy.allow_private = self.config.allow_private_sources;
+        request.ssh =
+            SshIdentity { private_key, known_hosts: Some(self.config.data_dir.join("known_hosts")) };
+        Ok(())
+    }
+}
