@@ -123,7 +123,7 @@ async fn of_event(
         GitChange::Pull { number, .. } => Some(*number),
         _ => None,
     });
-    let reports = of_deployment(&repository, &deployment, commit, pull, url(&deployment));
+    let reports = of_deployment(repository.forge, &deployment, commit, pull, url(&deployment));
     reports
         .into_iter()
         .map(|(subject, report)| {
@@ -139,7 +139,7 @@ async fn of_event(
 
 /// What a deployment's state is to be told as. Pure.
 fn of_deployment(
-    repository: &RepositoryRow,
+    forge: ForgeKind,
     deployment: &DeploymentRow,
     commit: String,
     pull: Option<i64>,
@@ -159,7 +159,7 @@ fn of_deployment(
         reports
             .push((format!("status {} {}", status.commit, status.context), Report::Status(status.clone())));
     }
-    if repository.forge == ForgeKind::Github {
+    if forge == ForgeKind::Github {
         let subject = format!("deployment {}", deployment.reference());
         let production = environment == "production";
         reports.push((subject, Report::Deployment { status: status.clone(), environment, production }));
@@ -302,3 +302,7 @@ async fn made(api: &Api, asked: &request::ApiRequest) -> Result<String, ApiFailu
         after: None,
     })
 }
+
+#[cfg(test)]
+#[path = "report_tests.rs"]
+mod tests;

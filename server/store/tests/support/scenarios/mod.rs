@@ -82,6 +82,7 @@ macro_rules! scenarios {
             a_repository_keeps_its_secrets_sealed,
             a_webhook_is_remembered_by_id_and_content,
             a_look_is_due_when_its_time_has_come,
+            a_report_is_the_newest_and_sent_once,
             readers_see_what_was_written,
         );
     };

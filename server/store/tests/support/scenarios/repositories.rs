@@ -109,3 +109,45 @@ pub async fn a_look_is_due_when_its_time_has_come(world: World) {
     assert!(!repositories.disconnect(&root, &row).await.unwrap());
     assert!(repositories.by_id(&row.id).await.unwrap().is_none());
 }
+
+pub async fn a_report_is_the_newest_and_sent_once(world: World) {
+    let root = Principal::daemon();
+    let app = world.app("web").await;
+    let row =
+        world.store.repositories().connect(&root, &app, new("https://github.com/acme/site")).await.unwrap();
+    let reports = world.store.forge_reports();
+    let now = || world.store.clock().now();
+    // What happened before somebody listened is not told.
+    let (events, upto) = reports.events("c", "app.", 10).await.unwrap();
+    assert!(events.is_empty() && upto > 0);
+    reports.want("c", upto, Vec::new()).await.unwrap();
+    world.app("api").await;
+    world.app("job").await;
+    let (events, upto) = reports.events("c", "app.", 1).await.unwrap();
+    assert_eq!((events.len(), events[0].event.id), (1, upto));
+    let said = |body: &str| vec![(row.id.clone(), "status x".to_owned(), body.to_owned())];
+    reports.want("c", upto, said("1")).await.unwrap();
+    reports.want("c", upto, said("2")).await.unwrap();
+    let gone = vec![("no such repository".to_owned(), "s".to_owned(), "b".to_owned())];
+    reports.want("c", upto, gone).await.unwrap();
+    let (events, _) = reports.events("c", "app.", 10).await.unwrap();
+    assert_eq!(events[0].event.app.as_ref().unwrap().as_str(), "job");
+    let due = reports.due(now(), 10).await.unwrap();
+    assert_eq!((due.len(), due[0].body.as_str(), due[0].remote.as_deref()), (1, "2", None));
+    let later = berth_schemas::Timestamp(now().0 + 60_000_000);
+    reports.put_off(&due[0], later, &Problem::new(Code::Unavailable, "Away.")).await.unwrap();
+    assert!(reports.due(now(), 10).await.unwrap().is_empty());
+    let problem = world.store.repositories().of_app(app.id).await.unwrap().unwrap().report_problem;
+    assert_eq!(problem.unwrap().code, Code::Unavailable);
+    world.advance(61);
+    let due = reports.due(now(), 10).await.unwrap();
+    assert_eq!(due[0].attempts, 1);
+    // What became wanted while it was sent is still due, with what the forge called it.
+    reports.want("c", upto, said("3")).await.unwrap();
+    reports.sent(&due[0], Some("99")).await.unwrap();
+    let due = reports.due(now(), 10).await.unwrap();
+    assert_eq!((due[0].body.as_str(), due[0].remote.as_deref()), ("3", Some("99")));
+    reports.sent(&due[0], None).await.unwrap();
+    assert!(reports.due(now(), 10).await.unwrap().is_empty());
+    assert!(world.store.repositories().of_app(app.id).await.unwrap().unwrap().report_problem.is_none());
+}
