@@ -265,6 +265,89 @@ pub struct DnsProviderRemoved {
     pub removed: bool,
 }
 
+/// What is wrong with what DNS says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum DnsProblemKind {
+    /// The name does not exist.
+    NoName,
+    /// The name has no address, or none of one family.
+    NoAddress,
+    /// An address is not this machine's.
+    WrongAddress,
+    /// There is an address too many.
+    ExtraAddress,
+    /// The name leads to Cloudflare, which passes requests on.
+    Proxied,
+    /// Name servers say different things.
+    Disagreement,
+    /// A CAA record keeps the certificate authorities in use from issuing.
+    Caa,
+    /// Name servers cannot answer.
+    Broken,
+    /// No name server could be asked from here.
+    Unasked,
+    /// It is not known which addresses are this machine's.
+    OwnAddressUnknown,
+}
+
+/// One thing that is wrong, and what to change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub struct DnsProblem {
+    /// What kind of thing.
+    pub kind: DnsProblemKind,
+    /// What is wrong.
+    pub detail: String,
+    /// What to change, exactly.
+    pub fix: String,
+    /// Whether it stands in the way of visitors or of a certificate.
+    pub blocking: bool,
+}
+
+/// What one name server says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub struct DnsView {
+    /// Which one.
+    pub server: Untrusted,
+    /// Whether it is one of the zone's own servers.
+    pub own: bool,
+    /// Addresses of the name.
+    pub addresses: Vec<String>,
+    /// Names that the name is an alias (CNAME) of, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<Untrusted>,
+    /// Seconds for which the answer may be kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_s: Option<u32>,
+    /// Why it says nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
+/// What DNS says of a name now, against what it should say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub struct DnsReport {
+    /// The name that was asked for; for a wildcard, a random one that it stands for.
+    pub name: String,
+    /// Whether visitors of the name come to this machine, as far as DNS decides that.
+    pub points_here: bool,
+    /// Addresses that the name should have: this machine's.
+    pub expected: Vec<String>,
+    /// What is wrong, the most important first.
+    pub problems: Vec<DnsProblem>,
+    /// What each name server says.
+    pub views: Vec<DnsView>,
+    /// CAA records that count for the name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub caa: Vec<Untrusted>,
+    /// When it was asked.
+    pub at: Timestamp,
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

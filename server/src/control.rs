@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use berth_certs::{
     Certs, Fallback,
-    dns::{Dns, DnsConfig},
+    dns::{Dns, DnsConfig, own},
 };
 use berth_deploy::{
     Arrival, ControlRoute, GitAccess, Pipeline, PipelineConfig, Successor,
@@ -314,7 +314,15 @@ fn pipeline_config(
 
 fn dns_config(config: &Config) -> DnsConfig {
     let anywhere = config.allow_private_sources;
-    DnsConfig::new(config.dns_resolvers.clone(), move |ip| anywhere || forbidden_kind(ip).is_none())
+    let told = config.public_addresses.clone();
+    let own = move || match told.is_empty() {
+        true => own::addresses(|ip| forbidden_kind(ip).is_none()),
+        false => told.clone(),
+    };
+    DnsConfig {
+        own: Arc::new(own),
+        ..DnsConfig::new(config.dns_resolvers.clone(), move |ip| anywhere || forbidden_kind(ip).is_none())
+    }
 }
 
 fn retention_config(config: &Config) -> RetentionConfig {

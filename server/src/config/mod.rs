@@ -9,8 +9,10 @@ pub mod show;
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    fmt::Display,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    str::FromStr,
     time::Duration,
 };
 
@@ -117,6 +119,8 @@ pub struct Config {
     pub git_ssh_key: Option<PathBuf>,
     /// Name servers that are asked about domains.
     pub dns_resolvers: Vec<Resolver>,
+    /// Addresses at which the internet reaches this machine; empty to look at its interfaces.
+    pub public_addresses: Vec<IpAddr>,
     /// How long requests under way may take to finish at the end.
     pub shutdown_timeout: Duration,
     /// Limits of visitors' connections.
@@ -186,7 +190,8 @@ impl Config {
             allow_private_sources: read.text("allow_private_sources") == "true",
             allow_local_sources: read.text("allow_local_sources") == "true",
             git_ssh_key: read.optional("git_ssh_key").map(PathBuf::from),
-            dns_resolvers: dns_resolvers(&read)?,
+            dns_resolvers: parsed(&read, "dns_resolvers")?,
+            public_addresses: parsed(&read, "public_addresses")?,
             shutdown_timeout: Duration::from_secs(read.number("shutdown_timeout_s")),
             visitors: visitors(&read)?,
             log_format: if read.text("log_format") == "json" { LogFormat::Json } else { LogFormat::Text },
@@ -287,10 +292,12 @@ fn visitors(read: &Reader<'_>) -> Result<Visitors, ConfigError> {
     })
 }
 
-fn dns_resolvers(read: &Reader<'_>) -> Result<Vec<Resolver>, ConfigError> {
-    let texts = read.list("dns_resolvers");
-    let parsed = texts.iter().map(|t| t.parse::<Resolver>());
-    parsed.collect::<Result<_, _>>().map_err(|e| ConfigError::Contradiction(format!("dns_resolvers: {e}")))
+/// A list of things that are written as text.
+fn parsed<T: FromStr<Err: Display>>(read: &Reader<'_>, key: &str) -> Result<Vec<T>, ConfigError> {
+    let items = read.list(key);
+    let parse =
+        |text: &String| text.parse().map_err(|e| ConfigError::Contradiction(format!("{key}: {text:?}: {e}")));
+    items.iter().map(parse).collect()
 }
 
 fn base_domain(text: &str) -> Result<String, ConfigError> {

@@ -180,6 +180,12 @@ pub const SETTINGS: &[Setting] = &[
         "Name servers that are asked about domains: addresses, with a port if it is not 53, or system for the machine's own.",
     ),
     setting(
+        "public_addresses",
+        Kind::List,
+        "",
+        "Addresses at which the internet reaches this machine. Default: those of its interfaces that are public.",
+    ),
+    setting(
         "max_connections",
         number(16, 1_000_000),
         "10000",

@@ -59,6 +59,9 @@ pub(crate) enum NoAnswer {
     /// Nothing came in time.
     #[error("no answer within {} s", .0.as_secs_f32())]
     Silent(Duration),
+    /// It could not or would not say, by its response code.
+    #[error("the answer is {0}")]
+    Failed(String),
     /// It could not be asked, or spoke nonsense.
     #[error("{0}")]
     Broken(String),

@@ -5,6 +5,9 @@
 
 mod ask;
 pub mod fault;
+mod inspect;
+mod judge;
+pub mod own;
 mod propagation;
 pub mod provider;
 mod providers;
@@ -15,11 +18,15 @@ pub mod trial;
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
-use berth_schemas::{Code, DomainName, Problem, dns::DnsProviderKind, ids::DnsProviderName};
+use berth_schemas::{
+    Code, DomainName, Problem,
+    dns::{DnsProviderKind, DnsReport},
+    ids::DnsProviderName,
+};
 use berth_store::{DnsProviderRow, Store};
 
 pub use fault::DnsFault;
@@ -28,6 +35,9 @@ pub use provider::{DnsProvider, connect};
 pub use record::{Record, Zone, challenge_name};
 use resolvers::Resolvers;
 pub use resolvers::{Allowed, DNS_PORT, Resolver};
+
+/// How long a report is not asked for again.
+const FRESH: Duration = Duration::from_secs(5);
 
 /// How DNS is asked.
 #[derive(Clone)]
@@ -38,13 +48,15 @@ pub struct DnsConfig {
     pub authority_port: u16,
     /// Which addresses that DNS names may be talked to.
     pub allowed: Allowed,
+    /// This machine's public addresses, as they are now.
+    pub own: Arc<dyn Fn() -> Vec<IpAddr> + Send + Sync>,
 }
 
 impl DnsConfig {
     /// Asks these resolvers, and addresses on the internet only.
     #[must_use]
     pub fn new(resolvers: Vec<Resolver>, allowed: impl Fn(IpAddr) -> bool + Send + Sync + 'static) -> Self {
-        Self { resolvers, authority_port: DNS_PORT, allowed: Arc::new(allowed) }
+        Self { resolvers, authority_port: DNS_PORT, allowed: Arc::new(allowed), own: Arc::new(Vec::new) }
     }
 }
 
@@ -53,6 +65,9 @@ impl DnsConfig {
 pub struct Dns {
     store: Store,
     resolvers: Resolvers,
+    own: Arc<dyn Fn() -> Vec<IpAddr> + Send + Sync>,
+    /// Reports of the last seconds, by name.
+    reports: Arc<Mutex<HashMap<DomainName, (Instant, DnsReport)>>>,
     /// One change at a time per provider: most of them replace a whole set of records at once.
     turns: Arc<Mutex<HashMap<DnsProviderName, Arc<tokio::sync::Mutex<()>>>>>,
 }
@@ -94,7 +109,24 @@ impl Dns {
     #[must_use]
     pub fn new(store: Store, config: DnsConfig) -> Self {
         let resolvers = Resolvers::new(config.resolvers, config.authority_port, config.allowed);
-        Self { store, resolvers, turns: Arc::default() }
+        Self { store, resolvers, own: config.own, reports: Arc::default(), turns: Arc::default() }
+    }
+
+    /// What DNS says of `name` now, against what it should say: within five seconds, and not asked again for as long
+    /// after. `issuers` are the names by which CAA records allow the certificate authorities in use.
+    pub async fn inspect(&self, name: &DomainName, issuers: &[String]) -> DnsReport {
+        if let Some((_, report)) = self.reports().get(name).filter(|(at, _)| at.elapsed() < FRESH) {
+            return report.clone();
+        }
+        let report = inspect::inspect(&self.resolvers, name, &(self.own)(), issuers).await;
+        let mut reports = self.reports();
+        reports.retain(|_, (at, _)| at.elapsed() < FRESH);
+        reports.insert(name.clone(), (Instant::now(), report.clone()));
+        report
+    }
+
+    fn reports(&self) -> MutexGuard<'_, HashMap<DomainName, (Instant, DnsReport)>> {
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The provider that serves `name`, if one does: the one with the longest zone.

@@ -83,7 +83,7 @@ async fn shows(server: &Server, record: &Record, recursive: bool) -> Result<bool
     let name = full_name(&record.name)?;
     let answer = server.ask(&name, RecordType::TXT, recursive, LIMIT).await?;
     if !answer.is_final() {
-        return Err(NoAnswer::Broken(answer.code.to_str().to_owned()));
+        return Err(NoAnswer::Failed(answer.code.to_str().to_owned()));
     }
     Ok(answer.texts().contains(&record.value))
 }

@@ -5,7 +5,7 @@ use berth_schemas::{DomainName, dns::DnsCredentials};
 
 use super::{
     fault::DnsFault,
-    providers::{Manual, Rfc2136},
+    providers::{Cloudflare, DigitalOcean, Gandi, Hetzner, Manual, Rfc2136, Route53},
     record::{Record, Zone, longest},
 };
 
@@ -49,11 +49,12 @@ pub fn connect(credentials: &DnsCredentials, zones: &[DomainName]) -> Result<Box
             Box::new(Rfc2136::new(server, tsig_name, tsig_secret, *tsig_algorithm, told())?)
         }
         DnsCredentials::Manual {} => Box::new(Manual::new(told())),
-        other => {
-            return Err(DnsFault::Malformed(format!(
-                "this version of Berth has no {} yet",
-                other.kind().as_str()
-            )));
+        DnsCredentials::Cloudflare { api_token } => Box::new(Cloudflare::new(api_token)?),
+        DnsCredentials::Route53 { access_key_id, secret_access_key } => {
+            Box::new(Route53::new(access_key_id, secret_access_key)?)
         }
+        DnsCredentials::Digitalocean { api_token } => Box::new(DigitalOcean::new(api_token)?),
+        DnsCredentials::Hetzner { api_token } => Box::new(Hetzner::new(api_token)?),
+        DnsCredentials::Gandi { api_token } => Box::new(Gandi::new(api_token)?),
     })
 }

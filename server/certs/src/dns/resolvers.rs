@@ -42,7 +42,7 @@ impl FromStr for Resolver {
         }
         let address = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DNS_PORT));
         address.or_else(|_| text.parse()).map(Self::At).map_err(|_| {
-            format!("{text:?} is no resolver; use \"system\", an IP address, or an address with a port such as 127.0.0.1:5353")
+            "use \"system\", an IP address, or an address with a port such as 127.0.0.1:5353".to_owned()
         })
     }
 }
@@ -138,9 +138,7 @@ impl Resolvers {
         while let Some(said) = asked.next().await {
             match said {
                 Ok(answer) if answer.is_final() => return Ok(answer),
-                Ok(answer) => {
-                    trouble = NoAnswer::Broken(format!("the resolver said {}", answer.code.to_str()))
-                }
+                Ok(answer) => trouble = NoAnswer::Failed(answer.code.to_str().to_owned()),
                 Err(why) => trouble = why,
             }
         }
@@ -165,17 +163,9 @@ impl Resolvers {
         Err(NoAnswer::Broken(format!("{name} is an alias of an alias of …, in a circle or too many times")))
     }
 
-    /// The zone that holds `name`, which is no alias, and its servers.
+    /// The zone that holds `name`, and its servers.
     pub(crate) async fn authority(&self, name: &str) -> Result<Authority, NoAnswer> {
-        let asked = full_name(name)?;
-        let answer = self.find(&asked, RecordType::SOA).await?;
-        let zone = answer
-            .answers
-            .iter()
-            .chain(&answer.authorities)
-            .find(|r| r.record_type() == RecordType::SOA && r.name.zone_of(&asked))
-            .map(|r| r.name.clone())
-            .ok_or_else(|| NoAnswer::Broken(format!("no zone holds {name}")))?;
+        let zone = self.zone(name).await?;
         let answer = self.find(&zone, RecordType::NS).await?;
         let mut names: Vec<Name> = answer
             .values(|data| match data {
@@ -189,6 +179,23 @@ impl Resolvers {
         let servers = join_all(names.iter().map(|name| self.locate(name))).await;
         let servers = servers.into_iter().filter(|s| !s.addresses.is_empty()).collect();
         Ok(Authority { zone: plain(&zone.to_ascii()), servers })
+    }
+
+    /// The nearest zone above `name`: where an SOA record is. Below an alias, answers speak of the alias's zone, so that
+    /// it is looked for step by step.
+    async fn zone(&self, name: &str) -> Result<Name, NoAnswer> {
+        let asked = full_name(name)?;
+        let mut at = asked.clone();
+        while at.num_labels() > 0 {
+            let answer = self.find(&at, RecordType::SOA).await?;
+            let owners = answer.answers.iter().chain(&answer.authorities);
+            let zone = owners.filter(|r| r.record_type() == RecordType::SOA).map(|r| &r.name);
+            if let Some(zone) = zone.into_iter().find(|zone| zone.zone_of(&asked)) {
+                return Ok(zone.clone());
+            }
+            at = at.base_name();
+        }
+        Err(NoAnswer::Broken(format!("no zone holds {name}")))
     }
 
     /// A zone's server, with those of its addresses that may be talked to.
