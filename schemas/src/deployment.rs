@@ -205,6 +205,11 @@ pub enum SourceShown {
         /// The deployment that made it.
         to: DeploymentRef,
     },
+    /// A release of another environment, or an earlier one, with the settings and variables of now; without a build.
+    Promote {
+        /// The deployment that made it.
+        of: DeploymentRef,
+    },
     /// The live release with today's settings and variables, not built again.
     Redeploy {
         /// The deployment that made it.

@@ -47,6 +47,41 @@ pub struct ReleasePage {
     pub releases: Vec<Release>,
 }
 
+/// Which variables a release that is brought back runs with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum RollbackVariables {
+    /// Those that it had.
+    #[default]
+    AsThen,
+    /// Those of now, and the settings of now.
+    Today,
+}
+
+/// Input of `release_promote`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReleasePromote {
+    /// The app's name.
+    pub app: AppSlug,
+    /// The environment that has the release, such as a preview.
+    pub from: EnvironmentName,
+    /// The environment that gets it. Default: production.
+    #[serde(default)]
+    pub to: Option<EnvironmentName>,
+    /// Number of the release, such as 41. Default: the one that serves there.
+    #[serde(default)]
+    pub release: Option<i64>,
+    /// Wait up to this many seconds for the end, at most 50. Default 10.
+    #[schemars(range(min = 0, max = 50))]
+    #[serde(default)]
+    pub wait_s: Option<u32>,
+    /// The same key within a day returns the same deployment instead of a second one.
+    #[serde(default)]
+    pub idempotency_key: Option<String>,
+}
+
 /// Input of `release_rollback`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -59,6 +94,9 @@ pub struct ReleaseRollback {
     /// Number of the release to go back to, such as 41. Default: the one that served before.
     #[serde(default)]
     pub to: Option<i64>,
+    /// Variables it runs with. Default: as_then.
+    #[serde(default)]
+    pub variables: RollbackVariables,
     /// Wait up to this many seconds for the end, at most 50. Default 10.
     #[schemars(range(min = 0, max = 50))]
     #[serde(default)]

@@ -7,6 +7,32 @@ use serde::{Deserialize, Serialize};
 
 use crate::{AppSlug, DeploymentRef, EnvironmentName, Timestamp, VariableName};
 
+/// Who has a variable. What is nearer wins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum VariableScope {
+    /// The environment alone.
+    #[default]
+    Environment,
+    /// All previews of the app.
+    Previews,
+    /// All environments of the app.
+    Shared,
+}
+
+impl VariableScope {
+    /// Its name on the wire and in the store.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Environment => "environment",
+            Self::Previews => "previews",
+            Self::Shared => "shared",
+        }
+    }
+}
+
 /// A variable as it is shown: the value of a secret never is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Variable {
@@ -16,6 +42,8 @@ pub struct Variable {
     pub value: String,
     /// Whether it is a secret.
     pub secret: bool,
+    /// Who has it: the environment alone, all previews, or all environments.
+    pub scope: VariableScope,
     /// Whether builds see it (as a build secret, never in the image).
     pub build: bool,
     /// When it was set.
@@ -53,6 +81,9 @@ pub struct VariableSet {
     /// Default: production.
     #[serde(default)]
     pub environment: Option<EnvironmentName>,
+    /// Whose: of the environment, of all previews, or shared by all.
+    #[serde(default)]
+    pub scope: VariableScope,
     /// Plain variables to set, name → value.
     #[serde(default)]
     pub variables: BTreeMap<VariableName, String>,
@@ -76,6 +107,9 @@ pub struct VariableDelete {
     /// Default: production.
     #[serde(default)]
     pub environment: Option<EnvironmentName>,
+    /// Whose: of the environment, of all previews, or shared by all.
+    #[serde(default)]
+    pub scope: VariableScope,
     /// The variable.
     pub name: VariableName,
     /// Apply now by redeploying the live release without a build.
@@ -93,6 +127,140 @@ pub struct VariablesChanged {
     /// The redeploy, if one was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deployment: Option<DeploymentRef>,
+}
+
+/// Input of `variable_history`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VariableHistory {
+    /// The app's name.
+    pub app: AppSlug,
+    /// Default: production.
+    #[serde(default)]
+    pub environment: Option<EnvironmentName>,
+    /// Whose: of the environment, of all previews, or shared by all.
+    #[serde(default)]
+    pub scope: VariableScope,
+    /// Only this variable.
+    #[serde(default)]
+    pub name: Option<VariableName>,
+    /// At most this many, 1 to 200. Default 50.
+    #[schemars(range(min = 1, max = 200))]
+    #[serde(default)]
+    pub limit: Option<u32>,
+}
+
+/// A change of a variable; never its value.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct VariableChange {
+    /// The variable.
+    pub name: VariableName,
+    /// Number among its versions, from 1.
+    pub version: i64,
+    /// It was deleted.
+    pub deleted: bool,
+    /// Whether it was a secret.
+    pub secret: bool,
+    /// When.
+    pub at: Timestamp,
+    /// Who did it.
+    pub by: String,
+}
+
+/// Output of `variable_history`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct VariableChanges {
+    /// The changes, newest first.
+    pub changes: Vec<VariableChange>,
+}
+
+/// Input of `variable_restore`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VariableRestore {
+    /// The app's name.
+    pub app: AppSlug,
+    /// Default: production.
+    #[serde(default)]
+    pub environment: Option<EnvironmentName>,
+    /// Whose: of the environment, of all previews, or shared by all.
+    #[serde(default)]
+    pub scope: VariableScope,
+    /// The variable.
+    pub name: VariableName,
+    /// Its version, as variable_history shows it.
+    pub version: i64,
+    /// Apply now by redeploying the live release without a build.
+    #[serde(default)]
+    pub redeploy: bool,
+}
+
+/// Input of `variable_import`.
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VariableImport {
+    /// The app's name.
+    pub app: AppSlug,
+    /// Default: production.
+    #[serde(default)]
+    pub environment: Option<EnvironmentName>,
+    /// Whose: of the environment, of all previews, or shared by all.
+    #[serde(default)]
+    pub scope: VariableScope,
+    /// The text of a .env file, at most 256 KiB.
+    pub text: String,
+    /// Keep the values as plain variables instead of secrets.
+    #[serde(default)]
+    pub plain: bool,
+    /// Also give these to builds.
+    #[serde(default)]
+    pub build: bool,
+    /// Only say what would change.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+impl std::fmt::Debug for VariableImport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VariableImport").field("app", &self.app).finish_non_exhaustive()
+    }
+}
+
+/// Output of `variable_import`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct VariablesImported {
+    /// Names that are new.
+    pub added: Vec<VariableName>,
+    /// Names whose value or kind changes.
+    pub changed: Vec<VariableName>,
+    /// How many stay as they are.
+    pub unchanged: i64,
+    /// Whether it was done; false for a dry run.
+    pub done: bool,
+}
+
+/// Input of `variable_export`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VariableExport {
+    /// The app's name.
+    pub app: AppSlug,
+    /// Default: production.
+    #[serde(default)]
+    pub environment: Option<EnvironmentName>,
+}
+
+/// Output of `variable_export`.
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct VariablesExported {
+    /// The text of a .env file with all variables that count in the environment, secrets in clear.
+    pub text: String,
+}
+
+impl std::fmt::Debug for VariablesExported {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VariablesExported").finish_non_exhaustive()
+    }
 }
 
 /// Input of `variable_reveal`.

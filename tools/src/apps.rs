@@ -8,6 +8,7 @@ use berth_schemas::{
     },
     deployment::DeploymentDetail,
     job::JobHandle,
+    variable::VariableScope,
 };
 use berth_store::model::{AppRow, DeploymentSource, ReleaseRow, Visible};
 
@@ -200,7 +201,7 @@ async fn detail(call: &Call, app: &AppRow) -> Result<AppDetail, Problem> {
     let context = &call.context;
     let live = live(call, app).await?;
     let environments = context.store.environments().of(app.id).await?;
-    let variables = context.store.variables().list(app.environment.id).await?;
+    let variables = context.store.variables().effective(app).await?;
     let mut urls = vec![context.addresses.url_of(app)];
     let routes = app.settings.routes.iter().flatten().filter(|_| app.is_production());
     urls.extend(routes.map(|r| format!("{}://{r}", context.addresses.scheme)));
@@ -335,7 +336,7 @@ async fn what_goes(call: &Call, app: &AppRow) -> Result<Vec<String>, Problem> {
     let environments = store.environments().of(app.id).await?;
     for place in &environments {
         releases.extend(store.releases().list(place.environment.id, false).await?);
-        variables += store.variables().list(place.environment.id).await?.len();
+        variables += store.variables().of(place, VariableScope::Environment).await?.len();
         replicas.extend(call.context.pipeline.replicas(place).await);
     }
     let bytes: i64 = releases.iter().map(|r| r.bytes).sum();

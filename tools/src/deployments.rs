@@ -409,6 +409,7 @@ fn source_line(source: &SourceShown) -> String {
         SourceShown::Pushed { git_ref, .. } => format!("push of {git_ref}"),
         SourceShown::Image { image } => format!("image {image}"),
         SourceShown::Rollback { to } => format!("rollback to {to}"),
+        SourceShown::Promote { of } => format!("{of} without a build"),
         SourceShown::Redeploy { of } => format!("redeploy of {of}"),
     }
 }

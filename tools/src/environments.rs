@@ -8,6 +8,7 @@ use berth_schemas::{
         EnvironmentList, EnvironmentPage, EnvironmentSummary, EnvironmentUpdate, PreviewApprove,
         PreviewShown,
     },
+    variable::VariableScope,
 };
 use berth_store::model::{AppRow, NewEnvironment, PreviewRow};
 
@@ -168,7 +169,7 @@ async fn get(call: Call, input: EnvironmentGet) -> Result<EnvironmentDetail, Pro
 
 async fn detail(call: &Call, app: &AppRow) -> Result<EnvironmentDetail, Problem> {
     let live = apps::live(call, app).await?;
-    let variables = call.context.store.variables().list(app.environment.id).await?;
+    let variables = call.context.store.variables().effective(app).await?;
     Ok(EnvironmentDetail {
         app: app.slug.clone(),
         environment: summary(call, app).await?,
@@ -236,7 +237,7 @@ async fn delete(call: Call, input: EnvironmentDelete) -> Result<EnvironmentDelet
 async fn what_goes(call: &Call, app: &AppRow) -> Result<Vec<String>, Problem> {
     let store = &call.context.store;
     let releases = store.releases().list(app.environment.id, false).await?;
-    let variables = store.variables().list(app.environment.id).await?;
+    let variables = store.variables().of(app, VariableScope::Environment).await?;
     let replicas = call.context.pipeline.replicas(app).await;
     let bytes: i64 = releases.iter().map(|r| r.bytes).sum();
     let mut goes = vec![format!("take {} off the air", call.context.addresses.url_of(app))];

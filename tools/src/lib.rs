@@ -9,6 +9,7 @@ pub mod context;
 mod deployments;
 mod dns_providers;
 mod domains;
+mod dotenv;
 mod environments;
 mod events;
 mod find;

@@ -3,7 +3,7 @@
 use berth_schemas::{
     Code, DeploymentRef, Problem, Scope, Untrusted,
     deployment::DeploymentDetail,
-    release::{Release, ReleaseList, ReleasePage, ReleaseRollback},
+    release::{Release, ReleaseList, ReleasePage, ReleasePromote, ReleaseRollback, RollbackVariables},
 };
 use berth_store::model::{AppRow, Artifact, DeploymentSource, Enqueued, ReleaseRow};
 
@@ -41,7 +41,57 @@ pub(crate) fn tools() -> Vec<Tool> {
             },
             rollback,
         ),
+        Tool::new(
+            Spec {
+                name: "release_promote",
+                title: "Promote a release to another environment",
+                description: "Bring the release of one environment, such as a preview, to another, production by default: the same image or files without a build, with the variables of where it goes.",
+                hints: Hints::CREATE,
+                scope: Scope::Deploy,
+                tier: Tier::Extended,
+                method: Method::Post,
+                path: "/v1/apps/{app}/promote",
+            },
+            promote,
+        ),
     ]
+}
+
+async fn promote(call: Call, input: ReleasePromote) -> Result<DeploymentDetail, Problem> {
+    let wait = follow::wait(input.wait_s, 10)?;
+    let from = find::app_in(&call, &input.app, Some(&input.from)).await?;
+    let to = find::app_in_to_change(&call, &input.app, input.to.as_ref()).await?;
+    if from.environment.id == to.environment.id {
+        let detail = format!("{} has it already.", to.title());
+        return Err(Problem::invalid("to", detail)
+            .hint("To bring an earlier release of the same environment back, use release_rollback."));
+    }
+    let wanted = (&input.app, &input.from, &input.to, input.release);
+    let row = once::deployment(&call, "release_promote", input.idempotency_key.as_deref(), &wanted, async {
+        let release = match input.release {
+            Some(_) => promotable(&call, &from, input.release).await?,
+            None => apps::live(&call, &from).await?.ok_or_else(|| {
+                Problem::new(Code::Conflict, format!("Nothing is live in {}.", from.title()))
+            })?,
+        };
+        let of = DeploymentRef::new(from.slug.clone(), release.number);
+        let message = Some(format!("{of} from {}", from.environment.name));
+        let options = berth_deploy::EnqueueOptions { message, ..Default::default() };
+        let source = DeploymentSource::Promote { release: release.id, of };
+        call.context.pipeline.enqueue(&call.principal, &to, source, options).await
+    })
+    .await?;
+    let row = follow::deployment(&call, row.into_row(), wait).await?;
+    deployments::detail(&call, &row).await
+}
+
+/// A kept release of an environment, the live one among them.
+async fn promotable(call: &Call, app: &AppRow, number: Option<i64>) -> Result<ReleaseRow, Problem> {
+    let live = apps::live(call, app).await?;
+    match live.filter(|live| Some(live.number) == number) {
+        Some(live) => Ok(live),
+        None => target(call, app, number).await,
+    }
 }
 
 async fn list(call: Call, input: ReleaseList) -> Result<ReleasePage, Problem> {
@@ -70,21 +120,29 @@ fn shown(app: &AppRow, row: ReleaseRow) -> Release {
 async fn rollback(call: Call, input: ReleaseRollback) -> Result<DeploymentDetail, Problem> {
     let wait = follow::wait(input.wait_s, 10)?;
     let app = find::app_in_to_change(&call, &input.app, input.environment.as_ref()).await?;
-    let wanted = (&input.app, &input.environment, input.to);
+    let wanted = (&input.app, &input.environment, input.to, input.variables);
     let row = once::deployment(&call, "release_rollback", input.idempotency_key.as_deref(), &wanted, async {
-        go_back(&call, &app, input.to).await
+        go_back(&call, &app, input.to, input.variables).await
     })
     .await?;
     let row = follow::deployment(&call, row.into_row(), wait).await?;
     deployments::detail(&call, &row).await
 }
 
-async fn go_back(call: &Call, app: &AppRow, to: Option<i64>) -> Result<Enqueued, Problem> {
+async fn go_back(
+    call: &Call,
+    app: &AppRow,
+    to: Option<i64>,
+    variables: RollbackVariables,
+) -> Result<Enqueued, Problem> {
     let release = target(call, app, to).await?;
     let to = DeploymentRef::new(app.slug.clone(), release.number);
     let options =
         berth_deploy::EnqueueOptions { message: Some(format!("rollback to {to}")), ..Default::default() };
-    let source = DeploymentSource::Rollback { release: release.id, to };
+    let source = match variables {
+        RollbackVariables::AsThen => DeploymentSource::Rollback { release: release.id, to },
+        RollbackVariables::Today => DeploymentSource::Promote { release: release.id, of: to },
+    };
     call.context.pipeline.enqueue(&call.principal, app, source, options).await
 }
 

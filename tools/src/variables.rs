@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use berth_schemas::{
     Code, Problem, Scope, VariableName,
     variable::{
-        Variable, VariableDelete, VariableList, VariablePage, VariableReveal, VariableRevealed, VariableSet,
-        VariablesChanged,
+        Variable, VariableChange, VariableChanges, VariableDelete, VariableExport, VariableHistory,
+        VariableImport, VariableList, VariablePage, VariableRestore, VariableReveal, VariableRevealed,
+        VariableScope, VariableSet, VariablesChanged, VariablesExported, VariablesImported,
     },
 };
 use berth_store::model::{AppRow, NewEvent, VariableRow};
 
 use crate::{
-    apps, find,
+    apps, dotenv, find, page,
     registry::{Brief, Call, Hints, Method, Spec, Tier, Tool},
     text::Text,
 };
@@ -21,6 +22,8 @@ use crate::{
 const MASK: &str = "••••••";
 /// Longest value in bytes.
 const LONGEST_VALUE: usize = 64 * 1024;
+/// Longest `.env` text in bytes.
+const MOST_TEXT: usize = 256 * 1024;
 /// Most variables that one call sets.
 const MOST_AT_ONCE: usize = 200;
 
@@ -78,12 +81,150 @@ pub(crate) fn tools() -> Vec<Tool> {
             },
             reveal,
         ),
+        Tool::new(
+            Spec {
+                name: "variable_history",
+                title: "Show how variables changed",
+                description: "List the changes of an app's variables, newest first: name, version, when, by whom. Values are never shown; variable_restore brings one back.",
+                hints: Hints::READ,
+                scope: Scope::Read,
+                tier: Tier::Extended,
+                method: Method::Get,
+                path: "/v1/apps/{app}/variable-history",
+            },
+            history,
+        ),
+        Tool::new(
+            Spec {
+                name: "variable_restore",
+                title: "Restore a variable's earlier value",
+                description: "Set a variable or secret of an app back to the value it had in an earlier version, as variable_history lists them. It becomes a new version.",
+                hints: Hints::UPDATE,
+                scope: Scope::Write,
+                tier: Tier::Extended,
+                method: Method::Post,
+                path: "/v1/apps/{app}/variables/{name}/restore",
+            },
+            restore,
+        ),
+        Tool::new(
+            Spec {
+                name: "variable_import",
+                title: "Import a .env file",
+                description: "Set variables of an app from the text of a .env file (quotes, several lines, comments, export); others stay. They are kept as secrets unless plain=true. Call with dry_run=true first to see which names change.",
+                hints: Hints::UPDATE,
+                scope: Scope::Write,
+                tier: Tier::Extended,
+                method: Method::Post,
+                path: "/v1/apps/{app}/variables/import",
+            },
+            import,
+        ),
+        Tool::new(
+            Spec {
+                name: "variable_export",
+                title: "Export variables as a .env file",
+                description: "Return all variables that count in an environment of an app as the text of a .env file, secrets in clear. Needs the scope secrets; each call is written to the event log.",
+                hints: Hints::READ,
+                scope: Scope::Secrets,
+                tier: Tier::Extended,
+                method: Method::Get,
+                path: "/v1/apps/{app}/variables/export",
+            },
+            export,
+        ),
     ]
+}
+
+async fn history(call: Call, input: VariableHistory) -> Result<VariableChanges, Problem> {
+    let limit = usize::try_from(page::limit(input.limit, 50, 200)?).unwrap_or(usize::MAX);
+    let app = find::app_in(&call, &input.app, input.environment.as_ref()).await?;
+    let rows = call.context.store.variables().history(&app, input.scope, input.name.as_ref()).await?;
+    let changes = rows.into_iter().take(limit).map(|v| VariableChange {
+        name: v.name,
+        version: v.version,
+        deleted: v.deleted,
+        secret: v.secret,
+        at: v.at,
+        by: v.by,
+    });
+    Ok(VariableChanges { changes: changes.collect() })
+}
+
+async fn restore(call: Call, input: VariableRestore) -> Result<VariablesChanged, Problem> {
+    let app = find::app_in_to_change(&call, &input.app, input.environment.as_ref()).await?;
+    let variables = call.context.store.variables();
+    let Some((value, secret, build)) =
+        variables.version(&app, input.scope, &input.name, input.version).await?
+    else {
+        let detail = format!("{} has no value in version {}.", input.name, input.version);
+        return Err(Problem { field: Some("version".into()), ..Problem::new(Code::NotFound, detail) }
+            .hint("variable_history lists the versions; one that is a deletion has no value."));
+    };
+    let set = vec![(input.name, value, secret, build)];
+    let changed = variables.set_in(&call.principal, &app, input.scope, set).await?;
+    applied(&call, &app, changed, input.redeploy).await
+}
+
+async fn import(call: Call, input: VariableImport) -> Result<VariablesImported, Problem> {
+    if input.text.len() > MOST_TEXT {
+        let detail = format!("text has {} bytes; at most {MOST_TEXT} are possible.", input.text.len());
+        return Err(Problem::invalid("text", detail));
+    }
+    let read = dotenv::parse(&input.text).map_err(|bad| {
+        Problem::invalid("text", format!("text, {bad}.")).hint("Correct that line; nothing was set.")
+    })?;
+    let (mut variables, mut secrets) = (BTreeMap::new(), BTreeMap::new());
+    let into = if input.plain { &mut variables } else { &mut secrets };
+    into.extend(read.clone());
+    let wish = VariableSet {
+        app: input.app.clone(),
+        environment: input.environment.clone(),
+        scope: input.scope,
+        variables,
+        secrets,
+        build: input.build,
+        redeploy: false,
+    };
+    check(&wish)?;
+    let app = find::app_in_to_change(&call, &input.app, input.environment.as_ref()).await?;
+    let store = call.context.store.variables();
+    let known = store.of(&app, input.scope).await?;
+    let (mut added, mut changed, mut unchanged) = (Vec::new(), Vec::new(), 0);
+    for (name, value) in &read {
+        match known.iter().find(|k| k.name == *name) {
+            None => added.push(name.clone()),
+            Some(k) if k.value == *value && k.secret != input.plain && k.build == input.build => {
+                unchanged += 1
+            }
+            Some(_) => changed.push(name.clone()),
+        }
+    }
+    if !input.dry_run {
+        let all = read.into_iter().map(|(name, value)| (name, value, !input.plain, input.build)).collect();
+        store.set_in(&call.principal, &app, input.scope, all).await?;
+    }
+    Ok(VariablesImported { added, changed, unchanged, done: !input.dry_run })
+}
+
+async fn export(call: Call, input: VariableExport) -> Result<VariablesExported, Problem> {
+    let app = find::app_in(&call, &input.app, input.environment.as_ref()).await?;
+    let rows = call.context.store.variables().effective(&app).await?;
+    let names: Vec<&str> = rows.iter().map(|v| v.name.as_str()).collect();
+    let event = NewEvent {
+        kind: "variable.exported",
+        by: call.principal.name.clone(),
+        app: Some(app.id),
+        summary: format!("{} exported the variables of {}", call.principal.name, app.title()),
+        data: serde_json::json!({ "variables": names, "environment": app.environment.name }),
+    };
+    call.context.store.events().append(event).await?;
+    Ok(VariablesExported { text: dotenv::write(rows.iter().map(|v| (&v.name, v.value.as_str()))) })
 }
 
 async fn list(call: Call, input: VariableList) -> Result<VariablePage, Problem> {
     let app = find::app_in(&call, &input.app, input.environment.as_ref()).await?;
-    let rows = call.context.store.variables().list(app.environment.id).await?;
+    let rows = call.context.store.variables().effective(&app).await?;
     let live = apps::live(&call, &app).await?;
     Ok(VariablePage {
         variables: rows.into_iter().map(shown).collect(),
@@ -96,6 +237,7 @@ fn shown(row: VariableRow) -> Variable {
         name: row.name,
         value: if row.secret { MASK.into() } else { row.value },
         secret: row.secret,
+        scope: row.scope,
         build: row.build,
         updated_at: row.updated_at,
         updated_by: row.updated_by,
@@ -109,7 +251,7 @@ async fn set(call: Call, input: VariableSet) -> Result<VariablesChanged, Problem
         map.into_iter().map(move |(name, value)| (name, value, secret, input.build))
     };
     let all: Vec<_> = of(input.variables, false).chain(of(input.secrets, true)).collect();
-    let changed = call.context.store.variables().set(&call.principal, &app, all).await?;
+    let changed = call.context.store.variables().set_in(&call.principal, &app, input.scope, all).await?;
     applied(&call, &app, changed, input.redeploy).await
 }
 
@@ -187,14 +329,15 @@ async fn applied(
 
 async fn delete(call: Call, input: VariableDelete) -> Result<VariablesChanged, Problem> {
     let app = find::app_in_to_change(&call, &input.app, input.environment.as_ref()).await?;
-    existing(&call, &app, &input.name).await?;
-    call.context.store.variables().delete(&call.principal, &app, &input.name).await?;
+    let variables = call.context.store.variables();
+    pick(variables.of(&app, input.scope).await?, &input.name)?;
+    variables.delete(&call.principal, &app, input.scope, &input.name).await?;
     applied(&call, &app, vec![input.name], input.redeploy).await
 }
 
 async fn reveal(call: Call, input: VariableReveal) -> Result<VariableRevealed, Problem> {
     let app = find::app_in(&call, &input.app, input.environment.as_ref()).await?;
-    let row = existing(&call, &app, &input.name).await?;
+    let row = pick(call.context.store.variables().effective(&app).await?, &input.name)?;
     // Who looks at a secret leaves a trace; without the trace there is no look.
     let event = NewEvent {
         kind: "variable.revealed",
@@ -209,8 +352,8 @@ async fn reveal(call: Call, input: VariableReveal) -> Result<VariableRevealed, P
     Ok(VariableRevealed { name: row.name, value: row.value })
 }
 
-async fn existing(call: &Call, app: &AppRow, name: &VariableName) -> Result<VariableRow, Problem> {
-    let mut rows = call.context.store.variables().list(app.environment.id).await?;
+/// The variable of this name.
+fn pick(mut rows: Vec<VariableRow>, name: &VariableName) -> Result<VariableRow, Problem> {
     match rows.iter().position(|v| v.name == *name) {
         Some(at) => Ok(rows.swap_remove(at)),
         None => {
@@ -228,7 +371,10 @@ impl Brief for VariablePage {
         }
         let mut text = Text::from(apps::count(self.variables.len(), "variable")).say(":");
         for v in &self.variables {
-            let build = if v.build { " (also for builds)" } else { "" };
+            let mut build = if v.build { " (also for builds)" } else { "" }.to_owned();
+            if v.scope != VariableScope::Environment {
+                build.push_str(&format!(" ({})", v.scope.as_str()));
+            }
             text = text.say(format!("\n{}={}{build}", v.name, v.value));
         }
         if self.changes_pending {
@@ -245,6 +391,44 @@ impl Brief for VariablesChanged {
         }
         let names: Vec<&str> = self.changed.iter().map(VariableName::as_str).collect();
         format!("Changed {}. Applies: {}", names.join(", "), self.applies).into()
+    }
+}
+
+impl Brief for VariableChanges {
+    fn brief(&self) -> Text {
+        if self.changes.is_empty() {
+            return "No variable was changed there.".into();
+        }
+        let mut text = Text::from(apps::count(self.changes.len(), "change")).say(":");
+        for c in &self.changes {
+            let what = if c.deleted { "deleted" } else { "set" };
+            text = text.say(format!("\n{} version {} {what} {} by {}", c.name, c.version, c.at, c.by));
+        }
+        text
+    }
+}
+
+impl Brief for VariablesImported {
+    fn brief(&self) -> Text {
+        let names = |list: &[VariableName]| {
+            let names: Vec<&str> = list.iter().map(VariableName::as_str).collect();
+            if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+        };
+        let did = if self.done { "Imported" } else { "Dry run" };
+        format!(
+            "{did}. New: {}. Changed: {}. As before: {}.",
+            names(&self.added),
+            names(&self.changed),
+            self.unchanged
+        )
+        .into()
+    }
+}
+
+impl Brief for VariablesExported {
+    fn brief(&self) -> Text {
+        // The values are in the output only, so that a client which logs texts does not keep them.
+        format!("{} are in the field text.", apps::count(self.text.lines().count(), "variable")).into()
     }
 }
 

@@ -142,6 +142,13 @@ impl Inner {
                 self.store.deployments().set_release(attempt.row.id, release.id).await?;
                 Ok(release)
             }
+            DeploymentSource::Promote { release, of } => {
+                let old = self.kept_release(attempt, release).await?;
+                let note =
+                    format!("taking over {of} as it was built, with the settings and variables of now");
+                attempt.journal.note(note).await;
+                self.reissue(attempt, old).await
+            }
             DeploymentSource::Redeploy { release, of } => {
                 // What is live may have changed while this waited; the older one is not what is wanted then.
                 let live = attempt.app.environment.live.unwrap_or(release);

@@ -95,6 +95,10 @@ impl Inner {
     /// now is found by the cleanup.
     async fn drop_artifacts(&self, releases: &[ReleaseRow]) {
         for release in releases {
+            // Somebody takes it over at this moment; if that comes to nothing, cleanup finds it.
+            if self.is_used(release.id) {
+                continue;
+            }
             if let Err(problem) = self.remove_artifact(release).await {
                 tracing::warn!(%problem, release = release.number, "what a release was made of could not be removed");
             }

@@ -65,6 +65,7 @@ impl Inner {
             }
             DeploymentSource::Image { .. }
             | DeploymentSource::Rollback { .. }
+            | DeploymentSource::Promote { .. }
             | DeploymentSource::Redeploy { .. } => {
                 return Err(Problem::new(Code::Internal, "This source is not fetched.").into());
             }

@@ -487,8 +487,9 @@ impl Inner {
         }
         refuse_unapproved(app, &source)?;
         self.check_required_variables(app).await?;
-        if let DeploymentSource::Rollback { release, .. } | DeploymentSource::Redeploy { release, .. } =
-            &source
+        if let DeploymentSource::Rollback { release, .. }
+        | DeploymentSource::Promote { release, .. }
+        | DeploymentSource::Redeploy { release, .. } = &source
         {
             let row = self.store.releases().get(*release).await?;
             if row.is_none_or(|r| r.removed) {

@@ -82,7 +82,7 @@ impl Inner {
 
     /// The variables that count in an app's environment: of a fork's preview no secrets.
     pub(crate) async fn variables_for(&self, app: &AppRow) -> Result<Vec<VariableRow>, Problem> {
-        let mut rows = self.store.variables().list(app.environment.id).await?;
+        let mut rows = self.store.variables().effective(app).await?;
         rows.retain(|v| !(v.secret && app.environment.is_foreign()));
         Ok(rows)
     }
@@ -124,6 +124,7 @@ impl Inner {
             row.source,
             DeploymentSource::Image { .. }
                 | DeploymentSource::Rollback { .. }
+                | DeploymentSource::Promote { .. }
                 | DeploymentSource::Redeploy { .. }
         ) {
             return;

@@ -38,7 +38,9 @@ impl Inner {
             }
             DeploymentSource::Image { image } => Some(SourceKey::Wish(format!("image:{image}"))),
             // A rollback brings variables and settings along, a redeploy those of its moment.
-            DeploymentSource::Rollback { .. } | DeploymentSource::Redeploy { .. } => None,
+            DeploymentSource::Rollback { .. }
+            | DeploymentSource::Promote { .. }
+            | DeploymentSource::Redeploy { .. } => None,
         })
     }
 

@@ -29,3 +29,34 @@ CREATE TABLE previews (
 -- The environment that a job works on; NULL where it works on the app as a whole, or on none.
 ALTER TABLE jobs ADD COLUMN environment_id BIGINT;
 ALTER TABLE jobs ADD COLUMN environment TEXT;
+
+-- Variables that all environments of an app share, or all of its previews (scope). An environment's own go before the
+-- previews', and those before the shared ones.
+CREATE TABLE group_variables (
+    app_id      BIGINT NOT NULL REFERENCES apps (id) ON DELETE CASCADE,
+    scope       TEXT   NOT NULL,
+    name        TEXT   NOT NULL,
+    sealed      TEXT   NOT NULL,
+    secret      BIGINT NOT NULL,
+    build       BIGINT NOT NULL,
+    updated_at  BIGINT NOT NULL,
+    updated_by  TEXT   NOT NULL,
+    PRIMARY KEY (app_id, scope, name)
+);
+
+-- Each value that a variable had. holder: which environment or group of which app; sealed: NULL where it was deleted.
+CREATE TABLE variable_versions (
+    app_id          BIGINT NOT NULL REFERENCES apps (id) ON DELETE CASCADE,
+    environment_id  BIGINT REFERENCES environments (id) ON DELETE CASCADE,
+    holder          TEXT   NOT NULL,
+    name            TEXT   NOT NULL,
+    version         BIGINT NOT NULL,
+    sealed          TEXT,
+    secret          BIGINT NOT NULL,
+    build           BIGINT NOT NULL,
+    at              BIGINT NOT NULL,
+    by_whom         TEXT   NOT NULL,
+    PRIMARY KEY (holder, name, version)
+);
+CREATE INDEX variable_versions_by_app ON variable_versions (app_id);
+CREATE INDEX variable_versions_by_environment ON variable_versions (environment_id);

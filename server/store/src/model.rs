@@ -8,6 +8,7 @@ use berth_schemas::{
     ids::{JobId, TokenName, UploadId},
     job::{JobKind, JobState},
     traffic::RolloutRule,
+    variable::VariableScope,
 };
 use serde::{Deserialize, Serialize};
 
@@ -123,6 +124,8 @@ pub struct VariableRow {
     pub name: VariableName,
     /// Value in clear.
     pub value: String,
+    /// Who has it: the environment alone, all previews, or all environments.
+    pub scope: VariableScope,
     /// Whether it is shown masked.
     pub secret: bool,
     /// Whether builds get it.
@@ -140,6 +143,25 @@ impl std::fmt::Debug for VariableRow {
             .field("secret", &self.secret)
             .finish_non_exhaustive()
     }
+}
+
+/// A value that a variable had, without the value.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VariableVersion {
+    /// Name.
+    pub name: VariableName,
+    /// Number among the versions of this variable, from 1.
+    pub version: i64,
+    /// It was deleted.
+    pub deleted: bool,
+    /// Whether it was a secret.
+    pub secret: bool,
+    /// Whether builds got it.
+    pub build: bool,
+    /// When.
+    pub at: Timestamp,
+    /// Who did it.
+    pub by: String,
 }
 
 /// What a deployment is to bring into service, as the pipeline needs it.
@@ -189,6 +211,13 @@ pub enum DeploymentSource {
         /// The deployment that made it.
         to: DeploymentRef,
     },
+    /// A release of whichever environment of the app, with the settings and variables of where it goes.
+    Promote {
+        /// The release.
+        release: ReleaseId,
+        /// The deployment that made it.
+        of: DeploymentRef,
+    },
     /// A release with today's settings and variables.
     Redeploy {
         /// The release.
@@ -202,7 +231,7 @@ impl DeploymentSource {
     /// Whether it comes from outside: no release that there is already.
     #[must_use]
     pub fn is_new(&self) -> bool {
-        !matches!(self, Self::Rollback { .. } | Self::Redeploy { .. })
+        !matches!(self, Self::Rollback { .. } | Self::Promote { .. } | Self::Redeploy { .. })
     }
 
     /// The commit, where it is exactly one.
@@ -225,6 +254,7 @@ impl DeploymentSource {
             Self::Pushed { git_ref, commit } => SourceShown::Pushed { git_ref, commit },
             Self::Image { image } => SourceShown::Image { image },
             Self::Rollback { to, .. } => SourceShown::Rollback { to },
+            Self::Promote { of, .. } => SourceShown::Promote { of },
             Self::Redeploy { of, .. } => SourceShown::Redeploy { of },
         }
     }

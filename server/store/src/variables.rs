@@ -1,38 +1,107 @@
 //! Variables and secrets. Every value is sealed, plain ones too: what is harmless today may hold a password
 //! tomorrow. Names are in clear.
+//!
+//! An app's process gets what all environments share, over it what all previews have, over it what its environment has
+//! of its own. Each change keeps the value as a version, with who and when.
 
-use berth_schemas::VariableName;
+use std::collections::BTreeMap;
+
+use berth_schemas::{VariableName, variable::VariableScope};
 use serde_json::json;
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
+    database::assembled,
     error::{Result, StoreError},
-    model::{AppRow, EnvironmentId, NewEvent, Principal, VariableRow},
+    model::{AppRow, EnvironmentId, NewEvent, Principal, VariableRow, VariableVersion},
     row,
     seal::Place,
     store::Inner,
     write::Write,
 };
 
-const SELECT: &str =
-    "SELECT environment_id, name, sealed, secret, build, updated_at, updated_by FROM variables
-    WHERE environment_id = $1 ORDER BY name";
+/// Versions of a variable that are shown.
+const MOST_VERSIONS: i64 = 200;
 
 /// Variables of a [`crate::Store`].
 #[derive(Clone, Copy)]
 pub struct Variables<'a>(pub(crate) &'a Inner);
 
+/// Who has a variable.
+struct Holder<'a> {
+    app: &'a AppRow,
+    scope: VariableScope,
+}
+
+impl Holder<'_> {
+    /// What its values are sealed for.
+    fn key(&self) -> String {
+        match self.scope {
+            VariableScope::Environment => self.app.environment.id.0.to_string(),
+            group => format!("{}:{}", group.as_str(), self.app.id.0),
+        }
+    }
+
+    fn environment(&self) -> Option<EnvironmentId> {
+        (self.scope == VariableScope::Environment).then_some(self.app.environment.id)
+    }
+
+    /// The table, and what of it is the holder's.
+    fn rows(&self) -> String {
+        match self.scope {
+            VariableScope::Environment => {
+                format!("variables WHERE environment_id = {}", self.app.environment.id.0)
+            }
+            group => {
+                format!("group_variables WHERE app_id = {} AND scope = '{}'", self.app.id.0, group.as_str())
+            }
+        }
+    }
+
+    fn select(&self) -> String {
+        let rows = self.rows();
+        format!("SELECT name, sealed, secret, build, updated_at, updated_by FROM {rows} ORDER BY name")
+    }
+
+    /// For people.
+    fn title(&self) -> String {
+        match self.scope {
+            VariableScope::Environment => self.app.title(),
+            VariableScope::Previews => format!("all previews of {}", self.app.slug),
+            VariableScope::Shared => format!("all environments of {}", self.app.slug),
+        }
+    }
+}
+
 impl Variables<'_> {
-    /// The variables of an environment with their values opened, by name.
+    /// The variables that count in an app's environment, with their values opened, by name.
     ///
     /// # Errors
     /// When the database fails, or a value was tampered with.
-    pub async fn list(self, environment: EnvironmentId) -> Result<Vec<VariableRow>> {
-        let rows = sqlx::query(SELECT).bind(environment.0).fetch_all(self.0.read()).await?;
-        rows.iter().map(|r| from_row(self.0, r)).collect()
+    pub async fn effective(self, app: &AppRow) -> Result<Vec<VariableRow>> {
+        let mut all = BTreeMap::new();
+        let previews = app.environment.preview.is_some().then_some(VariableScope::Previews);
+        let scopes = [Some(VariableScope::Shared), previews, Some(VariableScope::Environment)];
+        for scope in scopes.into_iter().flatten() {
+            for row in self.of(app, scope).await? {
+                all.insert(row.name.clone(), row);
+            }
+        }
+        Ok(all.into_values().collect())
     }
 
-    /// Sets variables, each as (name, value, secret, build), and returns the names of those that changed.
+    /// The variables that are set in one scope, with their values opened, by name.
+    ///
+    /// # Errors
+    /// When the database fails, or a value was tampered with.
+    pub async fn of(self, app: &AppRow, scope: VariableScope) -> Result<Vec<VariableRow>> {
+        let holder = Holder { app, scope };
+        let rows = sqlx::query(assembled(holder.select())).fetch_all(self.0.read()).await?;
+        rows.iter().map(|r| from_row(self.0, &holder, r)).collect()
+    }
+
+    /// Sets variables of an environment, each as (name, value, secret, build), and returns the names of those that
+    /// changed.
     ///
     /// # Errors
     /// When the app does not exist for the caller.
@@ -42,11 +111,25 @@ impl Variables<'_> {
         app: &AppRow,
         variables: Vec<(VariableName, String, bool, bool)>,
     ) -> Result<Vec<VariableName>> {
+        self.set_in(by, app, VariableScope::Environment, variables).await
+    }
+
+    /// The same of a scope.
+    ///
+    /// # Errors
+    /// When the app does not exist for the caller.
+    pub async fn set_in(
+        self,
+        by: &Principal,
+        app: &AppRow,
+        scope: VariableScope,
+        variables: Vec<(VariableName, String, bool, bool)>,
+    ) -> Result<Vec<VariableName>> {
+        let holder = Holder { app, scope };
         let mut write = begin_for(self.0, by, app).await?;
-        let environment = app.environment.id;
-        let rows = sqlx::query(SELECT).bind(environment.0).fetch_all(write.conn()).await?;
+        let rows = sqlx::query(assembled(holder.select())).fetch_all(write.conn()).await?;
         // A value that does not open is replaced like any other: setting it anew is how one recovers.
-        let old: Vec<VariableRow> = rows.iter().filter_map(|r| from_row(self.0, r).ok()).collect();
+        let old: Vec<VariableRow> = rows.iter().filter_map(|r| from_row(self.0, &holder, r).ok()).collect();
         let mut changed = Vec::new();
         for (name, value, secret, build) in variables {
             let same = old
@@ -55,106 +138,244 @@ impl Variables<'_> {
             if same {
                 continue;
             }
-            let sealed =
-                self.0.sealer.seal(&place(&row_key(environment, name.as_str())), value.as_bytes())?;
-            sqlx::query(
-                "INSERT INTO variables (environment_id, name, sealed, secret, build, updated_at, updated_by)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7)
-                 ON CONFLICT (environment_id, name) DO UPDATE SET sealed = excluded.sealed,
+            let sealed = self.0.sealer.seal(&place(&row_key(&holder, &name)), value.as_bytes())?;
+            let (table, columns, key, values) = match scope {
+                VariableScope::Environment => ("variables", "environment_id", "environment_id", "$1"),
+                VariableScope::Previews => {
+                    ("group_variables", "app_id, scope", "app_id, scope", "$1, 'previews'")
+                }
+                VariableScope::Shared => {
+                    ("group_variables", "app_id, scope", "app_id, scope", "$1, 'shared'")
+                }
+            };
+            let sql = format!(
+                "INSERT INTO {table} ({columns}, name, sealed, secret, build, updated_at, updated_by)
+                 VALUES ({values}, $2, $3, $4, $5, $6, $7)
+                 ON CONFLICT ({key}, name) DO UPDATE SET sealed = excluded.sealed,
                      secret = excluded.secret, build = excluded.build, updated_at = excluded.updated_at,
-                     updated_by = excluded.updated_by",
-            )
-            .bind(environment.0)
-            .bind(name.as_str().to_owned())
-            .bind(sealed)
-            .bind(i64::from(secret))
-            .bind(i64::from(build))
-            .bind(write.now.0)
-            .bind(by.name.clone())
-            .execute(write.conn())
-            .await?;
+                     updated_by = excluded.updated_by"
+            );
+            sqlx::query(assembled(sql))
+                .bind(holder.environment().map_or(app.id.0, |e| e.0))
+                .bind(name.as_str().to_owned())
+                .bind(sealed)
+                .bind(i64::from(secret))
+                .bind(i64::from(build))
+                .bind(write.now.0)
+                .bind(by.name.clone())
+                .execute(write.conn())
+                .await?;
+            keep(self.0, &mut write, by, &holder, &name, Some(&value), (secret, build)).await?;
             changed.push(name);
         }
         if !changed.is_empty() {
-            finish(write, by, app, "variable.set", "set", &changed).await?;
+            finish(write, by, &holder, "variable.set", "set", &changed).await?;
         }
         Ok(changed)
     }
 
-    /// Deletes a variable; false if there is none of that name.
+    /// Deletes a variable of a scope; false if there is none of that name.
     ///
     /// # Errors
     /// When the app does not exist for the caller.
-    pub async fn delete(self, by: &Principal, app: &AppRow, name: &VariableName) -> Result<bool> {
+    pub async fn delete(
+        self,
+        by: &Principal,
+        app: &AppRow,
+        scope: VariableScope,
+        name: &VariableName,
+    ) -> Result<bool> {
+        let holder = Holder { app, scope };
         let mut write = begin_for(self.0, by, app).await?;
-        let gone = sqlx::query("DELETE FROM variables WHERE environment_id = $1 AND name = $2")
-            .bind(app.environment.id.0)
+        let gone = sqlx::query(assembled(format!("DELETE FROM {} AND name = $1", holder.rows())))
             .bind(name.as_str().to_owned())
             .execute(write.conn())
             .await?
             .rows_affected()
             > 0;
         if gone {
-            finish(write, by, app, "variable.deleted", "deleted", std::slice::from_ref(name)).await?;
+            keep(self.0, &mut write, by, &holder, name, None, (false, false)).await?;
+            finish(write, by, &holder, "variable.deleted", "deleted", std::slice::from_ref(name)).await?;
         }
         Ok(gone)
+    }
+
+    /// The versions of the variables of a scope, or of one of them, newest first, without their values.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn history(
+        self,
+        app: &AppRow,
+        scope: VariableScope,
+        name: Option<&VariableName>,
+    ) -> Result<Vec<VariableVersion>> {
+        let which = if name.is_some() { "name = $2" } else { "name <> $2" };
+        let sql = format!(
+            "SELECT name, version, CAST(CASE WHEN sealed IS NULL THEN 1 ELSE 0 END AS BIGINT) AS gone, secret, build, at, by_whom
+             FROM variable_versions WHERE holder = $1 AND {which}
+             ORDER BY at DESC, name, version DESC LIMIT {MOST_VERSIONS}"
+        );
+        let rows = sqlx::query(assembled(sql))
+            .bind(Holder { app, scope }.key())
+            .bind(name.map_or("", VariableName::as_str).to_owned())
+            .fetch_all(self.0.read())
+            .await?;
+        rows.iter()
+            .map(|r| {
+                Ok(VariableVersion {
+                    name: row::name(r, "variable_versions", "name")?,
+                    version: r.try_get("version")?,
+                    deleted: row::flag(r, "gone")?,
+                    secret: row::flag(r, "secret")?,
+                    build: row::flag(r, "build")?,
+                    at: row::time(r, "at")?,
+                    by: r.try_get("by_whom")?,
+                })
+            })
+            .collect()
+    }
+
+    /// The value that a variable had in a version, with whether it was secret and for builds; none where that version
+    /// is its deletion, or is not known.
+    ///
+    /// # Errors
+    /// When the database fails, or the value was tampered with.
+    pub async fn version(
+        self,
+        app: &AppRow,
+        scope: VariableScope,
+        name: &VariableName,
+        version: i64,
+    ) -> Result<Option<(String, bool, bool)>> {
+        let holder = Holder { app, scope };
+        let sql = "SELECT sealed, secret, build FROM variable_versions WHERE holder = $1 AND name = $2
+             AND version = $3 AND sealed IS NOT NULL";
+        let row = sqlx::query(sql)
+            .bind(holder.key())
+            .bind(name.as_str().to_owned())
+            .bind(version)
+            .fetch_optional(self.0.read())
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        let sealed: String = row.try_get("sealed")?;
+        let key = version_key(&holder, name, version);
+        let value = self.0.sealer.open_text(&version_place(&key), &sealed)?;
+        Ok(Some((value, row::flag(&row, "secret")?, row::flag(&row, "build")?)))
     }
 }
 
 /// Begins a write on an app that must still be there and visible.
 async fn begin_for<'a>(inner: &'a Inner, by: &Principal, app: &AppRow) -> Result<Write<'a>> {
     let mut write = Write::begin(inner).await?;
-    let there =
-        sqlx::query("SELECT id FROM apps WHERE id = $1").bind(app.id.0).fetch_optional(write.conn()).await?;
+    let there = sqlx::query("SELECT id FROM environments WHERE id = $1")
+        .bind(app.environment.id.0)
+        .fetch_optional(write.conn())
+        .await?;
     if there.is_none() || !by.visible.allows(app.project_id) {
         return Err(StoreError::not_found("app", &app.slug));
     }
     Ok(write)
 }
 
+/// Keeps a value as the newest version of a variable.
+async fn keep(
+    inner: &Inner,
+    write: &mut Write<'_>,
+    by: &Principal,
+    holder: &Holder<'_>,
+    name: &VariableName,
+    value: Option<&str>,
+    (secret, build): (bool, bool),
+) -> Result<()> {
+    let newest =
+        "SELECT COALESCE(MAX(version), 0) AS newest FROM variable_versions WHERE holder = $1 AND name = $2";
+    let newest: i64 = sqlx::query(newest)
+        .bind(holder.key())
+        .bind(name.as_str().to_owned())
+        .fetch_one(write.conn())
+        .await?
+        .try_get("newest")?;
+    let version = newest + 1;
+    let key = version_key(holder, name, version);
+    let sealed = value.map(|v| inner.sealer.seal(&version_place(&key), v.as_bytes())).transpose()?;
+    sqlx::query(
+        "INSERT INTO variable_versions (app_id, environment_id, holder, name, version, sealed, secret, build, at,
+             by_whom) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+    )
+    .bind(holder.app.id.0)
+    .bind(holder.environment().map(|e| e.0))
+    .bind(holder.key())
+    .bind(name.as_str().to_owned())
+    .bind(version)
+    .bind(sealed)
+    .bind(i64::from(secret))
+    .bind(i64::from(build))
+    .bind(write.now.0)
+    .bind(by.name.clone())
+    .execute(write.conn())
+    .await?;
+    Ok(())
+}
+
 /// Notes that the configuration changed, by names only, and commits.
 async fn finish(
     mut write: Write<'_>,
     by: &Principal,
-    app: &AppRow,
+    holder: &Holder<'_>,
     kind: &'static str,
     verb: &str,
     names: &[VariableName],
 ) -> Result<()> {
+    let app = holder.app;
     let at = crate::apps::configured_at(&mut write, app.id).await?;
-    sqlx::query("UPDATE environments SET configured_at = $1 WHERE id = $2")
-        .bind(at.0)
-        .bind(app.environment.id.0)
-        .execute(write.conn())
-        .await?;
+    let changed = match holder.scope {
+        VariableScope::Environment => {
+            format!("environments SET configured_at = $1 WHERE id = {}", app.environment.id.0)
+        }
+        VariableScope::Previews => {
+            format!("environments SET configured_at = $1 WHERE app_id = {} AND kind = 'preview'", app.id.0)
+        }
+        VariableScope::Shared => format!("apps SET configured_at = $1 WHERE id = {}", app.id.0),
+    };
+    sqlx::query(assembled(format!("UPDATE {changed}"))).bind(at.0).execute(write.conn()).await?;
     let list: Vec<&str> = names.iter().map(VariableName::as_str).collect();
+    let environment = holder.environment().map(|_| &app.environment.name);
     let event = NewEvent {
         kind,
         by: by.name.clone(),
         app: Some(app.id),
-        summary: format!("Variables of {} {verb}: {}.", app.title(), list.join(", ")),
-        data: json!({ "names": list, "environment": app.environment.name }),
+        summary: format!("Variables of {} {verb}: {}.", holder.title(), list.join(", ")),
+        data: json!({ "names": list, "environment": environment, "scope": holder.scope }),
     };
     write.event_in(app.project_id, Some(app.slug.clone()), event).await?;
     write.commit().await
 }
 
-fn row_key(environment: EnvironmentId, name: &str) -> String {
-    format!("{}/{name}", environment.0)
+fn row_key(holder: &Holder<'_>, name: &VariableName) -> String {
+    format!("{}/{name}", holder.key())
+}
+
+fn version_key(holder: &Holder<'_>, name: &VariableName, version: i64) -> String {
+    format!("{}/{name}/{version}", holder.key())
 }
 
 fn place(row: &str) -> Place<'_> {
     Place { column: "variables/sealed", row }
 }
 
-fn from_row(inner: &Inner, r: &AnyRow) -> Result<VariableRow> {
-    let environment = EnvironmentId(r.try_get("environment_id")?);
+fn version_place(row: &str) -> Place<'_> {
+    Place { column: "variable_versions/sealed", row }
+}
+
+fn from_row(inner: &Inner, holder: &Holder<'_>, r: &AnyRow) -> Result<VariableRow> {
     let name: VariableName = row::name(r, "variables", "name")?;
     let sealed: String = r.try_get("sealed")?;
-    let value = inner.sealer.open_text(&place(&row_key(environment, name.as_str())), &sealed)?;
+    let value = inner.sealer.open_text(&place(&row_key(holder, &name)), &sealed)?;
     Ok(VariableRow {
         name,
         value,
+        scope: holder.scope,
         secret: row::flag(r, "secret")?,
         build: row::flag(r, "build")?,
         updated_at: row::time(r, "updated_at")?,

@@ -1,8 +1,8 @@
 //! One app in several environments.
 
 use berth_deploy::{TrafficWish, docker::ContainerPhase};
-use berth_schemas::{app::AppState, job::JobState};
-use berth_store::model::{AppRow, NewEnvironment, Principal};
+use berth_schemas::{app::AppState, deployment::DeploymentState, job::JobState};
+use berth_store::model::{AppRow, DeploymentSource, NewEnvironment, Principal};
 
 use crate::world::{World, quick, visit_host};
 
@@ -58,6 +58,41 @@ async fn two_environments_serve_side_by_side() {
     assert_eq!(world.visit().await.0, 503);
     let state = world.pipeline().app_state(&world.seen(&staging).await).await;
     assert_eq!(state, AppState::Running);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_is_promoted_as_it_was_built_with_the_variables_of_its_new_place() {
+    let world = World::new(quick()).await;
+    let staging = world.environment("staging").await;
+    world.deploy_new("one").await;
+    let set = |value: &str| vec![("KEY".parse().unwrap(), value.to_owned(), true, false)];
+    let variables = world.store.variables();
+    variables.set(&Principal::daemon(), &staging, set("theirs")).await.unwrap();
+    variables.set(&Principal::daemon(), &world.app().await, set("ours")).await.unwrap();
+    let two = world.deploy_in(&staging, "two").await;
+    let source = DeploymentSource::Promote { release: two.release.unwrap(), of: two.reference() };
+    let promoted = world.end(world.enqueue(source).await.unwrap().id).await;
+    assert_eq!((promoted.state, promoted.number), (DeploymentState::Live, 3), "{:?}", promoted.problem);
+    assert_eq!(world.visit().await, (200, "two".into()));
+    let releases = world.store.releases();
+    let (theirs, ours) = (two.release.unwrap(), promoted.release.unwrap());
+    let value = async |id| releases.variables(id).await.unwrap()[0].1.clone();
+    assert_eq!((value(theirs).await, value(ours).await), ("theirs".into(), "ours".into()));
+    let artifact = async |id| releases.get(id).await.unwrap().unwrap().artifact;
+    assert_eq!(artifact(theirs).await, artifact(ours).await);
+
+    // It does not go with the environment that it came from.
+    let app = world.seen(&staging).await;
+    let job =
+        world.call(|p| async move { p.delete_environment(&Principal::daemon(), &app).await }).await.unwrap();
+    assert_eq!(world.job_end(&job).await.state, JobState::Succeeded);
+    let app = world.app().await;
+    let job = world.call(|p| async move { p.stop(&Principal::daemon(), &app).await }).await.unwrap();
+    world.job_end(&job).await;
+    let app = world.app().await;
+    let job = world.call(|p| async move { p.start(&Principal::daemon(), &app).await }).await.unwrap();
+    assert_eq!(world.job_end(&job).await.state, JobState::Succeeded);
+    assert_eq!(world.visit().await, (200, "two".into()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -165,3 +165,40 @@ pub async fn a_forks_commit_is_approved_as_it_was_seen(world: World) {
     let hidden = environments.approve(&other, row.environment.id, "ccc").await;
     assert!(matches!(hidden, Err(StoreError::NotFound { .. })), "{hidden:?}");
 }
+
+pub async fn what_is_nearer_wins_and_each_value_is_kept(world: World) {
+    use berth_schemas::variable::VariableScope as Of;
+    let root = Principal::daemon();
+    let app = world.app("web").await;
+    let environments = world.store.environments();
+    let shown = environments.ensure_preview("ann", app.id, preview("fix", 2)).await.unwrap().app;
+    let variables = world.store.variables();
+    let one = |name: &str, value: &str| vec![(name.parse().unwrap(), value.to_owned(), true, false)];
+    variables.set_in(&root, &app, Of::Shared, one("A", "shared")).await.unwrap();
+    variables.set_in(&root, &app, Of::Shared, one("B", "shared")).await.unwrap();
+    variables.set_in(&root, &app, Of::Previews, one("A", "previews")).await.unwrap();
+    variables.set(&root, &shown, one("B", "own")).await.unwrap();
+    let values = async |app: &AppRow| -> Vec<String> {
+        variables
+            .effective(app)
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|v| format!("{}={}", v.name, v.value))
+            .collect()
+    };
+    assert_eq!(values(&app).await, ["A=shared", "B=shared"]);
+    assert_eq!(values(&shown).await, ["A=previews", "B=own"]);
+
+    let name = "A".parse().unwrap();
+    variables.set_in(&root, &app, Of::Shared, one("A", "changed")).await.unwrap();
+    assert!(variables.delete(&root, &app, Of::Shared, &name).await.unwrap());
+    let history = variables.history(&app, Of::Shared, Some(&name)).await.unwrap();
+    let seen: Vec<_> = history.iter().map(|v| (v.version, v.deleted)).collect();
+    assert_eq!(seen, [(3, true), (2, false), (1, false)]);
+    let then = variables.version(&app, Of::Shared, &name, 1).await.unwrap();
+    assert_eq!(then, Some(("shared".into(), true, false)));
+    assert_eq!(variables.version(&app, Of::Shared, &name, 3).await.unwrap(), None);
+    assert_eq!(values(&app).await, ["B=shared"]);
+    assert_eq!(values(&shown).await, ["A=previews", "B=own"]);
+}

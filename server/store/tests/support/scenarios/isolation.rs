@@ -1,4 +1,4 @@
-use berth_schemas::{DeploymentRef, Scope, app::AppSettings, job::JobKind};
+use berth_schemas::{DeploymentRef, Scope, app::AppSettings, job::JobKind, variable::VariableScope};
 use berth_store::*;
 use serde_json::Value;
 
@@ -54,7 +54,7 @@ pub async fn variables_are_sealed_and_events_name_them_only(world: World) {
     assert!(world.refresh(&app).await.configured_at > app.configured_at);
     assert!(variables.set(&root, &app, vec![plain]).await.unwrap().is_empty(), "nothing changed");
 
-    let list = variables.list(app.environment.id).await.unwrap();
+    let list = variables.effective(&app).await.unwrap();
     let shown: Vec<_> = list.iter().map(|v| (v.name.as_str(), v.value.as_str(), v.secret, v.build)).collect();
     assert_eq!(shown, [("API_KEY", "hunter2-hunter2", true, false), ("GREETING", "grüße", false, true)]);
     let events = world.store.events().list(&Visible::All, Some(&app.slug), Some("variable"), None, None, 9);
@@ -68,8 +68,8 @@ pub async fn variables_are_sealed_and_events_name_them_only(world: World) {
         }
         return;
     }
-    assert!(variables.delete(&root, &app, &secret.0).await.unwrap());
-    assert!(!variables.delete(&root, &app, &secret.0).await.unwrap());
+    assert!(variables.delete(&root, &app, VariableScope::Environment, &secret.0).await.unwrap());
+    assert!(!variables.delete(&root, &app, VariableScope::Environment, &secret.0).await.unwrap());
 }
 
 pub async fn a_moved_or_changed_secret_does_not_open(world: World) {
@@ -83,11 +83,11 @@ pub async fn a_moved_or_changed_secret_does_not_open(world: World) {
     let swap = "UPDATE variables SET sealed = (SELECT v.sealed FROM variables v WHERE v.name = 'THEIRS')
          WHERE name = 'MINE'";
     assert_eq!(world.tamper(swap).await, 1);
-    let opened = world.store.variables().list(app.environment.id).await;
+    let opened = world.store.variables().effective(&app).await;
     assert!(matches!(opened, Err(StoreError::Unsealable(_))), "{opened:?}");
     // Setting it anew repairs it.
     world.store.variables().set(&root, &app, set).await.unwrap();
-    assert_eq!(world.store.variables().list(app.environment.id).await.unwrap().len(), 2);
+    assert_eq!(world.store.variables().effective(&app).await.unwrap().len(), 2);
 
     let (_, first) = world.deploy(&app).await;
     world.deploy(&app).await;
@@ -137,7 +137,10 @@ pub async fn a_foreign_project_is_invisible_by_name(world: World) {
     let set = vec![("A".parse().unwrap(), "b".to_owned(), false, false)];
     assert!(matches!(store.variables().set(&me, &theirs, set).await, Err(StoreError::NotFound { .. })));
     let name = "A".parse().unwrap();
-    assert!(matches!(store.variables().delete(&me, &theirs, &name).await, Err(StoreError::NotFound { .. })));
+    assert!(matches!(
+        store.variables().delete(&me, &theirs, VariableScope::Environment, &name).await,
+        Err(StoreError::NotFound { .. })
+    ));
     assert!(matches!(
         store.projects().delete(&me, theirs.project_id).await,
         Err(StoreError::NotFound { .. })

@@ -65,6 +65,7 @@ macro_rules! scenarios {
             an_app_is_seen_in_each_environment,
             a_deleted_environment_takes_everything_along,
             a_branch_has_one_preview,
+            what_is_nearer_wins_and_each_value_is_kept,
             a_forks_commit_is_approved_as_it_was_seen,
             cache_records_are_noted_once_and_forgotten,
             events_are_told_in_order,

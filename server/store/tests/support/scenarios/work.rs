@@ -30,7 +30,7 @@ pub async fn deleting_an_app_takes_everything_along(world: World) {
     assert!(world.store.apps().by_id(app.id).await.unwrap().is_none());
     assert!(world.store.deployments().get(d.id).await.unwrap().is_none());
     assert!(world.store.releases().get(release.id).await.unwrap().is_none());
-    assert!(world.store.variables().list(app.environment.id).await.unwrap().is_empty());
+    assert!(world.store.variables().effective(&app).await.unwrap().is_empty());
     assert!(world.store.deployments().lines(d.id, None, None, 9).await.unwrap().0.is_empty());
     let query = LogQuery { limit: 1000, ..LogQuery::default() };
     assert!(world.store.logs().search(app.id, &query).await.unwrap().0.is_empty());
