@@ -131,9 +131,11 @@ impl ControlPlane {
         let output = Arc::new(berth_deploy::EngineOutput(Arc::clone(&engine)));
         let collector =
             LogCollector::start(store.clone(), output, CollectorConfig::default(), shutdown.child_token());
+        let dns = Dns::new(store.clone(), dns_config(config));
         let certs = Certs::open(
             store.clone(),
             daemon.plane.clone(),
+            dns.clone(),
             certificates::config(daemon)?,
             shutdown.child_token(),
         )
@@ -153,7 +155,7 @@ impl ControlPlane {
         let retention = Retention::start(store.clone(), retention_config(config), shutdown.child_token());
         let listening = daemon.sockets.duplicate(Role::Control)?;
         let listening = listening.ok_or_else(|| Failure::local("the control plane has no socket"))?;
-        let router = router(daemon, &store, &pipeline, &certs, &forges, &shutdown);
+        let router = router(daemon, &store, &pipeline, (&certs, dns), &forges, &shutdown);
         supervisor.start_once(
             "control",
             listener::serve(
@@ -224,7 +226,7 @@ fn router(
     daemon: &Daemon,
     store: &Store,
     pipeline: &Pipeline,
-    certs: &Certs,
+    (certs, dns): (&Certs, Dns),
     forges: &Arc<Forges>,
     shutdown: &CancellationToken,
 ) -> axum::Router {
@@ -233,7 +235,7 @@ fn router(
         store: store.clone(),
         forges: Arc::clone(forges),
         pipeline: pipeline.clone(),
-        dns: Dns::new(store.clone(), dns_config(config)),
+        dns,
         certs: certs.clone(),
         addresses: daemon.addresses.clone(),
         data_dir: config.data_dir.clone(),

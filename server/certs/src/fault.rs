@@ -23,6 +23,8 @@ pub(crate) enum Stop {
     },
     /// Something passes; the order may go on later.
     Later { trouble: OrderTrouble, not_before: Option<Timestamp> },
+    /// It has to wait, and that is noted already.
+    Waits,
     /// The store does not work, or the order is not wanted any more.
     Store(StoreError),
 }

@@ -12,6 +12,7 @@
 mod account;
 mod ari;
 mod attached;
+mod by_dns;
 mod client;
 mod config;
 mod decide;

@@ -34,6 +34,8 @@ const POLL_MOST: Duration = Duration::from_secs(5);
 const ISSUE_LIMIT: Duration = Duration::from_secs(60);
 /// An order that was placed and does not go on is given up after this.
 const GIVE_UP: Duration = Duration::from_secs(3600);
+/// The same where somebody may have to set a record by hand.
+const GIVE_UP_DNS: Duration = Duration::from_secs(24 * 3600);
 /// Shortest and longest pause of an order that does not go on.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
 
@@ -62,7 +64,8 @@ impl Inner {
             Stop::Failed { fault, trouble, not_before } => (fault, trouble, not_before),
             // What was not placed yet costs nothing: another authority may have it.
             Stop::Later { trouble, not_before }
-                if row.state == OrderState::Pending || later(row.created_at, GIVE_UP) <= now =>
+                if row.state == OrderState::Pending
+                    || later(row.created_at, give_up(row.challenge)) <= now =>
             {
                 (Fault::Unreachable, trouble, not_before)
             }
@@ -73,6 +76,7 @@ impl Inner {
                 self.noted(self.store.acme().stumble(row.id, trouble, until).await);
                 return;
             }
+            Stop::Waits => return,
             Stop::Store(StoreError::Stale { .. } | StoreError::NotFound { .. }) => return,
             Stop::Store(error) => {
                 return tracing::warn!(%error, name = %row.name, "an order could not be noted");
@@ -93,6 +97,7 @@ impl Inner {
 
     /// `pending` → `authorizing`.
     async fn place(&self, acme: &AcmeConfig, wanted: &Wanted, row: &OrderRow) -> Result<OrderRow, Stop> {
+        self.ready_to_ask(row).await?;
         let ca = self.ca(acme, &row.directory).await?;
         let identifiers = [Identifier::Dns(row.name.to_string())];
         let replaces = match row.renewal {
@@ -145,6 +150,9 @@ impl Inner {
             let answers = self.answer(&ca, &mut order, row).await?;
             let looked = tokio::time::timeout(AUTHORIZE_LIMIT, self.until_looked(&ca, &mut order)).await;
             // Given until here.
+            for value in answers.iter().filter_map(Given::record) {
+                self.withdraw(&row.name, value).await;
+            }
             drop(answers);
             looked.map_err(|_| {
                 Stop::unreachable("timeout", "The authority has not looked yet.", self.now())
@@ -167,7 +175,7 @@ impl Inner {
         ca: &Ca,
         order: &mut Order,
         row: &OrderRow,
-    ) -> Result<Vec<Answering>, Stop> {
+    ) -> Result<Vec<Given>, Stop> {
         let said = |error| stop_of(error, &ca.come_again, self.now());
         let mut answers = Vec::new();
         let mut authorizations = order.authorizations();
@@ -184,15 +192,18 @@ impl Inner {
             })?;
             let authorized = challenge.key_authorization();
             answers.push(match row.challenge {
-                ChallengeKind::Http01 => self.shown.answer_http(&challenge.token, authorized.as_str()),
+                ChallengeKind::Http01 => {
+                    Given::Here(self.shown.answer_http(&challenge.token, authorized.as_str()))
+                }
                 ChallengeKind::TlsAlpn01 => {
                     let (chain, key) = challenge_certificate(row.name.as_str(), authorized.digest().as_ref())
                         .map_err(|e| self.own_fault(&e))?;
-                    self.shown.answer_tls(row.name.as_str(), chain, key)
+                    Given::Here(self.shown.answer_tls(row.name.as_str(), chain, key))
                 }
                 ChallengeKind::Dns01 => {
-                    let detail = "No DNS provider is known for this name.";
-                    return Err(Stop::failed(Fault::Unprepared, "no_dns_provider", detail, self.now()));
+                    let value = authorized.dns_value();
+                    self.present(&row.name, &value).await?;
+                    Given::InDns(value)
                 }
             });
             if challenge.status == ChallengeStatus::Pending {
@@ -287,6 +298,27 @@ impl Inner {
         }
         Ok(row)
     }
+}
+
+/// An answer to a challenge, as long as it is given.
+enum Given {
+    /// By the data plane, until it is dropped.
+    Here(#[expect(dead_code, reason = "it is given until it is dropped")] Answering),
+    /// By a TXT record with this value.
+    InDns(String),
+}
+
+impl Given {
+    fn record(&self) -> Option<&str> {
+        match self {
+            Self::Here(_) => None,
+            Self::InDns(value) => Some(value),
+        }
+    }
+}
+
+fn give_up(challenge: ChallengeKind) -> Duration {
+    if challenge == ChallengeKind::Dns01 { GIVE_UP_DNS } else { GIVE_UP }
 }
 
 /// An error of an order or a challenge means that the authority was not convinced, unless it says otherwise.

@@ -13,19 +13,21 @@ use std::{
 use berth_proxy::ProxyHandle;
 use berth_schemas::{
     Code, DomainName, Problem, Timestamp,
+    dns::DnsProviderKind,
     domain::{ChallengeKind, DomainStatus, OrderShown, OrderState},
 };
 use berth_store::{
     CertificateRow, Fault, NewOrder, OrderRow, Store, StoreError,
-    model::{AppId, EnvironmentId, Principal, Visible},
+    model::{AppId, Principal, Visible},
 };
 use tokio::sync::{Notify, Semaphore, broadcast, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     client,
-    config::{AcmeConfig, CertsConfig},
+    config::{AcmeConfig, CertsConfig, OwnNames},
     decide::{self, Offer, Past, later},
+    dns::Dns,
     shown::Shown,
 };
 
@@ -48,7 +50,8 @@ pub(crate) struct Wanted {
     pub(crate) name: DomainName,
     pub(crate) app: Option<AppId>,
     pub(crate) prefer: Option<ChallengeKind>,
-    pub(crate) on_demand: Option<EnvironmentId>,
+    /// The name that Berth gave to an app itself.
+    pub(crate) is_app_host: bool,
 }
 
 /// Certificates of all names. Cheap to clone.
@@ -59,6 +62,7 @@ pub(crate) struct Inner {
     pub(crate) store: Store,
     pub(crate) config: CertsConfig,
     pub(crate) client: reqwest::Client,
+    pub(crate) dns: Dns,
     pub(crate) shown: Arc<Shown>,
     /// One at a time makes an account.
     pub(crate) registering: tokio::sync::Mutex<()>,
@@ -84,6 +88,7 @@ impl Certs {
     pub async fn open(
         store: Store,
         proxy: ProxyHandle,
+        dns: Dns,
         config: CertsConfig,
         shutdown: CancellationToken,
     ) -> Result<Self, Problem> {
@@ -97,6 +102,7 @@ impl Certs {
             store,
             config,
             client,
+            dns,
             registering: tokio::sync::Mutex::default(),
             loading: tokio::sync::Mutex::default(),
             active: Mutex::default(),
@@ -273,7 +279,8 @@ impl Inner {
     /// Follows the event log: domains and apps come and go.
     async fn follow(self: Arc<Self>, mut events: broadcast::Receiver<berth_store::model::EventRow>) {
         use broadcast::error::RecvError;
-        const CONCERNED: [&str; 4] = ["domain.", "certificate.", "app.", "environment."];
+        const CONCERNED: [&str; 5] = ["domain.", "certificate.", "app.", "environment.", "dns_provider."];
+        let mut asked_for_providers = 0;
         loop {
             let next = tokio::select! {
                 next = events.recv() => next,
@@ -287,8 +294,25 @@ impl Inner {
             if let Err(error) = self.load().await {
                 tracing::warn!(%error, "the certificates could not be read");
             }
+            if let Err(error) = self.look_for_providers(&mut asked_for_providers).await {
+                tracing::warn!(%error, "orders that wait for a DNS provider could not be looked at");
+            }
             self.wake.notify_one();
         }
+    }
+
+    /// Orders that wait for a DNS provider go on when there are others than before.
+    async fn look_for_providers(&self, known: &mut usize) -> Result<(), StoreError> {
+        let count = self.store.dns_providers().list().await?.len();
+        if std::mem::replace(known, count) == count {
+            return Ok(());
+        }
+        for row in self.store.acme().recent(self.now()).await? {
+            if row.state == OrderState::Pending && row.trouble.is_some_and(|t| t.kind == "no_dns_provider") {
+                self.store.acme().hurry(&row.name, self.now()).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Looks at all names, again and again.
@@ -316,6 +340,13 @@ impl Inner {
         let certificates: HashMap<DomainName, CertificateRow> =
             self.store.certificates().all().await?.into_iter().map(|c| (c.name.clone(), c)).collect();
         let recent = self.store.acme().recent(before(now, MEMORY)).await?;
+        let covered = |name: &DomainName| {
+            let wildcard = name.wildcard().and_then(|w| certificates.get(&w)).filter(|c| c.not_after > now);
+            wildcard.is_some() && wanted.get(name).is_some_and(|w| w.is_app_host)
+        };
+        let covered: HashSet<DomainName> = wanted.keys().filter(|name| covered(name)).cloned().collect();
+        let mut wanted = wanted;
+        wanted.retain(|name, _| !covered.contains(name));
         self.tidy(&wanted, &certificates, &recent, now).await?;
         let Some(acme) = self.config.acme.clone() else { return Ok(later(now, LOOK_INTERVAL)) };
         let mut placed = placed_lately(&recent, now);
@@ -333,13 +364,21 @@ impl Inner {
             if let Some(certificate) = certificate {
                 next = next.min(self.ask_about(&acme, certificate, now));
             }
-            let at = match due(&acme, &wanted, certificate, &orders, now) {
+            let at = match due(certificate, &orders, now) {
                 Due::Open(row) if row.next_try_at.is_none_or(|at| at <= now) => {
                     self.begin(&acme, wanted, row);
                     continue;
                 }
                 Due::Open(row) => row.next_try_at.unwrap_or(now),
-                Due::New { order, at } if at <= now => {
+                Due::New => {
+                    let Some((order, at)) = self.next_order(&acme, &wanted, certificate, &orders, now).await
+                    else {
+                        continue;
+                    };
+                    if at > now {
+                        next = next.min(at);
+                        continue;
+                    }
                     let count = placed.entry(order.directory.clone()).or_default();
                     if *count >= PLACED {
                         tracing::warn!(directory = order.directory, "too many orders lately; the rest waits");
@@ -350,8 +389,7 @@ impl Inner {
                     self.begin(&acme, wanted, row);
                     continue;
                 }
-                Due::New { at, .. } | Due::Nothing(at) => at,
-                Due::Never => continue,
+                Due::Nothing(at) => at,
             };
             next = next.min(at);
         }
@@ -381,24 +419,40 @@ impl Inner {
     /// Every name that wants a certificate, whether one can be had or not.
     async fn wanted(&self) -> Result<BTreeMap<DomainName, Wanted>, StoreError> {
         let mut wanted = BTreeMap::new();
-        let mut add = |name: DomainName, app, prefer| {
-            let one = Wanted { name: name.clone(), app, prefer, on_demand: None };
+        let mut add = |name: DomainName, app, prefer, is_app_host| {
+            let one = Wanted { name: name.clone(), app, prefer, is_app_host };
             wanted.entry(name).or_insert(one);
         };
         for row in self.store.domains().all().await? {
-            add(row.name, Some(row.app_id), row.challenge);
+            add(row.name, Some(row.app_id), row.challenge, false);
         }
         if let Some(host) = &self.config.control_host {
-            add(host.clone(), None, None);
+            add(host.clone(), None, None, false);
         }
         if let Some(own) = &self.config.own {
+            if self.has_own_wildcard(own).await? {
+                let base = &own.base;
+                if let Ok(name) = format!("*.{base}").parse() {
+                    add(name, None, None, false);
+                }
+            }
             for app in self.store.apps().all_environments(&Visible::All).await? {
                 if let Ok(name) = (own.host)(&app).parse() {
-                    add(name, Some(app.id), None);
+                    add(name, Some(app.id), None, true);
                 }
             }
         }
         Ok(wanted)
+    }
+
+    /// Whether one certificate for all names below the base domain can be had: a DNS provider serves it by itself.
+    async fn has_own_wildcard(&self, own: &OwnNames) -> Result<bool, StoreError> {
+        let providers = self.store.dns_providers().list().await?;
+        let serves = |zone: &DomainName| {
+            let (zone, base) = (zone.base(), own.base.as_str());
+            base == zone || base.strip_suffix(zone).is_some_and(|rest| rest.ends_with('.'))
+        };
+        Ok(providers.iter().any(|p| p.kind != DnsProviderKind::Manual && p.zones.iter().any(serves)))
     }
 
     /// Works on an order in a task of its own, unless that is being done.
@@ -443,9 +497,36 @@ impl Inner {
         let Ok(mut past) = self.past(&row.name).await else { return again };
         let (directory, challenge) = (row.directory.clone(), row.challenge);
         past.push(Past { directory, challenge, fault: Some(fault), at: now });
-        let challenges = challenges(wanted);
+        let challenges = self.challenges(wanted).await;
         let offer = Offer { directories: &acme.directories, challenges: &challenges };
         decide::next(&past, &offer, now, spread()).map_or(again, |next| next.at)
+    }
+
+    /// The next order for a name, and when it may be begun.
+    async fn next_order(
+        &self,
+        acme: &AcmeConfig,
+        wanted: &Wanted,
+        certificate: Option<&CertificateRow>,
+        orders: &[OrderRow],
+        now: Timestamp,
+    ) -> Option<(NewOrder, Timestamp)> {
+        let challenges = self.challenges(wanted).await;
+        let offer = Offer { directories: &acme.directories, challenges: &challenges };
+        let past = past(orders);
+        let next = decide::next(&past, &offer, now, 0.5)?;
+        // What was decided when it failed holds, and somebody may have hurried it since; the limits hold anyway.
+        let at = match next_try(orders) {
+            Some(at) => at.max(decide::floor(&past, &next.directory).unwrap_or(at)),
+            None => next.at,
+        };
+        let order = NewOrder {
+            name: wanted.name.clone(),
+            directory: next.directory,
+            challenge: next.challenge,
+            renewal: certificate.is_some(),
+        };
+        Some((order, at))
     }
 
     /// Runs a question about a name in a task of its own, unless one is being asked.
@@ -478,56 +559,26 @@ enum Due {
     /// This order is not over.
     Open(OrderRow),
     /// An order is to be begun.
-    New { order: NewOrder, at: Timestamp },
+    New,
     /// Nothing before this time.
     Nothing(Timestamp),
-    /// Nothing can be ordered.
-    Never,
 }
 
-fn due(
-    acme: &AcmeConfig,
-    wanted: &Wanted,
-    certificate: Option<&CertificateRow>,
-    orders: &[OrderRow],
-    now: Timestamp,
-) -> Due {
+fn due(certificate: Option<&CertificateRow>, orders: &[OrderRow], now: Timestamp) -> Due {
     if let Some(open) = orders.iter().find(|row| !row.state.is_settled()) {
         return Due::Open(open.clone());
     }
     let renew_at =
         certificate.map(|c| c.renew_at.unwrap_or_else(|| decide::renewal(c.not_before, c.not_after, 0.0)));
-    if let Some(at) = renew_at.filter(|at| *at > now) {
-        return Due::Nothing(at);
+    match renew_at.max(next_try(orders)) {
+        Some(at) if at > now => Due::Nothing(at),
+        _ => Due::New,
     }
-    let challenges = challenges(wanted);
-    let offer = Offer { directories: &acme.directories, challenges: &challenges };
-    let past = past(orders);
-    let Some(next) = decide::next(&past, &offer, now, 0.5) else { return Due::Never };
-    let failed = orders.last().filter(|row| row.state == OrderState::Failed);
-    // What was decided when it failed holds, and somebody may have hurried it since; the limits hold anyway.
-    let at = match failed.and_then(|row| row.next_try_at) {
-        Some(at) => at.max(decide::floor(&past, &next.directory).unwrap_or(at)),
-        None => next.at,
-    };
-    let order = NewOrder {
-        name: wanted.name.clone(),
-        on_demand: wanted.on_demand,
-        directory: next.directory,
-        challenge: next.challenge,
-        renewal: certificate.is_some(),
-    };
-    Due::New { order, at }
 }
 
-/// The challenges that can convince an authority of a name, the preferred one first.
-fn challenges(wanted: &Wanted) -> Vec<ChallengeKind> {
-    use ChallengeKind::{Http01, TlsAlpn01};
-    match (wanted.name.is_wildcard(), wanted.prefer) {
-        (true, _) => Vec::new(),
-        (false, Some(TlsAlpn01)) => vec![TlsAlpn01, Http01],
-        (false, _) => vec![Http01, TlsAlpn01],
-    }
+/// When the next order after a failed one is due, as it was decided then or hurried since.
+fn next_try(orders: &[OrderRow]) -> Option<Timestamp> {
+    orders.last().filter(|row| row.state == OrderState::Failed)?.next_try_at
 }
 
 fn past(orders: &[OrderRow]) -> Vec<Past> {

@@ -219,7 +219,6 @@ mod tests {
         OrderRow {
             id: OrderId(1),
             name: "shop.example.com".parse().unwrap(),
-            on_demand: None,
             directory: "https://ca.example/dir".into(),
             challenge: ChallengeKind::Http01,
             renewal: false,
@@ -245,7 +244,6 @@ mod tests {
             issuer: "CN=Test".into(),
             fingerprint: "ab".into(),
             own,
-            on_demand: None,
             directory: None,
             not_before: Timestamp(0),
             not_after: Timestamp(until),

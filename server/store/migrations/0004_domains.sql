@@ -16,7 +16,7 @@ CREATE INDEX domains_by_app ON domains (app_id, name);
 CREATE INDEX domains_by_environment ON domains (environment_id);
 
 -- One per name that wants one, which need not be a domain: apps have names of their own. names: JSON of all names
--- that the certificate is for. own: somebody attached it. on_demand: the environment that allowed its name.
+-- that the certificate is for. own: somebody attached it.
 CREATE TABLE certificates (
     name            TEXT   NOT NULL PRIMARY KEY,
     names           TEXT   NOT NULL,
@@ -25,7 +25,6 @@ CREATE TABLE certificates (
     issuer          TEXT   NOT NULL,
     fingerprint     TEXT   NOT NULL,
     own             BIGINT NOT NULL,
-    on_demand       BIGINT,
     directory       TEXT,
     not_before      BIGINT NOT NULL,
     not_after       BIGINT NOT NULL,
@@ -38,7 +37,6 @@ CREATE TABLE certificates (
 CREATE TABLE orders (
     id              ROW_ID,
     name            TEXT   NOT NULL,
-    on_demand       BIGINT,
     directory       TEXT   NOT NULL,
     challenge       TEXT   NOT NULL,
     renewal         BIGINT NOT NULL,

@@ -12,14 +12,14 @@ use crate::{
     certificates::{NewCertificate, Origin, put},
     database::{assembled, storable},
     error::{Result, StoreError},
-    model::{AppId, EnvironmentId, NewEvent, Principal},
+    model::{AppId, NewEvent, Principal},
     row,
     seal::Place,
     store::Inner,
     write::Write,
 };
 
-const SELECT: &str = "SELECT id, name, on_demand, directory, challenge, renewal, state, url, trouble, fault,
+const SELECT: &str = "SELECT id, name, directory, challenge, renewal, state, url, trouble, fault,
     next_try_at, created_at, updated_at FROM orders";
 
 /// Longest error of an authority that is kept, in bytes.
@@ -71,8 +71,6 @@ pub struct OrderRow {
     pub id: OrderId,
     /// The name that a certificate is ordered for.
     pub name: DomainName,
-    /// The environment that allowed the name when a visitor came.
-    pub on_demand: Option<EnvironmentId>,
     /// The authority's directory.
     pub directory: String,
     /// How it is shown that the name is ours.
@@ -100,8 +98,6 @@ pub struct OrderRow {
 pub struct NewOrder {
     /// The name.
     pub name: DomainName,
-    /// The environment that allowed the name when a visitor came.
-    pub on_demand: Option<EnvironmentId>,
     /// The authority's directory.
     pub directory: String,
     /// How it is to be shown that the name is ours.
@@ -169,11 +165,10 @@ impl Acme<'_> {
             return from_row(&row);
         }
         let id: i64 = sqlx::query(
-            "INSERT INTO orders (name, on_demand, directory, challenge, renewal, state, created_at, updated_at)
-             VALUES ($1, $2, $3, $4, $5, 'pending', $6, $6) RETURNING id",
+            "INSERT INTO orders (name, directory, challenge, renewal, state, created_at, updated_at)
+             VALUES ($1, $2, $3, $4, 'pending', $5, $5) RETURNING id",
         )
         .bind(new.name.as_str().to_owned())
-        .bind(new.on_demand.map(|e| e.0))
         .bind(new.directory)
         .bind(new.challenge.as_str().to_owned())
         .bind(i64::from(new.renewal))
@@ -302,8 +297,7 @@ impl Acme<'_> {
             .bind(id.0)
             .execute(write.conn())
             .await?;
-        let origin =
-            Origin { own: false, on_demand: before.on_demand, directory: Some(before.directory.clone()) };
+        let origin = Origin { own: false, directory: Some(before.directory.clone()) };
         put(self.0, &mut write, &before.name, &new, origin).await?;
         let (kind, verb) = match before.renewal {
             true => ("certificate.renewed", "renewed"),
@@ -544,7 +538,6 @@ fn from_row(r: &AnyRow) -> Result<OrderRow> {
     Ok(OrderRow {
         id: OrderId(r.try_get("id")?),
         name: row::name(r, "orders", "name")?,
-        on_demand: r.try_get::<Option<i64>, _>("on_demand")?.map(EnvironmentId),
         directory: r.try_get("directory")?,
         challenge: row::word(r, "orders", "challenge", ChallengeKind::parse)?,
         renewal: row::flag(r, "renewal")?,

@@ -6,14 +6,14 @@ use sqlx::{Row, any::AnyRow};
 
 use crate::{
     error::Result,
-    model::{AppId, EnvironmentId, NewEvent, Principal},
+    model::{AppId, NewEvent, Principal},
     row,
     seal::Place,
     store::Inner,
     write::Write,
 };
 
-const COLUMNS: &str = "SELECT name, names, chain, sealed_key, issuer, fingerprint, own, on_demand, directory,
+const COLUMNS: &str = "SELECT name, names, chain, sealed_key, issuer, fingerprint, own, directory,
     not_before, not_after, renew_at, asked_at, created_at FROM certificates";
 
 /// A certificate, without its key.
@@ -31,8 +31,6 @@ pub struct CertificateRow {
     pub fingerprint: String,
     /// Somebody attached it; it is not renewed.
     pub own: bool,
-    /// The environment that allowed its name when a visitor came.
-    pub on_demand: Option<EnvironmentId>,
     /// Directory of the authority that it was ordered from.
     pub directory: Option<String>,
     /// Valid from.
@@ -107,7 +105,7 @@ impl Certificates<'_> {
     /// When the database fails.
     pub async fn by_name(self, name: &DomainName) -> Result<Option<CertificateRow>> {
         let row = sqlx::query(
-            "SELECT name, names, chain, issuer, fingerprint, own, on_demand, directory,
+            "SELECT name, names, chain, issuer, fingerprint, own, directory,
             not_before, not_after, renew_at, asked_at, created_at FROM certificates WHERE name = $1",
         )
         .bind(name.as_str().to_owned())
@@ -129,7 +127,7 @@ impl Certificates<'_> {
     ) -> Result<()> {
         let mut write = Write::begin(self.0).await?;
         crate::acme::forget(&mut write, name).await?;
-        put(self.0, &mut write, name, &new, Origin { own: true, on_demand: None, directory: None }).await?;
+        put(self.0, &mut write, name, &new, Origin { own: true, directory: None }).await?;
         let event = NewEvent {
             kind: "certificate.attached",
             by: by.name.clone(),
@@ -191,7 +189,6 @@ impl Certificates<'_> {
 /// Where a certificate comes from.
 pub(crate) struct Origin {
     pub(crate) own: bool,
-    pub(crate) on_demand: Option<EnvironmentId>,
     pub(crate) directory: Option<String>,
 }
 
@@ -205,12 +202,12 @@ pub(crate) async fn put(
 ) -> Result<()> {
     let sealed = inner.sealer.seal(&place(name.as_str()), new.key.as_bytes())?;
     sqlx::query(
-        "INSERT INTO certificates (name, names, chain, sealed_key, issuer, fingerprint, own, on_demand, directory,
+        "INSERT INTO certificates (name, names, chain, sealed_key, issuer, fingerprint, own, directory,
             not_before, not_after, renew_at, asked_at, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, NULL, $13)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, NULL, $12)
          ON CONFLICT (name) DO UPDATE SET names = excluded.names, chain = excluded.chain,
             sealed_key = excluded.sealed_key, issuer = excluded.issuer, fingerprint = excluded.fingerprint,
-            own = excluded.own, on_demand = excluded.on_demand, directory = excluded.directory,
+            own = excluded.own, directory = excluded.directory,
             not_before = excluded.not_before, not_after = excluded.not_after, renew_at = excluded.renew_at,
             asked_at = NULL, created_at = excluded.created_at",
     )
@@ -221,7 +218,6 @@ pub(crate) async fn put(
     .bind(new.issuer.clone())
     .bind(new.fingerprint.clone())
     .bind(i64::from(origin.own))
-    .bind(origin.on_demand.map(|e| e.0))
     .bind(origin.directory)
     .bind(new.not_before.0)
     .bind(new.not_after.0)
@@ -245,7 +241,6 @@ fn from_row(r: &AnyRow) -> Result<CertificateRow> {
         issuer: r.try_get("issuer")?,
         fingerprint: r.try_get("fingerprint")?,
         own: row::flag(r, "own")?,
-        on_demand: r.try_get::<Option<i64>, _>("on_demand")?.map(EnvironmentId),
         directory: r.try_get("directory")?,
         not_before: row::time(r, "not_before")?,
         not_after: row::time(r, "not_after")?,

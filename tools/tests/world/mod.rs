@@ -68,17 +68,19 @@ impl World {
             control: None,
             max_source_bytes: 1 << 20,
         };
+        let dns =
+            berth_certs::dns::Dns::new(store.clone(), berth_certs::dns::DnsConfig::new(Vec::new(), |_| true));
         let certificates =
             CertsConfig { https: false, acme: None, fallback: None, own: None, control_host: None };
         let certs =
-            Certs::open(store.clone(), proxy.clone(), certificates, shutdown.child_token()).await.unwrap();
+            Certs::open(store.clone(), proxy.clone(), dns.clone(), certificates, shutdown.child_token())
+                .await
+                .unwrap();
         let pipeline =
             Pipeline::open(store.clone(), boxed, instance, proxy, collector, config, shutdown.child_token())
                 .await
                 .unwrap();
         let started_at = Timestamp::now();
-        let dns =
-            berth_certs::dns::Dns::new(store.clone(), berth_certs::dns::DnsConfig::new(Vec::new(), |_| true));
         let forges = ForgeConfig {
             public_url: "http://localhost:7700".into(),
             allow_private: true,

@@ -166,8 +166,7 @@ impl Dns {
         let manual = row.kind == DnsProviderKind::Manual;
         self.change(&row, &record, true).await?;
         let limit = if manual { Duration::ZERO } else { limit };
-        let sighting =
-            propagation::wait(limit, async || propagation::look(&self.resolvers, &record).await).await;
+        let sighting = propagation::wait(limit, || propagation::look(&self.resolvers, &record)).await;
         tracing::debug!(record = %record.name, ?sighting, "looked");
         Ok(match sighting.is_complete() {
             true => Presented::Shown,

@@ -89,7 +89,10 @@ async fn shows(server: &Server, record: &Record, recursive: bool) -> Result<bool
 }
 
 /// Looks until the sighting is complete or the time is over, and returns the last one.
-pub(crate) async fn wait(limit: Duration, mut look: impl AsyncFnMut() -> Sighting) -> Sighting {
+pub(crate) async fn wait<F>(limit: Duration, mut look: impl FnMut() -> F) -> Sighting
+where
+    F: Future<Output = Sighting>,
+{
     let deadline = Instant::now() + limit;
     let mut pause = PAUSES.0;
     loop {
@@ -115,9 +118,9 @@ mod tests {
     async fn it_waits_for_the_last_server() {
         let began = Instant::now();
         let mut looks = 0;
-        let seen = wait(Duration::from_secs(120), async || {
+        let seen = wait(Duration::from_secs(120), || {
             looks += 1;
-            if looks < 4 { sighting(&["a"], &["b"]) } else { sighting(&["a", "b"], &[]) }
+            std::future::ready(if looks < 4 { sighting(&["a"], &["b"]) } else { sighting(&["a", "b"], &[]) })
         })
         .await;
         assert!(seen.is_complete());
@@ -135,9 +138,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn without_time_it_looks_once() {
         let mut looks = 0;
-        wait(Duration::ZERO, async || {
+        wait(Duration::ZERO, || {
             looks += 1;
-            Sighting::default()
+            std::future::ready(Sighting::default())
         })
         .await;
         assert_eq!(looks, 1);

@@ -408,3 +408,87 @@ async fn names_of_the_platform_get_theirs_by_themselves() {
     let taken = json!({ "domain": "berth.example.com", "app": "site" });
     world.berth.rest().post("/v1/domains", taken).await.problem(409, "conflict");
 }
+
+/// BIND with the zone example.com, all of whose names lead here; none where it cannot listen on the port of DNS.
+async fn name_server(dir: &std::path::Path) -> Option<(tokio::process::Child, String)> {
+    // An address of this process alone: name servers of zones are asked at port 53.
+    let id = std::process::id();
+    let address = format!("127.77.{}.{}", (id >> 8) & 255, (id & 255).max(1));
+    if let Err(error) = std::net::UdpSocket::bind((address.as_str(), 53)) {
+        println!("skipped: nothing may listen at {address}:53 here ({error})");
+        return None;
+    }
+    let zone = format!(
+        "$TTL 1\n@ IN SOA ns admin 1 60 60 60 1\n@ IN NS ns\nns IN A {address}\n@ IN A 127.0.0.1\n* IN A 127.0.0.1\n*.apps IN A 127.0.0.1\n"
+    );
+    std::fs::write(dir.join("zone"), zone).unwrap();
+    let config = format!(
+        "options {{ directory \"{}\"; listen-on {{ {address}; }}; listen-on-v6 {{ none; }}; recursion no; pid-file none; }};\n\
+         controls {{ }};\nkey \"berth.\" {{ algorithm hmac-sha256; secret \"{TSIG}\"; }};\n\
+         zone \"example.com\" {{ type primary; file \"zone\"; allow-update {{ key \"berth.\"; }}; }};\n",
+        dir.display()
+    );
+    let file = dir.join("named.conf");
+    std::fs::write(&file, config).unwrap();
+    let log = std::fs::File::create(dir.join("named.log")).unwrap();
+    let child = tokio::process::Command::new("named")
+        .args(["-g", "-c"])
+        .arg(&file)
+        .stdout(Stdio::null())
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn();
+    let Ok(child) = child else {
+        println!("skipped: named is not installed (Debian package bind9)");
+        return None;
+    };
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let read = || std::fs::read_to_string(dir.join("named.log")).unwrap_or_default();
+    while !read().contains(" running") {
+        assert!(Instant::now() < deadline, "named does not run: {}", read());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Some((child, format!("{address}:53")))
+}
+
+const TSIG: &str = "c2VjcmV0LW9mLXRoZS10ZXN0LW9ubHktMzItYnl0ZXM=";
+
+#[tokio::test]
+async fn a_wildcard_is_proven_by_dns() {
+    if !pebble_or_skip() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let Some((_named, server)) = name_server(dir.path()).await else { return };
+    let ports = Ports::free();
+    let pebble = Pebble::start(&Options { dns: Some(&server), ..ports.options() }).await;
+    let more =
+        ["--dns-resolvers", &server, "--allow-private-sources", "true", "--base-domain", "apps.example.com"];
+    let berth = berth(&ports, &pebble, &more).await;
+    let world = World { berth, pebble, https: ports.https };
+    world.site("site").await;
+    world.add(json!({ "domain": "*.shop.example.com", "app": "site" })).await;
+    let waiting = world.until("*.shop.example.com", 20, |d| d["status"] == "waiting").await;
+    assert_eq!(waiting["order"]["error"]["kind"], "no_dns_provider", "{waiting:#}");
+    assert!(waiting["order"]["error"]["detail"].to_string().contains("dns_provider_add"), "{waiting:#}");
+    let credentials =
+        json!({ "kind": "rfc2136", "server": server, "tsig_name": "berth", "tsig_secret": TSIG });
+    let provider = json!({ "provider": "bind", "credentials": credentials, "zones": ["example.com"] });
+    world.berth.rest().post("/v1/dns-providers", provider).await.ok();
+    let secure = world.secure("*.shop.example.com").await;
+    assert_eq!(names(&secure), ["*.shop.example.com"], "{secure:#}");
+    assert_eq!(secure["order"]["challenge"], "dns-01");
+    assert_eq!(world.visit("any.shop.example.com").await, "site");
+    // The platform's own names share one, too, now that one can be had.
+    let deadline = Instant::now() + Duration::from_secs(40);
+    while !world
+        .events("certificate.issued")
+        .await
+        .iter()
+        .any(|e| e["data"]["domain"] == "*.apps.example.com")
+    {
+        assert!(Instant::now() < deadline, "{:#?}", world.events("certificate").await);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert!(!world.visit("nobody.apps.example.com").await.is_empty(), "a name without an app has it, too");
+}

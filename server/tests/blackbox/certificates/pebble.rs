@@ -23,6 +23,8 @@ pub struct Options<'a> {
     pub validity_s: u64,
     /// It wants accounts that it knows: key identifier and key.
     pub eab: Option<(&'a str, &'a str)>,
+    /// A name server to ask instead of one of its own.
+    pub dns: Option<&'a str>,
     /// Most seconds before it looks at a challenge.
     pub sleep_s: u32,
     /// Per cent of good nonces that it refuses.
@@ -98,7 +100,7 @@ impl Pebble {
             .spawn()
             .unwrap();
         let mut pebble = Command::new("pebble");
-        pebble.arg("-config").arg(&file).args(["-dnsserver", &dns]);
+        pebble.arg("-config").arg(&file).args(["-dnsserver", options.dns.unwrap_or(&dns)]);
         pebble.env("PEBBLE_WFE_NONCEREJECT", options.nonce_reject.to_string());
         match options.sleep_s {
             0 => pebble.env("PEBBLE_VA_NOSLEEP", "1"),

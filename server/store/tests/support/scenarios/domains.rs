@@ -17,7 +17,6 @@ fn plan(app: &AppRow) -> DomainPlan {
 fn order(text: &str) -> NewOrder {
     NewOrder {
         name: name(text),
-        on_demand: None,
         directory: "https://ca.example/dir".into(),
         challenge: ChallengeKind::Http01,
         renewal: false,
