@@ -81,9 +81,7 @@ fn status(
         (Some(_), _) => DomainStatus::Expired,
         (None, _) if !does.orders => DomainStatus::Plain,
         (None, Some(row)) if row.state == OrderState::Failed => DomainStatus::Failing,
-        (None, Some(row)) if row.state == OrderState::Pending && row.trouble.is_some() => {
-            DomainStatus::Waiting
-        }
+        (None, Some(row)) if !row.state.is_settled() && row.trouble.is_some() => DomainStatus::Waiting,
         (None, _) => DomainStatus::Issuing,
     }
 }
@@ -203,7 +201,7 @@ pub(crate) async fn attention(inner: &Inner, visible: &Visible) -> Result<Vec<St
 }
 
 fn is_stuck(row: &OrderRow) -> bool {
-    row.state == OrderState::Failed || row.state == OrderState::Pending && row.trouble.is_some()
+    row.state == OrderState::Failed || !row.state.is_settled() && row.trouble.is_some()
 }
 
 #[cfg(test)]

@@ -409,7 +409,7 @@ async fn names_of_the_platform_get_theirs_by_themselves() {
     world.berth.rest().post("/v1/domains", taken).await.problem(409, "conflict");
 }
 
-/// BIND with the zone example.com, all of whose names lead here; none where it cannot listen on the port of DNS.
+/// Knot with the zone example.com, all of whose names lead here; none where it cannot listen on the port of DNS.
 async fn name_server(dir: &std::path::Path) -> Option<(tokio::process::Child, String)> {
     // An address of this process alone: name servers of zones are asked at port 53.
     let id = std::process::id();
@@ -419,33 +419,36 @@ async fn name_server(dir: &std::path::Path) -> Option<(tokio::process::Child, St
         return None;
     }
     let zone = format!(
-        "$TTL 1\n@ IN SOA ns admin 1 60 60 60 1\n@ IN NS ns\nns IN A {address}\n@ IN A 127.0.0.1\n* IN A 127.0.0.1\n*.apps IN A 127.0.0.1\n"
+        "$TTL 1\n@ SOA ns admin 1 60 60 60 1\n@ NS ns\nns A {address}\n@ A 127.0.0.1\n* A 127.0.0.1\n\
+         *.shop A 127.0.0.1\n*.apps A 127.0.0.1\n"
     );
     std::fs::write(dir.join("zone"), zone).unwrap();
+    let home = dir.display();
     let config = format!(
-        "options {{ directory \"{}\"; listen-on {{ {address}; }}; listen-on-v6 {{ none; }}; recursion no; pid-file none; }};\n\
-         controls {{ }};\nkey \"berth.\" {{ algorithm hmac-sha256; secret \"{TSIG}\"; }};\n\
-         zone \"example.com\" {{ type primary; file \"zone\"; allow-update {{ key \"berth.\"; }}; }};\n",
-        dir.display()
+        "server:\n  listen: {address}@53\n  rundir: \"{home}\"\n  udp-workers: 1\n  tcp-workers: 1\n\
+         database:\n  storage: \"{home}\"\nlog:\n- target: stderr\n  any: info\n\
+         key:\n- id: berth\n  algorithm: hmac-sha256\n  secret: {TSIG}\n\
+         acl:\n- id: change\n  key: berth\n  action: update\n\
+         zone:\n- domain: example.com\n  storage: \"{home}\"\n  file: zone\n  acl: change\n"
     );
-    let file = dir.join("named.conf");
+    let file = dir.join("knot.conf");
     std::fs::write(&file, config).unwrap();
-    let log = std::fs::File::create(dir.join("named.log")).unwrap();
-    let child = tokio::process::Command::new("named")
-        .args(["-g", "-c"])
+    let log = std::fs::File::create(dir.join("log")).unwrap();
+    let child = tokio::process::Command::new("/usr/sbin/knotd")
+        .arg("-c")
         .arg(&file)
-        .stdout(Stdio::null())
+        .stdout(log.try_clone().unwrap())
         .stderr(log)
         .kill_on_drop(true)
         .spawn();
     let Ok(child) = child else {
-        println!("skipped: named is not installed (Debian package bind9)");
+        println!("skipped: knotd is not installed (Debian package knot)");
         return None;
     };
     let deadline = Instant::now() + Duration::from_secs(20);
-    let read = || std::fs::read_to_string(dir.join("named.log")).unwrap_or_default();
-    while !read().contains(" running") {
-        assert!(Instant::now() < deadline, "named does not run: {}", read());
+    let read = || std::fs::read_to_string(dir.join("log")).unwrap_or_default();
+    while !read().contains("server started") {
+        assert!(Instant::now() < deadline, "knotd does not start: {}", read());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Some((child, format!("{address}:53")))
