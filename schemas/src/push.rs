@@ -165,7 +165,8 @@ impl PushState {
             S::Received => next != S::Received,
             S::Handled => next == S::Refused,
             // By push_retry.
-            S::Ignored | S::Failed => next == S::Received,
+            S::Failed => next == S::Received,
+            S::Ignored => matches!(next, S::Received | S::Refused),
             S::Superseded | S::Refused => false,
         }
     }
@@ -196,6 +197,9 @@ pub struct PushRules {
     /// Tags that deploy to production when they are pushed: patterns such as v*, ! excludes. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deploy_tags: Option<Vec<String>>,
+    /// What the result of a `git push` to Berth is. Default: follow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: Option<PushResult>,
 }
 
 /// Input of `push_rules_get`.

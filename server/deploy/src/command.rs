@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +40,9 @@ const INHERITED: &[&str] = &[
 /// its process group is killed.
 const PIPE_GRACE: Duration = Duration::from_secs(2);
 
+/// Bytes of a piped program's standard error that are kept.
+const MAX_SAID: usize = 64 << 10;
+
 /// A program to start, with everything it gets.
 #[derive(Clone)]
 pub struct Command {
@@ -47,6 +50,7 @@ pub struct Command {
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     dir: Option<PathBuf>,
+    input: Option<Vec<u8>>,
     timeout: Duration,
     max_line: usize,
 }
@@ -130,6 +134,7 @@ impl Command {
             args: Vec::new(),
             env: Vec::new(),
             dir: None,
+            input: None,
             timeout: Duration::from_secs(600),
             max_line: 4096,
         }
@@ -160,6 +165,13 @@ impl Command {
     #[must_use]
     pub fn dir(mut self, dir: impl AsRef<Path>) -> Self {
         self.dir = Some(dir.as_ref().to_owned());
+        self
+    }
+
+    /// What it reads from its standard input, instead of nothing.
+    #[must_use]
+    pub fn input(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.input = Some(bytes.into());
         self
     }
 
@@ -207,7 +219,7 @@ impl Command {
         sink: &mut (dyn FnMut(OutputLine) + Send),
     ) -> Result<Finished, CommandError> {
         let started = Instant::now();
-        let mut child = self.spawn()?;
+        let mut child = self.spawn(self.input.is_some())?;
         let mut group = Group::of(&child);
         // The readers' handles end with the pipes, or are aborted with the set when this future is dropped.
         let mut readers = tokio::task::JoinSet::new();
@@ -219,6 +231,12 @@ impl Command {
             readers.spawn(read_lines(err, self.max_line, OutputLine::Stderr, sender.clone()));
         }
         drop(sender);
+        if let (Some(mut to), Some(input)) = (child.stdin.take(), self.input.clone()) {
+            readers.spawn(async move {
+                // A program that wants no more says so by its end.
+                let _ = to.write_all(&input).await;
+            });
+        }
 
         let deadline = tokio::time::sleep(self.timeout);
         tokio::pin!(deadline);
@@ -278,11 +296,46 @@ impl Command {
         Ok(Captured { finished, stdout, stderr })
     }
 
+    /// Starts it with its pipes in the caller's hands: for programs that take or give more than lines.
+    ///
+    /// # Errors
+    /// [`CommandError`] when it could not start.
+    pub fn pipe(&self) -> Result<Piped, CommandError> {
+        let mut child = self.spawn(true)?;
+        let group = Group::of(&child);
+        let stderr = child.stderr.take();
+        let max_line = self.max_line;
+        let said = tokio::spawn(async move {
+            let Some(stderr) = stderr else { return String::new() };
+            let (sender, mut lines) = mpsc::channel(64);
+            let mut said = String::new();
+            let gather = async {
+                while let Some(OutputLine::Stderr(line) | OutputLine::Stdout(line)) = lines.recv().await {
+                    if said.len() + line.len() < MAX_SAID {
+                        said.push_str(&line);
+                        said.push('\n');
+                    }
+                }
+            };
+            tokio::join!(read_lines(stderr, max_line, OutputLine::Stderr, sender), gather);
+            said
+        });
+        Ok(Piped {
+            stdin: child.stdin.take(),
+            stdout: child.stdout.take(),
+            child,
+            group,
+            said,
+            started: Instant::now(),
+            command: self.clone(),
+        })
+    }
+
     #[allow(
         clippy::disallowed_methods,
         reason = "this is the one module that may start programs: by argv, in a group of their own"
     )]
-    fn spawn(&self) -> Result<tokio::process::Child, CommandError> {
+    fn spawn(&self, takes_input: bool) -> Result<tokio::process::Child, CommandError> {
         let mut command = tokio::process::Command::new(&self.program);
         command
             .args(&self.args)
@@ -290,7 +343,7 @@ impl Command {
             .envs(INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
             .env("LC_ALL", "C.UTF-8")
             .envs(self.env.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null())
+            .stdin(if takes_input { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
@@ -316,6 +369,57 @@ impl Command {
     }
 }
 
+/// A program whose pipes are in the caller's hands. Dropping it kills the whole process group.
+#[derive(Debug)]
+pub struct Piped {
+    /// Its standard input. Drop it to end that.
+    pub stdin: Option<tokio::process::ChildStdin>,
+    /// Its standard output.
+    pub stdout: Option<tokio::process::ChildStdout>,
+    child: tokio::process::Child,
+    group: Group,
+    said: tokio::task::JoinHandle<String>,
+    started: Instant,
+    command: Command,
+}
+
+impl Piped {
+    /// Ends its input, drops what it still prints, and waits for its end. Returns also what it wrote to its
+    /// standard error.
+    ///
+    /// # Errors
+    /// [`CommandError`] when it took too long since its start, or was cancelled.
+    pub async fn finish(mut self, cancel: &CancellationToken) -> Result<(Finished, String), CommandError> {
+        drop(self.stdin.take());
+        let stdout = self.stdout.take();
+        let rest = async {
+            if let Some(mut stdout) = stdout {
+                let _ = tokio::io::copy(&mut stdout, &mut tokio::io::sink()).await;
+            }
+        };
+        let program = self.command.name();
+        let limit = self.command.timeout;
+        let ended = async {
+            let ((), status) = tokio::join!(rest, self.child.wait());
+            status
+        };
+        let status = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(CommandError::Cancelled { program }),
+            () = tokio::time::sleep(limit.saturating_sub(self.started.elapsed())) => {
+                return Err(CommandError::TimedOut { program, limit });
+            }
+            status = ended => status.map_err(|source| self.command.io(source))?,
+        };
+        let said = tokio::time::timeout(PIPE_GRACE, &mut self.said).await;
+        if said.is_ok() {
+            self.group.disarm();
+        }
+        let said = said.ok().and_then(Result::ok).unwrap_or_default();
+        Ok((Finished { code: status.code(), took: self.started.elapsed() }, said))
+    }
+}
+
 /// The values of the environment may be secrets: only names are shown.
 impl std::fmt::Debug for Command {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -331,6 +435,7 @@ impl std::fmt::Debug for Command {
 }
 
 /// Kills the process group of a child on drop, unless disarmed.
+#[derive(Debug)]
 struct Group(Option<rustix::process::Pid>);
 
 impl Group {
@@ -511,6 +616,28 @@ mod tests {
             assert!(dropped.is_err());
         })
         .await;
+    }
+
+    #[tokio::test]
+    async fn input_is_handed_over_and_pipes_carry_bytes() {
+        let cancel = CancellationToken::new();
+        let out = Command::new("cat").input("a\nb\n").capture(&cancel, 100).await.unwrap();
+        assert_eq!(out.stdout, "a\nb");
+        let mut cat = Command::new("cat").pipe().unwrap();
+        let bytes: Vec<u8> = (0..=255).cycle().take(300_000).collect();
+        let (mut to, from) = (cat.stdin.take().unwrap(), cat.stdout.as_mut().unwrap());
+        let mut got = Vec::new();
+        let write = async {
+            to.write_all(&bytes).await.unwrap();
+            drop(to);
+        };
+        let (_, read) = tokio::join!(write, from.read_to_end(&mut got));
+        read.unwrap();
+        assert!(got == bytes);
+        let (finished, said) = cat.finish(&cancel).await.unwrap();
+        assert!(finished.success() && said.is_empty());
+        let sleeping = Command::new("sleep").arg("60").timeout(Duration::from_millis(50)).pipe().unwrap();
+        assert!(matches!(sleeping.finish(&cancel).await, Err(CommandError::TimedOut { .. })));
     }
 
     #[test]

@@ -42,6 +42,8 @@ impl Inner {
         }
         let files = self.config.data_dir.join("releases").join(app.id.0.to_string());
         remove_dir(&files).await.map_err(|e| io_problem("removing the app's files", &e))?;
+        let repository = crate::repository::path(&self.config.data_dir, app.id);
+        remove_dir(&repository).await.map_err(|e| io_problem("removing the app's repository", &e))?;
         stall::before("deleted").await;
         self.store.apps().delete(app.id, "berth").await?;
         stall::after("deleted").await;

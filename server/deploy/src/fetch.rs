@@ -150,8 +150,13 @@ impl Inner {
         request.limits.bytes = self.config.max_source_bytes;
         let (lines, mut printed) = mpsc::channel::<String>(256);
         let journal = attempt.journal.clone();
+        // What git says of our own repository names its place on this machine, and nothing of interest.
+        let own = matches!(attempt.row.source, DeploymentSource::Pushed { .. });
         let listen = async move {
             while let Some(line) = printed.recv().await {
+                if own {
+                    continue;
+                }
                 journal.line(BuildLineKind::Output, None, line).await;
             }
         };

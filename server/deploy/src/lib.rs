@@ -59,5 +59,7 @@ pub use journal::DeploymentUpdate;
 pub use output::EngineOutput;
 pub use pipeline::{EnqueueOptions, Pipeline};
 pub use previews::{PreviewFor, PreviewOf};
+pub use push::GitPush;
+pub use repository::GitService;
 pub use room::Room;
 pub use traffic::TrafficWish;

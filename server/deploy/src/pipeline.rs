@@ -42,6 +42,7 @@ use crate::{
     jobs::Place,
     journal::{DeploymentUpdate, Watchers},
     previews::Sleepers,
+    push::GitSlots,
     routes::Routes,
     stall,
     waits::{Holders, Wait},
@@ -113,6 +114,12 @@ pub(crate) struct Inner {
     pub(crate) wake: Notify,
     /// There may be pushes to decide.
     pub(crate) pushed: Notify,
+    /// One at a time moves the refs of an app's own repository. Whoever is inside goes through none of the other gates.
+    pub(crate) repositories: Gates<AppId>,
+    /// Refs may have moved of which no push was kept.
+    pub(crate) refs_to_look_at: Notify,
+    /// Places of those who fetch and push.
+    pub(crate) git_slots: GitSlots,
     /// Ends of jobs and deployments, for those who wait.
     pub(crate) settled: broadcast::Sender<()>,
     /// Something happened to a container; the reconciler should look at this environment.
@@ -157,7 +164,7 @@ impl Pipeline {
         config: PipelineConfig,
         shutdown: CancellationToken,
     ) -> Result<Self, Problem> {
-        for directory in ["uploads", "releases", "work"] {
+        for directory in ["uploads", "releases", "work", "repos"] {
             let path = config.data_dir.join(directory);
             tokio::fs::create_dir_all(&path).await.map_err(|e| {
                 Problem::new(Code::Internal, format!("The directory {} cannot be made: {e}.", path.display()))
@@ -193,6 +200,9 @@ impl Pipeline {
             sweep_now: Notify::new(),
             wake: Notify::new(),
             pushed: Notify::new(),
+            repositories: Gates::default(),
+            refs_to_look_at: Notify::new(),
+            git_slots: GitSlots::default(),
             settled: broadcast::channel(256).0,
             look,
             tasks: TaskTracker::new(),
@@ -200,7 +210,9 @@ impl Pipeline {
         });
         inner.boot().await?;
         inner.spawn(Arc::clone(&inner).work_queue());
+        inner.clear_quarantines().await?;
         inner.spawn(Arc::clone(&inner).work_pushes());
+        inner.spawn(Arc::clone(&inner).work_refs());
         inner.spawn(Arc::clone(&inner).reconcile(looks));
         inner.spawn(Arc::clone(&inner).follow_engine());
         inner.spawn(Arc::clone(&inner).clean_regularly());

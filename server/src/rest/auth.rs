@@ -9,6 +9,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
+use base64::Engine as _;
 use berth_schemas::Code;
 use berth_store::model::Principal;
 use http::{HeaderMap, HeaderValue, header};
@@ -16,8 +17,25 @@ use http::{HeaderMap, HeaderValue, header};
 use super::{Shared, listener::Peer, problem::Refusal};
 
 /// Puts the caller's [`Principal`] into the request, or refuses it.
-pub async fn require(State(control): State<Shared>, mut request: Request, next: Next) -> Response {
-    match principal(&control, &request) {
+pub async fn require(State(control): State<Shared>, request: Request, next: Next) -> Response {
+    let token = bearer(request.headers()).map(str::to_owned);
+    pass(control, request, next, token, "Bearer realm=\"berth\"").await
+}
+
+/// The same for git, which knows passwords: the token is the password, whatever the user's name.
+pub async fn require_for_git(State(control): State<Shared>, request: Request, next: Next) -> Response {
+    let token = bearer(request.headers()).map(str::to_owned).or_else(|| basic(request.headers()));
+    pass(control, request, next, token, "Basic realm=\"berth\", charset=\"UTF-8\"").await
+}
+
+async fn pass(
+    control: Shared,
+    mut request: Request,
+    next: Next,
+    token: Option<String>,
+    challenge: &'static str,
+) -> Response {
+    match principal(&control, &request, token.as_deref(), challenge) {
         Ok(principal) => {
             request.extensions_mut().insert(principal);
             next.run(request).await
@@ -26,12 +44,16 @@ pub async fn require(State(control): State<Shared>, mut request: Request, next: 
     }
 }
 
-fn principal(control: &Shared, request: &Request) -> Result<Principal, Refusal> {
+fn principal(
+    control: &Shared,
+    request: &Request,
+    token: Option<&str>,
+    challenge: &'static str,
+) -> Result<Principal, Refusal> {
     let peer = request.extensions().get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |p| p.0.ip());
     let address = client(peer, request.headers());
-    let token = bearer(request.headers()).ok_or_else(|| {
-        unauthenticated("Bearer realm=\"berth\"", "This needs a token, and the request carries none.")
-    })?;
+    let token = token
+        .ok_or_else(|| unauthenticated(challenge, "This needs a token, and the request carries none."))?;
     control.throttle.admit(address, token, Instant::now()).map_err(|wait| {
         Refusal::new(Code::RateLimited, "Too many wrong tokens came from this address.")
             .hint(format!("Wait {} seconds, and check the token.", wait.as_secs() + 1))
@@ -40,10 +62,11 @@ fn principal(control: &Shared, request: &Request) -> Result<Principal, Refusal> 
     let found = control.authenticate(token);
     control.throttle.record(address, token, found.is_some(), Instant::now());
     found.ok_or_else(|| {
-        unauthenticated(
-            "Bearer realm=\"berth\", error=\"invalid_token\"",
-            "The token is not valid: it is unknown, revoked or expired.",
-        )
+        let challenge = match challenge.starts_with("Bearer") {
+            true => "Bearer realm=\"berth\", error=\"invalid_token\"",
+            false => challenge,
+        };
+        unauthenticated(challenge, "The token is not valid: it is unknown, revoked or expired.")
     })
 }
 
@@ -63,11 +86,23 @@ fn unauthenticated(challenge: &'static str, detail: &str) -> Refusal {
 
 /// The token of a request that has exactly one well-formed Authorization header.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
+    credential(headers, "bearer")
+}
+
+/// The password of HTTP Basic (RFC 7617).
+fn basic(headers: &HeaderMap) -> Option<String> {
+    let decoded = base64::engine::general_purpose::STANDARD.decode(credential(headers, "basic")?).ok()?;
+    let text = String::from_utf8(decoded).ok()?;
+    let (_, password) = text.split_once(':')?;
+    (!password.is_empty()).then(|| password.to_owned())
+}
+
+fn credential<'a>(headers: &'a HeaderMap, wanted: &str) -> Option<&'a str> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let (value, None) = (values.next()?, values.next()) else { return None };
     let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
     let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && token.len() <= 512).then_some(token)
+    (scheme.eq_ignore_ascii_case(wanted) && !token.is_empty() && token.len() <= 1024).then_some(token)
 }
 
 #[cfg(test)]
@@ -95,5 +130,10 @@ mod tests {
         assert_eq!(bearer(&headers(&["Basic abc"])), None);
         assert_eq!(bearer(&headers(&["Bearer a", "Bearer b"])), None);
         assert_eq!(bearer(&headers(&["Bearer "])), None);
+        let password = |value| basic(&headers(&[value]));
+        assert_eq!(password("Basic Z2l0OmE6Yg=="), Some("a:b".into()));
+        for bad in ["Basic Z2l0Og==", "Basic Z2l0", "Basic !", "Bearer Z2l0OmE6Yg=="] {
+            assert_eq!(password(bad), None, "{bad}");
+        }
     }
 }

@@ -7,6 +7,7 @@ pub mod auth;
 pub mod call;
 pub mod docs;
 pub mod envelope;
+pub mod git;
 pub mod health;
 pub mod hooks;
 pub mod host;
@@ -46,8 +47,15 @@ pub fn router(control: &Shared, mcp: Option<Router>) -> Router {
         guarded = guarded.nest_service("/mcp", mcp);
     }
     let guarded = guarded.route_layer(from_fn_with_state(Arc::clone(control), auth::require));
+    let repositories = Router::new()
+        .route("/git/{repository}/info/refs", get(git::info_refs))
+        .route("/git/{repository}/git-upload-pack", post(git::upload_pack))
+        .route("/git/{repository}/git-receive-pack", post(git::receive_pack))
+        .layer(DefaultBodyLimit::disable())
+        .route_layer(from_fn_with_state(Arc::clone(control), auth::require_for_git));
     Router::new()
         .merge(guarded)
+        .merge(repositories)
         .route("/", get(panel::page))
         .route("/panel.js", get(panel::script))
         .route("/panel.css", get(panel::style))

@@ -64,7 +64,7 @@ pub use key::{KEY_FILE, KeyError, MasterKey};
 pub use logs::{LogPosition, LogQuery, Logs, NewLogLine, OutputStream};
 pub use model::*;
 pub use projects::Projects;
-pub use pushes::{Head, Heads, NewPush, PushRow, PushSource, Pushes, Received};
+pub use pushes::{Head, Heads, NewPush, OwnRef, PushRow, PushSource, Pushes, Received};
 pub use releases::Releases;
 pub use repositories::{
     Credentials, Learnt, NewRepository, Repositories, RepositoryRow, RepositorySecrets, WebhookSecret,

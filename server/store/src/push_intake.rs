@@ -17,7 +17,7 @@ use crate::{
     write::Write,
 };
 
-/// Pushes kept per app; the oldest that are decided go first.
+/// Pushes kept per app, besides the newest of each ref; the oldest that are decided go first.
 const KEPT: i64 = 1000;
 /// Longest message of a commit in bytes.
 const MAX_MESSAGE: usize = 16 << 10;
@@ -70,7 +70,8 @@ impl Pushes<'_> {
         .await?
         .try_get("id")?;
         sqlx::query(
-            "DELETE FROM pushes WHERE app_id = $1 AND state <> 'received' AND id <
+            "DELETE FROM pushes WHERE app_id = $1 AND state <> 'received'
+                 AND id NOT IN (SELECT MAX(id) FROM pushes WHERE app_id = $1 GROUP BY moved) AND id <
                  (SELECT MIN(id) FROM (SELECT id FROM pushes WHERE app_id = $1 ORDER BY id DESC LIMIT $2) AS kept)",
         )
         .bind(new.app.0)
@@ -145,6 +146,19 @@ impl Pushes<'_> {
         .bind(id.0)
         .execute(write.conn())
         .await?;
+        write.commit().await
+    }
+
+    /// The branch of a held push has moved.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn let_go(self, id: PushId) -> Result<()> {
+        let mut write = Write::begin(self.0).await?;
+        sqlx::query("UPDATE pushes SET held_before = NULL WHERE id = $1")
+            .bind(id.0)
+            .execute(write.conn())
+            .await?;
         write.commit().await
     }
 

@@ -173,6 +173,17 @@ impl PushRow {
     }
 }
 
+/// What the newest push of a ref says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnRef {
+    /// Full name of the ref.
+    pub moved: String,
+    /// The commit that it should be at; "-" if it is gone.
+    pub towards: String,
+    /// It waits for its deployment where it was.
+    pub held: bool,
+}
+
 /// The full name of what moved: of a pull request its number, because its branch may be another repository's.
 pub(crate) fn moved(change: &GitChange) -> String {
     match change {
@@ -306,6 +317,37 @@ impl Pushes<'_> {
             Ok((PushId(r.try_get("push_id")?), DeploymentRef::new(app, r.try_get("number")?)))
         };
         rows.iter().map(name).collect()
+    }
+
+    /// Pushes whose branches wait for their deployments, oldest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn held(self) -> Result<Vec<PushRow>> {
+        let sql = format!(
+            "{SELECT} WHERE p.held_before IS NOT NULL AND p.state IN ('received', 'handled', 'ignored') ORDER BY p.id"
+        );
+        let rows = sqlx::query(assembled(sql)).fetch_all(self.0.read()).await?;
+        rows.iter().map(from_row).collect()
+    }
+
+    /// Of each ref of Berth's own repository of an app, what its newest push says. What was refused does not count.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn newest_own(self, app: AppId) -> Result<Vec<OwnRef>> {
+        let rows = sqlx::query(
+            "SELECT moved, towards, held_before FROM pushes WHERE id IN (
+                 SELECT MAX(id) FROM pushes WHERE app_id = $1 AND origin = 'berth' AND state <> 'refused' GROUP BY moved)",
+        )
+        .bind(app.0)
+        .fetch_all(self.0.read())
+        .await?;
+        let own = |r: &AnyRow| {
+            let held = r.try_get::<Option<String>, _>("held_before")?.is_some();
+            Ok(OwnRef { moved: r.try_get("moved")?, towards: r.try_get("towards")?, held })
+        };
+        rows.iter().map(own).collect()
     }
 
     /// Which pushes to an app deploy.

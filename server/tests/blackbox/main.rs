@@ -12,6 +12,7 @@ mod command_line;
 mod configuration;
 mod deploying;
 mod forge_api;
+mod git_push;
 mod lifecycle;
 mod rest;
 mod surfaces;

@@ -2,9 +2,10 @@
 
 use berth_schemas::{
     EnvironmentName,
-    app::AppSettings,
     push::{GitChange, GitCommits, PushRules, PushWishes},
 };
+
+use berth_store::model::AppRow;
 
 use super::patterns::Patterns;
 use crate::source::git::CommitSha;
@@ -38,8 +39,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) wishes: &'a PushWishes,
     /// The repository's default branch, where it is known.
     pub(crate) default_branch: Option<&'a str>,
-    /// The app's settings.
-    pub(crate) settings: &'a AppSettings,
+    /// The branch that production has, where somebody gave it one.
+    pub(crate) production: Option<&'a str>,
     /// Which pushes to the app deploy.
     pub(crate) rules: &'a PushRules,
 }
@@ -128,13 +129,14 @@ pub(crate) fn decide(facts: &Facts<'_>) -> Decision {
 
 /// The branch that deploys to production, where it is known: configured, else the repository's default one.
 fn production_branch(facts: &Facts<'_>) -> Option<String> {
-    configured_branch(facts.settings).or(facts.default_branch).map(str::to_owned)
+    facts.production.or(facts.default_branch).map(str::to_owned)
 }
 
-/// The branch that is configured to deploy to production.
-pub(crate) fn configured_branch(settings: &AppSettings) -> Option<&str> {
-    let configured = settings.git_ref.as_deref().filter(|name| CommitSha::parse(name).is_err());
-    configured.map(|name| name.strip_prefix("refs/heads/").unwrap_or(name))
+/// The branch that somebody gave to production, by the environment or by the setting.
+pub(crate) fn configured_branch(app: &AppRow) -> Option<&str> {
+    let set = app.settings.git_ref.as_deref().filter(|name| CommitSha::parse(name).is_err());
+    let set = set.map(|name| name.strip_prefix("refs/heads/").unwrap_or(name));
+    app.environment.branch.as_deref().or(set)
 }
 
 fn deploys_tag(rules: &PushRules, tag: &str) -> Result<bool, String> {
@@ -194,7 +196,7 @@ mod tests {
         commits: GitCommits,
         wishes: PushWishes,
         default_branch: Option<&'static str>,
-        settings: AppSettings,
+        production: Option<&'static str>,
         rules: PushRules,
     }
 
@@ -204,7 +206,7 @@ mod tests {
             commits: GitCommits::default(),
             wishes: PushWishes::default(),
             default_branch: None,
-            settings: AppSettings::default(),
+            production: None,
             rules: PushRules::default(),
         }
     }
@@ -237,7 +239,7 @@ mod tests {
                 commits: &self.commits,
                 wishes: &self.wishes,
                 default_branch: self.default_branch,
-                settings: &self.settings,
+                production: self.production,
                 rules: &self.rules,
             })
         }
@@ -262,14 +264,11 @@ mod tests {
         assert_eq!(branch("dev").target(), other("dev"));
         assert_eq!(Case { default_branch: Some("trunk"), ..branch("trunk") }.target(), production);
         assert_eq!(Case { default_branch: Some("trunk"), ..branch("main") }.target(), other("main"));
-        let set = |git_ref: &str, name| {
-            let settings = AppSettings { git_ref: Some(git_ref.into()), ..AppSettings::default() };
-            Case { settings, default_branch: Some("trunk"), ..branch(name) }.target()
+        let set = |name| {
+            Case { production: Some("release"), default_branch: Some("trunk"), ..branch(name) }.target()
         };
-        assert_eq!(set("release", "release"), production);
-        assert_eq!(set("refs/heads/release", "release"), production);
-        assert_eq!(set("release", "trunk"), other("trunk"));
-        assert_eq!(set(COMMIT, "trunk"), production, "a commit is no branch");
+        assert_eq!(set("release"), production);
+        assert_eq!(set("trunk"), other("trunk"));
     }
 
     #[test]

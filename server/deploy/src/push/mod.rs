@@ -5,7 +5,11 @@
 //! A restart at any moment finds the push either undecided or with its deployments.
 
 mod decide;
+mod held;
+mod own;
 mod patterns;
+mod slots;
+mod tell;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -20,7 +24,11 @@ use berth_store::{
 };
 
 use self::decide::{Decision, Facts, Target};
-pub use self::patterns::{check_names, check_paths};
+pub(crate) use self::slots::GitSlots;
+pub use self::{
+    own::GitPush,
+    patterns::{check_names, check_paths},
+};
 use crate::{
     fault::sentence,
     pipeline::{EnqueueOptions, Inner, Pipeline},
@@ -44,12 +52,7 @@ impl Pipeline {
     /// # Errors
     /// `InvalidInput` when a name or commit is none, `NotFound` when the app is gone.
     pub async fn receive_push(&self, push: NewPush) -> Result<Received, Problem> {
-        check(&push)?;
-        stall::before("push_received").await;
-        let received = self.0.store.pushes().receive(push).await?;
-        stall::after("push_received").await;
-        self.0.pushed.notify_one();
-        Ok(received)
+        self.0.receive(push).await
     }
 
     /// Decides a push anew that was ignored or failed, without marks and path filters.
@@ -108,6 +111,15 @@ fn check(push: &NewPush) -> Result<(), Problem> {
 }
 
 impl Inner {
+    pub(super) async fn receive(&self, push: NewPush) -> Result<Received, Problem> {
+        check(&push)?;
+        stall::before("push_received").await;
+        let received = self.store.pushes().receive(push).await?;
+        stall::after("push_received").await;
+        self.pushed.notify_one();
+        Ok(received)
+    }
+
     /// Decides pushes until the daemon goes down.
     pub(crate) async fn work_pushes(self: Arc<Self>) {
         while !self.shutdown.is_cancelled() {
@@ -208,14 +220,14 @@ impl Inner {
             commits: &push.commits,
             wishes: &push.wishes,
             default_branch: push.default_branch.as_deref(),
-            settings: &app.settings,
+            production: decide::configured_branch(&app),
             rules: &rules,
         });
         let (to, git_ref, commit, because) = match decision {
             Decision::Ignore(why) => return self.end_push(push, PushState::Ignored, &why).await,
             Decision::Deploy { to, git_ref, commit, because } => (to, git_ref, commit, because),
         };
-        let app = match self.target_of(&app, to).await? {
+        let app = match self.target_of(&app, to, &git_ref, &push.change).await? {
             Ok(app) => app,
             Err(why) => return self.end_push(push, PushState::Ignored, &why).await,
         };
@@ -246,14 +258,30 @@ impl Inner {
         Ok(())
     }
 
-    /// The environment that a push goes to, or why there is none.
-    async fn target_of(&self, app: &AppRow, to: Target) -> Result<Result<AppRow, String>, Problem> {
+    /// The environment that a push goes to, or why there is none. A branch that somebody gave to an environment goes
+    /// there, whatever else it is.
+    async fn target_of(
+        &self,
+        app: &AppRow,
+        to: Target,
+        git_ref: &str,
+        change: &GitChange,
+    ) -> Result<Result<AppRow, String>, Problem> {
+        let environments = self.store.environments();
+        if let Target::Named(name) = &to {
+            let named = environments.by_name(app.id, name).await?;
+            return Ok(named.ok_or_else(|| format!("the app has no environment {name}")));
+        }
+        if let (GitChange::Branch { .. }, Some(given)) =
+            (change, environments.by_branch(app.id, git_ref).await?)
+        {
+            return Ok(Ok(given));
+        }
         Ok(match to {
-            Target::Production => Ok(app.clone()),
-            Target::Named(name) => Err(format!("the app has no environment {name}")),
             Target::Branch(branch) => Err(format!(
-                "the branch {branch} belongs to no environment; production's branch is the setting git_ref, else the repository's default branch"
+                "the branch {branch} belongs to no environment; environment_update gives it one, and production's is the setting git_ref, else the repository's default branch"
             )),
+            _ => Ok(app.clone()),
         })
     }
 

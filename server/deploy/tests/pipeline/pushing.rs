@@ -191,3 +191,41 @@ async fn what_the_app_refuses_fails_and_is_kept() {
             .is_ok()
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ref_without_a_push_gets_one_and_a_repository_goes_with_its_app() {
+    let mut world = World::new(statics()).await;
+    let app = world.app().await;
+    let top = world.dir.path().join("repos").join(format!("{}.git", app.id.0));
+    let service = berth_deploy::GitService::ReceivePack;
+    let asked = app.clone();
+    world.call(|p| async move { p.git_advertise(&asked, service, None).await }).await.unwrap();
+    let repository = Repository::new(2);
+    world.stop().await;
+    // What a daemon leaves that was killed between moving a ref and keeping the push, and in the middle of another.
+    git(repository.dir.path(), &["push", "--quiet", top.to_str().unwrap(), "main", "main:idea"]);
+    let left = top.join("objects/berth-incoming-x");
+    std::fs::create_dir(&left).unwrap();
+    let orphan = world.dir.path().join("repos/999.git");
+    std::fs::create_dir(&orphan).unwrap();
+    world.start().await;
+    world.serves("page 1").await;
+    world.until("what is left is gone", async || !left.exists() && !orphan.exists()).await;
+    let pushes = world.store.pushes().list(app.id, None, None, 10).await.unwrap();
+    assert_eq!(pushes.len(), 2, "{pushes:#?}");
+    assert_eq!(pushes[0].commits.author, Some("Ada".into()));
+    // A second look finds nothing; a branch that is gone is noticed.
+    world.stop().await;
+    git(repository.dir.path(), &["push", "--quiet", top.to_str().unwrap(), ":idea"]);
+    world.start().await;
+    world
+        .until("the branch is gone", async || {
+            world.store.pushes().list(app.id, None, None, 10).await.unwrap().len() == 3
+        })
+        .await;
+    let job = world
+        .job(|p, app| async move { p.delete_app(&berth_store::model::Principal::daemon(), &app).await })
+        .await;
+    assert_eq!(job.state, berth_schemas::job::JobState::Succeeded, "{:?}", job.problem);
+    assert!(!top.exists());
+}
