@@ -58,7 +58,7 @@ pub struct PreviewFor {
 }
 
 /// Whose preview it is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PreviewOf {
     /// A branch's.
     Branch(String),

@@ -448,3 +448,18 @@ async fn a_large_file_is_streamed() {
     println!("{before} MiB before, {grown} MiB more after");
     assert!(grown < 60, "the daemon kept {grown} MiB");
 }
+
+#[tokio::test]
+async fn a_branch_has_its_preview_while_it_is_there() {
+    let (berth, copy) = with_site("web").await;
+    let settings = json!({ "settings": { "previews": "branches" } });
+    berth.rest().send(reqwest::Method::PATCH, "/v1/apps/web", Some(settings)).await.ok();
+    copy.commit("index.html", "one").await;
+    copy.git(&["push", "--quiet", "berth", "main"]).await.ok();
+    copy.git(&["checkout", "--quiet", "-b", "idea"]).await.ok();
+    copy.commit("index.html", "idea").await;
+    copy.git(&["push", "berth", "idea"]).await.ok().says("is live at http://idea--web.localhost");
+    assert_eq!(berth.visit("idea--web", "/").await.text, "idea");
+    assert_eq!(berth.visit("web", "/").await.text, "one");
+    copy.git(&["push", "berth", "--delete", "idea"]).await.ok().says("its preview is removed");
+}

@@ -8,6 +8,7 @@ use berth_schemas::{
 use berth_store::model::AppRow;
 
 use super::patterns::Patterns;
+use crate::previews::PreviewOf;
 use crate::source::git::CommitSha;
 
 /// Marks in a commit's message that ask not to deploy it, in lower case. Those of the large forges and CI services,
@@ -59,6 +60,8 @@ pub(crate) enum Decision {
         /// Which rule said so.
         because: String,
     },
+    /// Remove the preview that it had.
+    Remove(PreviewOf),
     /// Nothing, for this reason.
     Ignore(String),
 }
@@ -70,8 +73,15 @@ pub(crate) enum Target {
     Production,
     /// The environment of this name.
     Named(EnvironmentName),
-    /// Wherever this branch belongs: a mapped environment, else a preview.
+    /// Wherever this branch belongs: the environment that somebody gave it to, else its preview.
     Branch(String),
+    /// The preview of this pull request.
+    Pull {
+        /// Its number.
+        number: i64,
+        /// It comes from another repository.
+        fork: bool,
+    },
 }
 
 /// Decides.
@@ -103,16 +113,13 @@ pub(crate) fn decide(facts: &Facts<'_>) -> Decision {
             return Decision::Ignore(format!("the tag {tag} was deleted; what it deployed stays"));
         }
         GitChange::BranchDeleted { branch } => {
-            return Decision::Ignore(format!(
-                "the branch {branch} was deleted and has no environment of its own"
-            ));
+            return Decision::Remove(PreviewOf::Branch(branch.clone()));
         }
-        GitChange::Pull { number, .. } => {
-            return Decision::Ignore(format!("pull request {number}: the app has no previews"));
+        GitChange::Pull { number, branch, commit, fork, .. } => {
+            let to = Target::Pull { number: *number, fork: *fork };
+            (branch, commit, to, format!("pull request {number} has a new head"))
         }
-        GitChange::PullClosed { number, .. } => {
-            return Decision::Ignore(format!("pull request {number} was closed and has no preview"));
-        }
+        GitChange::PullClosed { number, .. } => return Decision::Remove(PreviewOf::Pull(*number)),
     };
     if let Some(why) = skip(facts) {
         return Decision::Ignore(why);
@@ -250,7 +257,7 @@ mod tests {
                     assert_eq!(commit, COMMIT);
                     Some(to)
                 }
-                Decision::Ignore(_) => None,
+                Decision::Ignore(_) | Decision::Remove(_) => None,
             }
         }
     }
@@ -313,6 +320,26 @@ mod tests {
         let wishes = PushWishes { environment: "staging".parse().ok(), ..PushWishes::default() };
         let case = Case { wishes, ..branch("main") };
         assert_eq!(case.target(), Some(Target::Named("staging".parse().unwrap())));
+    }
+
+    #[test]
+    fn a_pull_request_has_a_preview_until_it_is_closed() {
+        let pull = GitChange::Pull {
+            number: 7,
+            branch: "idea".into(),
+            base: "main".into(),
+            commit: COMMIT.into(),
+            fork: true,
+            head_url: None,
+            title: None,
+        };
+        let case = Case { change: pull, ..branch("main") };
+        assert_eq!(case.target(), Some(Target::Pull { number: 7, fork: true }));
+        assert_eq!(case.message("docs [skip ci]").target(), None);
+        let closed = Case { change: GitChange::PullClosed { number: 7, merged: true }, ..branch("main") };
+        assert_eq!(closed.decide(), Decision::Remove(PreviewOf::Pull(7)));
+        let gone = Case { change: GitChange::BranchDeleted { branch: "idea".into() }, ..branch("main") };
+        assert_eq!(gone.decide(), Decision::Remove(PreviewOf::Branch("idea".into())));
     }
 
     #[test]

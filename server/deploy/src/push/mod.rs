@@ -15,12 +15,13 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use berth_schemas::{
     Code, EnvironmentName, Problem,
+    app::Previews,
     push::{GitChange, PushState},
 };
 use berth_store::{NewPush, PushRow, Received};
 use berth_store::{
     PushSource, StoreError,
-    model::{AppId, AppRow, DeploymentSource, Enqueued, Principal, PushId},
+    model::{AppId, AppRow, DeploymentSource, Enqueued, Offer, Principal, PushId},
 };
 
 use self::decide::{Decision, Facts, Target};
@@ -32,6 +33,7 @@ pub use self::{
 use crate::{
     fault::sentence,
     pipeline::{EnqueueOptions, Inner, Pipeline},
+    previews::{PreviewFor, PreviewOf},
     source::git::{CommitSha, GitRef},
     stall,
 };
@@ -82,6 +84,16 @@ impl Pipeline {
             let _ = tokio::time::timeout_at(look, settled.recv()).await;
         }
     }
+}
+
+/// Where a push goes.
+enum Place {
+    /// To this environment.
+    There(Box<AppRow>),
+    /// To one where somebody must allow it first.
+    Waits(String),
+    /// To none, for this reason.
+    Nowhere(String),
 }
 
 /// Refuses what git itself would not have.
@@ -225,17 +237,29 @@ impl Inner {
         });
         let (to, git_ref, commit, because) = match decision {
             Decision::Ignore(why) => return self.end_push(push, PushState::Ignored, &why).await,
+            Decision::Remove(of) => return self.remove_preview_of(push, &app, &of).await,
             Decision::Deploy { to, git_ref, commit, because } => (to, git_ref, commit, because),
         };
-        let app = match self.target_of(&app, to, &git_ref, &push.change).await? {
-            Ok(app) => app,
-            Err(why) => return self.end_push(push, PushState::Ignored, &why).await,
-        };
-        let source = match &push.source {
-            PushSource::Own => DeploymentSource::Pushed { git_ref, commit },
-            PushSource::Remote { url } => {
-                DeploymentSource::Git { url: url.clone(), git_ref: Some(git_ref), commit: Some(commit) }
+        let source = match (&push.source, &push.change) {
+            (PushSource::Own, _) => {
+                DeploymentSource::Pushed { git_ref: git_ref.clone(), commit: commit.clone() }
             }
+            (PushSource::Remote { url }, change) => {
+                let head_url = match change {
+                    GitChange::Pull { head_url, .. } => head_url.clone(),
+                    _ => None,
+                };
+                DeploymentSource::Git {
+                    url: head_url.unwrap_or_else(|| url.clone()),
+                    git_ref: Some(git_ref.clone()),
+                    commit: Some(commit.clone()),
+                }
+            }
+        };
+        let app = match self.target_of(&app, to, &git_ref, push, &source, &commit).await? {
+            Place::There(app) => *app,
+            Place::Waits(why) => return self.end_push(push, PushState::Handled, &why).await,
+            Place::Nowhere(why) => return self.end_push(push, PushState::Ignored, &why).await,
         };
         let options = EnqueueOptions {
             message: push.first_line(),
@@ -259,30 +283,69 @@ impl Inner {
     }
 
     /// The environment that a push goes to, or why there is none. A branch that somebody gave to an environment goes
-    /// there, whatever else it is.
+    /// there, whatever else it is; a preview is made if the app has some.
     async fn target_of(
-        &self,
+        self: &Arc<Self>,
         app: &AppRow,
         to: Target,
         git_ref: &str,
-        change: &GitChange,
-    ) -> Result<Result<AppRow, String>, Problem> {
+        push: &PushRow,
+        source: &DeploymentSource,
+        commit: &str,
+    ) -> Result<Place, Problem> {
         let environments = self.store.environments();
         if let Target::Named(name) = &to {
             let named = environments.by_name(app.id, name).await?;
-            return Ok(named.ok_or_else(|| format!("the app has no environment {name}")));
+            return Ok(match named {
+                Some(named) => Place::There(Box::new(named)),
+                None => Place::Nowhere(format!("the app has no environment {name}")),
+            });
         }
         if let (GitChange::Branch { .. }, Some(given)) =
-            (change, environments.by_branch(app.id, git_ref).await?)
+            (&push.change, environments.by_branch(app.id, git_ref).await?)
+            && given.environment.preview.is_none()
         {
-            return Ok(Ok(given));
+            return Ok(Place::There(Box::new(given)));
         }
-        Ok(match to {
-            Target::Branch(branch) => Err(format!(
-                "the branch {branch} belongs to no environment; environment_update gives it one, and production's is the setting git_ref, else the repository's default branch"
-            )),
-            _ => Ok(app.clone()),
-        })
+        let previews = app.settings.previews.unwrap_or_default();
+        let (pull, fork) = match to {
+            Target::Branch(branch) if previews != Previews::Branches => {
+                return Ok(Place::Nowhere(format!(
+                    "the branch {branch} belongs to no environment; environment_update gives it one, production's is the setting git_ref, else the repository's default branch, and with the setting previews=branches each other one gets its own"
+                )));
+            }
+            Target::Pull { number, .. } if previews != Previews::PullRequests => {
+                return Ok(Place::Nowhere(format!(
+                    "pull request {number} gets no preview; the setting previews=pull_requests makes one for each"
+                )));
+            }
+            Target::Branch(_) => (None, false),
+            Target::Pull { number, fork } => (Some(number), fork),
+            Target::Production | Target::Named(_) => return Ok(Place::There(Box::new(app.clone()))),
+        };
+        let offer = Offer { source: source.clone(), commit: commit.to_owned(), message: push.first_line() };
+        let wanted = PreviewFor { branch: git_ref.to_owned(), pull, fork, offer: Some(offer) };
+        let made = Pipeline(Arc::clone(self)).ensure_preview(app, wanted).await?;
+        if made.environment.preview.as_ref().is_some_and(|preview| preview.may_deploy(commit)) {
+            return Ok(Place::There(Box::new(made)));
+        }
+        Ok(Place::Waits(format!(
+            "it comes from a fork and waits for preview_approve in {}",
+            made.environment.name
+        )))
+    }
+
+    /// Removes the preview of what is gone.
+    async fn remove_preview_of(
+        self: &Arc<Self>,
+        push: &PushRow,
+        app: &AppRow,
+        of: &PreviewOf,
+    ) -> Result<(), Problem> {
+        match Pipeline(Arc::clone(self)).remove_preview(app.id, of).await? {
+            Some(_) => self.end_push(push, PushState::Handled, "its preview is removed").await,
+            None => self.end_push(push, PushState::Ignored, "it is gone and had no preview").await,
+        }
     }
 
     pub(crate) async fn push(&self, id: PushId) -> Result<PushRow, Problem> {
