@@ -56,7 +56,10 @@ pub(crate) async fn run(
     }
     for migration in pending() {
         apply(database, migration, clock).await?;
-        tracing::info!(version = migration.version, name = migration.name, "migrated the database");
+        tracing::debug!(version = migration.version, name = migration.name, "changed the schema");
+    }
+    if let Some(newest) = migrations.last().filter(|m| m.version > found) {
+        tracing::info!(from = found, to = newest.version, "migrated the database");
     }
     Ok(())
 }

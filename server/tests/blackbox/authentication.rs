@@ -24,10 +24,12 @@ async fn call(rest: &Rest, tool: &Tool) -> Answer {
             "app" => json!("shop"),
             "deployment" => json!("shop#1"),
             "job" => json!("00000000-0000-0000-0000-000000000000"),
-            "replicas" => json!(1),
+            "replicas" | "version" => json!(1),
             "project" => json!("private"),
             "domain" => json!("shop.example.com"),
             "name" if tool.spec.name.starts_with("variable") => json!("SECRET"),
+            "push" => json!(999_999),
+            "text" => json!("A=1"),
             _ => json!("unused-name"),
         };
         input.insert(field.name, value);

@@ -107,7 +107,8 @@ async fn servers_that_differ_fail_or_do_not_answer_are_told_apart() {
         return;
     }
     let second = free(Ipv4Addr::new(127, 0, 0, 2));
-    let records = |address: &str| format!("@ NS ns2.example.com.\nns2 A 127.0.0.2\nshop A {address}");
+    let records =
+        |address: &str| format!("@ NS ns2.example.com.\nns1 A 127.0.0.1\nns2 A 127.0.0.2\nshop A {address}");
     let (new, old) = (records("198.51.100.7"), records("203.0.113.9"));
     let zone = |records| ZoneFile { name: "example.com", records, rules: "" };
     let bind = NameServer::bind_at(second.port(), &[zone(&new)]);

@@ -23,8 +23,10 @@ pub struct ZoneFile<'a> {
 
 impl ZoneFile<'_> {
     fn text(&self, ip: Ipv4Addr) -> String {
+        // A second server of the same zone says itself where the first one is.
+        let own = if self.records.contains("ns1 A ") { String::new() } else { format!("ns1 IN A {ip}\n") };
         format!(
-            "$TTL 300\n@ IN SOA ns1.{0}. admin.{0}. ( 1 3600 600 86400 60 )\n@ IN NS ns1.{0}.\nns1 IN A {ip}\n{1}\n",
+            "$TTL 300\n@ IN SOA ns1.{0}. admin.{0}. ( 1 3600 600 86400 60 )\n@ IN NS ns1.{0}.\n{own}{1}\n",
             self.name, self.records
         )
     }
