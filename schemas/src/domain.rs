@@ -369,6 +369,9 @@ pub struct DomainDetail {
     /// The newest order for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<OrderShown>,
+    /// What DNS says now against what it should say, where check_dns asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<crate::dns::DnsReport>,
     /// When it was added.
     pub created_at: Timestamp,
     /// Who added it.
@@ -399,10 +402,21 @@ pub struct DomainAdd {
     pub rules: DomainRules,
 }
 
-/// Input of `domain_get`, `domain_renew`.
+/// Input of `domain_get`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DomainGet {
+    /// The domain.
+    pub domain: DomainName,
+    /// Also ask name servers what DNS says now; takes up to five seconds.
+    #[serde(default)]
+    pub check_dns: bool,
+}
+
+/// Input of `domain_renew`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DomainRenew {
     /// The domain.
     pub domain: DomainName,
 }

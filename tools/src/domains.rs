@@ -2,10 +2,10 @@
 
 use berth_certs::Seen;
 use berth_schemas::{
-    Code, DomainName, Problem, Scope,
+    Code, DomainName, Problem, Scope, Untrusted,
     domain::{
         DomainAdd, DomainCertificateSet, DomainDetail, DomainGet, DomainList, DomainPage, DomainRemove,
-        DomainRemoved, DomainStatus, DomainSummary, DomainUpdate, DomainVerify,
+        DomainRemoved, DomainRenew, DomainStatus, DomainSummary, DomainUpdate, DomainVerify,
     },
     rules::DomainRules,
 };
@@ -42,8 +42,8 @@ pub(crate) fn tools() -> Vec<Tool> {
             Spec {
                 name: "domain_get",
                 title: "Show a domain",
-                description: "Show where a domain leads, the certificate that its visitors get, the order for one with the authority's last error in its own words and the time of the next try, and what to do next until all works.",
-                hints: Hints::READ,
+                description: "Show where a domain leads, the certificate that its visitors get, the order for one with the authority's last error in its own words and the time of the next try, and what to do next until all works. With check_dns=true also what DNS says now against what it should say, with what to change.",
+                hints: Hints::READ.open_world(),
                 scope: Scope::Read,
                 tier: Tier::Extended,
                 method: Method::Get,
@@ -205,7 +205,15 @@ fn check_redirect(name: &DomainName, to: Option<&DomainName>) -> Result<(), Prob
 
 async fn get(call: Call, input: DomainGet) -> Result<DomainDetail, Problem> {
     let row = find::domain(&call, &input.domain).await?;
-    detail(&call, row).await
+    let mut detail = detail(&call, row).await?;
+    if input.check_dns {
+        let report = call.context.dns.inspect(&detail.domain, &call.context.certs.issuers()).await;
+        if let Some(first) = report.problems.iter().find(|p| p.blocking) {
+            detail.next = format!("{} Then domain_verify(domain={:?}).", first.fix, detail.domain.as_str());
+        }
+        detail.dns = Some(report);
+    }
+    Ok(detail)
 }
 
 async fn detail(call: &Call, row: DomainRow) -> Result<DomainDetail, Problem> {
@@ -223,6 +231,7 @@ async fn detail(call: &Call, row: DomainRow) -> Result<DomainDetail, Problem> {
         status,
         certificate,
         order,
+        dns: None,
         created_at: row.created_at,
         created_by: row.created_by,
         next,
@@ -239,7 +248,7 @@ async fn verify(call: Call, input: DomainVerify) -> Result<DomainDetail, Problem
     detail(&call, row).await
 }
 
-async fn renew(call: Call, input: DomainGet) -> Result<DomainDetail, Problem> {
+async fn renew(call: Call, input: DomainRenew) -> Result<DomainDetail, Problem> {
     let row = find::domain(&call, &input.domain).await?;
     call.context.certs.renew(&row.name).await?;
     detail(&call, row).await
@@ -380,6 +389,13 @@ impl Brief for DomainDetail {
                 text = text.say(format!(" ({}). It was said: ", error.kind)).quote(&error.detail);
             }
             text = text.say_if(o.next_try_at.map(|at| format!("\nNext try: {at}")));
+        }
+        if let Some(dns) = &self.dns {
+            text =
+                text.say(if dns.points_here { "\nDNS points here." } else { "\nDNS does not point here." });
+            for problem in &dns.problems {
+                text = text.say("\n- ").quote(&Untrusted(format!("{} {}", problem.detail, problem.fix)));
+            }
         }
         text.say(format!("\nNext: {}", self.next))
     }

@@ -132,6 +132,25 @@ impl Certs {
         self.0.config.acme.is_some()
     }
 
+    /// The names by which CAA records allow the authorities in use (RFC 8659), as far as they are known.
+    #[must_use]
+    pub fn issuers(&self) -> Vec<String> {
+        const KNOWN: [(&str, &str); 3] = [
+            ("letsencrypt.org", "letsencrypt.org"),
+            ("zerossl.com", "sectigo.com"),
+            ("pki.goog", "pki.goog"),
+        ];
+        let directories = self.0.config.acme.iter().flat_map(|acme| &acme.directories);
+        let known = directories.filter_map(|directory| {
+            let host = directory.split("://").nth(1)?.split(['/', ':']).next()?;
+            let of = |domain: &str| {
+                host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+            };
+            KNOWN.iter().find(|(domain, _)| of(domain)).map(|(_, issuer)| (*issuer).to_owned())
+        });
+        known.collect()
+    }
+
     /// Whether HTTPS is served here.
     #[must_use]
     pub fn https(&self) -> bool {
