@@ -8,7 +8,7 @@ use std::{
     collections::HashMap,
     fmt,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
+    sync::{Arc, Mutex, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -25,7 +25,9 @@ use http::{HeaderMap, HeaderValue, header};
 use ring::{hmac, rand::SystemRandom};
 use tokio::sync::Semaphore;
 
-use crate::{generations::Generations, path_rules::Exceptions, place::Place, rate_limit::RateLimiter};
+use crate::{
+    generations::Generations, lock::lock, path_rules::Exceptions, place::Place, rate_limit::RateLimiter,
+};
 
 /// Most users of one domain.
 const MOST_USERS: usize = 50;
@@ -274,7 +276,7 @@ impl Logins {
 }
 
 fn remembers(tags: &Mutex<Generations<[u8; 32], ()>>, tag: [u8; 32]) -> bool {
-    let mut tags = tags.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut tags = lock(tags);
     let known = tags.get(&tag).is_some();
     if known {
         // What is used stays.
@@ -284,7 +286,7 @@ fn remembers(tags: &Mutex<Generations<[u8; 32], ()>>, tag: [u8; 32]) -> bool {
 }
 
 fn remember(tags: &Mutex<Generations<[u8; 32], ()>>, tag: [u8; 32]) {
-    tags.lock().unwrap_or_else(PoisonError::into_inner).set(tag, ());
+    lock(tags).set(tag, ());
 }
 
 /// Name and password of an `Authorization` header.

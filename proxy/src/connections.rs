@@ -14,7 +14,7 @@ use std::{
     fmt,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Poll, Waker},
@@ -22,6 +22,8 @@ use std::{
 
 use futures_util::{future, task::AtomicWaker};
 use tokio::sync::Notify;
+
+use crate::lock::lock;
 
 /// What a connection is doing; how long it may is the sweep's business.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -331,8 +333,4 @@ impl Connections {
             state.abort();
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -32,6 +32,7 @@ mod header_rules;
 mod hold;
 mod ip_list;
 mod listener;
+mod lock;
 mod on_demand;
 mod page;
 mod path_rules;

@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     fmt,
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
+    sync::{Arc, Mutex, atomic::AtomicUsize},
     time::{Duration, Instant},
 };
 
@@ -20,7 +20,7 @@ use futures_util::{
 use rustls::sign::CertifiedKey;
 use tokio::sync::Semaphore;
 
-use crate::{generations::Generations, place::Place, rate_limit::RateLimiter};
+use crate::{generations::Generations, lock::lock, place::Place, rate_limit::RateLimiter};
 
 /// Names that the source is asked for at once; others wait for their turn.
 const AT_ONCE: usize = 8;
@@ -122,10 +122,6 @@ impl OnDemand {
         .boxed()
         .shared()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -4,11 +4,11 @@
 
 use std::{
     net::IpAddr,
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
-use crate::generations::Generations;
+use crate::{generations::Generations, lock::lock};
 
 /// So many addresses are remembered at least; twice as many take about 2 MiB.
 const ADDRESSES: usize = 32_768;
@@ -50,7 +50,7 @@ impl RateLimiter {
     fn admit_at(&self, ip: IpAddr, now: Duration) -> Result<(), Duration> {
         let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         let key = key(ip);
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buckets = lock(&self.buckets);
         let full_until = buckets.get(&key).copied().unwrap_or(0).max(now).saturating_add(self.interval);
         match full_until.saturating_sub(now).checked_sub(self.room) {
             None | Some(0) => {

@@ -9,7 +9,7 @@ use std::{
     net::SocketAddr,
     os::fd::AsRawFd,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -26,6 +26,8 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::TcpStream,
 };
+
+use crate::lock::lock;
 
 /// Idle connections kept per replica.
 const KEPT: usize = 256;
@@ -91,7 +93,7 @@ impl IdleUpstreams {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<(Box<Upstream>, Instant)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -4,7 +4,7 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
@@ -12,6 +12,8 @@ use bytes::Bytes;
 use http::{Request, header::RETRY_AFTER};
 use http_body_util::BodyExt as _;
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
+
+use crate::lock::lock;
 
 /// For one request, with its answer.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
@@ -47,11 +49,11 @@ pub(crate) struct ComeAgain(Arc<Mutex<Option<SystemTime>>>);
 
 impl ComeAgain {
     pub(crate) fn take(&self) -> Option<SystemTime> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        lock(&self.0).take()
     }
 
     fn note(&self, at: SystemTime) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
+        *lock(&self.0) = Some(at);
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -28,6 +28,8 @@ use crate::{
     config::{AcmeConfig, CertsConfig, OwnNames},
     decide::{self, Offer, Past, later},
     dns::Dns,
+    due::{Due, before, due, next_try, past, placed_lately},
+    lock::lock,
     shown::Shown,
 };
 
@@ -39,10 +41,8 @@ const AT_ONCE: usize = 4;
 const MEMORY: Duration = Duration::from_secs(8 * 24 * 3600);
 /// Orders that ended are kept so long.
 const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Orders at one authority within [`PLACED_WINDOW`]; Let's Encrypt allows 300.
+/// Orders at one authority within [`crate::due::PLACED_WINDOW`]; Let's Encrypt allows 300.
 const PLACED: usize = 280;
-/// See [`PLACED`].
-const PLACED_WINDOW: Duration = Duration::from_secs(3 * 3600);
 
 /// A name that wants a certificate.
 #[derive(Debug, Clone)]
@@ -298,19 +298,26 @@ impl Inner {
     /// Follows the event log: domains and apps come and go.
     async fn follow(self: Arc<Self>, mut events: broadcast::Receiver<berth_store::model::EventRow>) {
         use broadcast::error::RecvError;
-        const CONCERNED: [&str; 5] = ["domain.", "certificate.", "app.", "environment.", "dns_provider."];
+        // Which names there are and who proves them; and those by which also the certificates themselves change.
+        const NAMES: [&str; 3] = ["app.", "environment.", "dns_provider."];
+        const CERTIFICATES: [&str; 2] = ["domain.", "certificate."];
         let mut asked_for_providers = 0;
         loop {
             let next = tokio::select! {
                 next = events.recv() => next,
                 () = self.shutdown.cancelled() => return,
             };
-            match next {
-                Ok(row) if !CONCERNED.iter().any(|prefix| row.event.kind.starts_with(prefix)) => continue,
-                Ok(_) | Err(RecvError::Lagged(_)) => {}
+            let is_of = |row: &berth_store::model::EventRow, kinds: &[&str]| {
+                kinds.iter().any(|prefix| row.event.kind.starts_with(prefix))
+            };
+            let reload = match next {
+                Ok(row) if is_of(&row, &CERTIFICATES) => true,
+                Ok(row) if is_of(&row, &NAMES) => false,
+                Ok(_) => continue,
+                Err(RecvError::Lagged(_)) => true,
                 Err(RecvError::Closed) => return,
-            }
-            if let Err(error) = self.load().await {
+            };
+            if reload && let Err(error) = self.load().await {
                 tracing::warn!(%error, "the certificates could not be read");
             }
             if let Err(error) = self.look_for_providers(&mut asked_for_providers).await {
@@ -355,17 +362,14 @@ impl Inner {
     /// Begins what is due; returns when the next thing is.
     async fn look(self: &Arc<Self>) -> Result<Timestamp, StoreError> {
         let now = self.now();
-        let wanted = self.wanted().await?;
+        let mut wanted = self.wanted().await?;
         let certificates: HashMap<DomainName, CertificateRow> =
             self.store.certificates().all().await?.into_iter().map(|c| (c.name.clone(), c)).collect();
         let recent = self.store.acme().recent(before(now, MEMORY)).await?;
-        let covered = |name: &DomainName| {
-            let wildcard = name.wildcard().and_then(|w| certificates.get(&w)).filter(|c| c.not_after > now);
-            wildcard.is_some() && wanted.get(name).is_some_and(|w| w.is_app_host)
+        let has_wildcard = |name: &DomainName| {
+            name.wildcard().and_then(|w| certificates.get(&w)).is_some_and(|c| c.not_after > now)
         };
-        let covered: HashSet<DomainName> = wanted.keys().filter(|name| covered(name)).cloned().collect();
-        let mut wanted = wanted;
-        wanted.retain(|name, _| !covered.contains(name));
+        wanted.retain(|name, one| !(one.is_app_host && has_wildcard(name)));
         self.tidy(&wanted, &certificates, &recent, now).await?;
         let Some(acme) = self.config.acme.clone() else { return Ok(later(now, LOOK_INTERVAL)) };
         let mut placed = placed_lately(&recent, now);
@@ -567,63 +571,6 @@ impl Inner {
             inner.wake.notify_one();
         });
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What a name is due.
-enum Due {
-    /// This order is not over.
-    Open(OrderRow),
-    /// An order is to be begun.
-    New,
-    /// Nothing before this time.
-    Nothing(Timestamp),
-}
-
-fn due(certificate: Option<&CertificateRow>, orders: &[OrderRow], now: Timestamp) -> Due {
-    if let Some(open) = orders.iter().find(|row| !row.state.is_settled()) {
-        return Due::Open(open.clone());
-    }
-    let renew_at =
-        certificate.map(|c| c.renew_at.unwrap_or_else(|| decide::renewal(c.not_before, c.not_after, 0.0)));
-    match renew_at.max(next_try(orders)) {
-        Some(at) if at > now => Due::Nothing(at),
-        _ => Due::New,
-    }
-}
-
-/// When the next order after a failed one is due, as it was decided then or hurried since.
-fn next_try(orders: &[OrderRow]) -> Option<Timestamp> {
-    orders.last().filter(|row| row.state == OrderState::Failed)?.next_try_at
-}
-
-fn past(orders: &[OrderRow]) -> Vec<Past> {
-    let ended = orders.iter().filter(|row| matches!(row.state, OrderState::Valid | OrderState::Failed));
-    ended
-        .map(|row| Past {
-            directory: row.directory.clone(),
-            challenge: row.challenge,
-            fault: row.fault.filter(|_| row.state == OrderState::Failed),
-            at: row.updated_at,
-        })
-        .collect()
-}
-
-/// Orders that each authority has had lately.
-fn placed_lately(orders: &[OrderRow], now: Timestamp) -> HashMap<String, usize> {
-    let since = before(now, PLACED_WINDOW);
-    let mut placed = HashMap::new();
-    for row in orders.iter().filter(|row| row.url.is_some() && row.created_at >= since) {
-        *placed.entry(row.directory.clone()).or_default() += 1;
-    }
-    placed
-}
-
-fn before(now: Timestamp, by: Duration) -> Timestamp {
-    Timestamp(now.0.saturating_sub(i64::try_from(by.as_micros()).unwrap_or(i64::MAX)))
 }
 
 /// A number from 0 to 1 that differs each time.

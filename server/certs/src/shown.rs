@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use berth_proxy::{CertificateTable, ChallengeTable, ProxyHandle, certified_key};
@@ -11,7 +11,7 @@ use berth_schemas::DomainName;
 use berth_store::CertificateRow;
 use rustls::sign::CertifiedKey;
 
-use crate::config::Fallback;
+use crate::{config::Fallback, lock::lock};
 
 /// What is shown.
 pub(crate) struct Shown {
@@ -110,7 +110,7 @@ impl Shown {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -18,7 +18,7 @@ pub mod trial;
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -35,6 +35,8 @@ pub use provider::{DnsProvider, connect};
 pub use record::{Record, Zone, challenge_name};
 use resolvers::Resolvers;
 pub use resolvers::{Allowed, DNS_PORT, Resolver};
+
+use crate::lock::lock;
 
 /// How long a report is not asked for again.
 const FRESH: Duration = Duration::from_secs(5);
@@ -126,7 +128,7 @@ impl Dns {
     }
 
     fn reports(&self) -> MutexGuard<'_, HashMap<DomainName, (Instant, DnsReport)>> {
-        self.reports.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.reports)
     }
 
     /// The provider that serves `name`, if one does: the one with the longest zone.
@@ -210,7 +212,7 @@ impl Dns {
     }
 
     fn turn(&self, name: &DnsProviderName) -> Arc<tokio::sync::Mutex<()>> {
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut turns = lock(&self.turns);
         Arc::clone(turns.entry(name.clone()).or_default())
     }
 }
