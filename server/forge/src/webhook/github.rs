@@ -6,7 +6,10 @@
 use berth_schemas::push::{GitChange, GitCommits};
 use serde::Deserialize;
 
-use super::{Refused, RemoteIdentity, Told, bad, branch, fork_url, moved, parse, some_commit, untrusted};
+use super::{
+    Commit, Refused, RemoteIdentity, Told, bad, branch, fork_url, moved, parse, some_commit, unique,
+    untrusted,
+};
 
 /// GitHub lists at most so many commits of a push.
 const LISTED: usize = 2048;
@@ -19,22 +22,12 @@ struct Push {
     after: Option<String>,
     #[serde(default)]
     forced: bool,
-    commits: Option<Vec<Commit>>,
+    commits: Option<Vec<Commit<User>>>,
     total_commits: Option<u64>,
-    head_commit: Option<Commit>,
+    head_commit: Option<Commit<User>>,
     pusher: Option<User>,
     sender: Option<User>,
     repository: Repo,
-}
-
-#[derive(Deserialize)]
-struct Commit {
-    id: Option<String>,
-    message: Option<String>,
-    author: Option<User>,
-    added: Option<Vec<String>>,
-    modified: Option<Vec<String>>,
-    removed: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -130,10 +123,7 @@ fn push(push: Push) -> Result<Told, Refused> {
         pusher: untrusted(pusher),
         paths: paths.map(|p: Vec<String>| unique(p)),
     };
-    Ok(Told::Moved {
-        repository: push.repository.identity(),
-        changes: change.map(|change| (change, commits)).into_iter().collect(),
-    })
+    Ok(Told::one(push.repository.identity(), change, commits))
 }
 
 fn deleted(deleted: Deleted) -> Result<Told, Refused> {
@@ -149,10 +139,7 @@ fn deleted(deleted: Deleted) -> Result<Told, Refused> {
         }
         _ => None,
     };
-    Ok(Told::Moved {
-        repository: deleted.repository.identity(),
-        changes: change.map(|change| (change, GitCommits::default())).into_iter().collect(),
-    })
+    Ok(Told::one(deleted.repository.identity(), change, GitCommits::default()))
 }
 
 fn pull(pull: Pull) -> Result<Told, Refused> {
@@ -189,16 +176,7 @@ fn pull(pull: Pull) -> Result<Told, Refused> {
         pusher: untrusted(pull.sender.and_then(User::account)),
         ..GitCommits::default()
     };
-    Ok(Told::Moved {
-        repository: pull.repository.identity(),
-        changes: change.map(|change| (change, commits)).into_iter().collect(),
-    })
-}
-
-impl Commit {
-    fn paths(&self) -> impl Iterator<Item = String> {
-        [&self.added, &self.modified, &self.removed].into_iter().flatten().flatten().cloned()
-    }
+    Ok(Told::one(pull.repository.identity(), change, commits))
 }
 
 impl User {
@@ -226,11 +204,4 @@ impl Repo {
             _ => self.full_name.is_some() && self.full_name == other.full_name,
         }
     }
-}
-
-/// Each path once, in order.
-pub(super) fn unique(mut paths: Vec<String>) -> Vec<String> {
-    paths.sort_unstable();
-    paths.dedup();
-    paths
 }

@@ -4,7 +4,7 @@ use berth_schemas::push::{GitChange, GitCommits};
 use serde::Deserialize;
 
 use super::{
-    Refused, RemoteIdentity, Told, bad, branch, fork_url, github::unique, moved, parse, some_commit,
+    Commit, Refused, RemoteIdentity, Told, bad, branch, fork_url, moved, parse, some_commit, unique,
     untrusted,
 };
 
@@ -19,19 +19,9 @@ struct Push {
     message: Option<String>,
     user_name: Option<String>,
     user_username: Option<String>,
-    commits: Option<Vec<Commit>>,
+    commits: Option<Vec<Commit<Author>>>,
     total_commits_count: Option<u64>,
     project: Project,
-}
-
-#[derive(Deserialize)]
-struct Commit {
-    id: Option<String>,
-    message: Option<String>,
-    author: Option<Author>,
-    added: Option<Vec<String>>,
-    modified: Option<Vec<String>>,
-    removed: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -71,7 +61,7 @@ struct Attributes {
     source_project_id: Option<i64>,
     target_project_id: Option<i64>,
     source: Option<Source>,
-    last_commit: Option<Commit>,
+    last_commit: Option<Commit<Author>>,
 }
 
 #[derive(Deserialize)]
@@ -110,10 +100,7 @@ fn push(push: Push) -> Result<Told, Refused> {
         pusher: untrusted(push.user_username.or(push.user_name)),
         paths,
     };
-    Ok(Told::Moved {
-        repository: push.project.identity(),
-        changes: change.map(|change| (change, commits)).into_iter().collect(),
-    })
+    Ok(Told::one(push.project.identity(), change, commits))
 }
 
 fn merge(merge: Merge) -> Result<Told, Refused> {
@@ -155,16 +142,7 @@ fn merge(merge: Merge) -> Result<Told, Refused> {
         pusher: untrusted(merge.user.and_then(|u| u.username.or(u.name))),
         paths: None,
     };
-    Ok(Told::Moved {
-        repository: merge.project.identity(),
-        changes: change.map(|change| (change, commits)).into_iter().collect(),
-    })
-}
-
-impl Commit {
-    fn paths(&self) -> impl Iterator<Item = String> {
-        [&self.added, &self.modified, &self.removed].into_iter().flatten().flatten().cloned()
-    }
+    Ok(Told::one(merge.project.identity(), change, commits))
 }
 
 impl Project {

@@ -16,7 +16,7 @@ use berth_schemas::{
     repository::ForgeKind,
 };
 use http::HeaderMap;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 
 pub use generic::{SIGNATURE as GENERIC_SIGNATURE, message as generic_message};
 pub use signature::{sign, verify};
@@ -102,6 +102,37 @@ pub enum Told {
     Ping,
     /// An event that has no effect.
     Unused,
+}
+
+impl Told {
+    /// One change, or none that leads to anything.
+    fn one(repository: RemoteIdentity, change: Option<GitChange>, commits: GitCommits) -> Self {
+        Self::Moved { repository, changes: change.map(|change| (change, commits)).into_iter().collect() }
+    }
+}
+
+/// A commit of a push, whose fields GitHub, Gitea, Forgejo and GitLab name alike; of its author, each in its own way.
+#[derive(Deserialize)]
+struct Commit<A> {
+    id: Option<String>,
+    message: Option<String>,
+    author: Option<A>,
+    added: Option<Vec<String>>,
+    modified: Option<Vec<String>>,
+    removed: Option<Vec<String>>,
+}
+
+impl<A> Commit<A> {
+    fn paths(&self) -> impl Iterator<Item = String> {
+        [&self.added, &self.modified, &self.removed].into_iter().flatten().flatten().cloned()
+    }
+}
+
+/// Each path once, in order.
+fn unique(mut paths: Vec<String>) -> Vec<String> {
+    paths.sort_unstable();
+    paths.dedup();
+    paths
 }
 
 /// What names a webhook, from its headers and, where the forge gives no id, its body.
