@@ -11,6 +11,7 @@ mod certificates;
 mod command_line;
 mod configuration;
 mod deploying;
+mod foreign;
 mod forge_api;
 mod git_push;
 mod lifecycle;

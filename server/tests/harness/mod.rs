@@ -15,6 +15,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests start the program under test")]
 
 mod cli;
+pub mod external;
 mod rest;
 
 use std::{
