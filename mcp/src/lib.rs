@@ -48,19 +48,26 @@ pub struct McpConfig {
 /// The endpoint, to be nested at `/mcp` behind the server's authentication.
 pub type Service = StreamableHttpService<Handler, NeverSessionManager>;
 
+impl McpConfig {
+    /// The transport that the endpoint has: no sessions, JSON answers unless something is told before the answer.
+    #[must_use]
+    pub fn transport(self) -> StreamableHttpServerConfig {
+        let hosts = ["localhost", "127.0.0.1", "::1"].into_iter().map(String::from).chain(self.allowed_hosts);
+        let loopback =
+            ["http://localhost:*", "http://127.0.0.1:*", "http://[::1]:*"].into_iter().map(String::from);
+        StreamableHttpServerConfig::default()
+            .with_legacy_session_mode(false)
+            .with_json_response(true)
+            .with_max_request_body_bytes(LARGEST_BODY)
+            .with_allowed_hosts(hosts)
+            .with_allowed_origins(loopback.chain(self.allowed_origins))
+            .with_cancellation_token(self.ct)
+    }
+}
+
 /// Makes the endpoint.
 #[must_use]
 pub fn service(registry: Arc<Registry>, context: Arc<Context>, config: McpConfig) -> Service {
     let handler = Handler::new(registry, context);
-    let hosts = ["localhost", "127.0.0.1", "::1"].into_iter().map(String::from).chain(config.allowed_hosts);
-    let loopback =
-        ["http://localhost:*", "http://127.0.0.1:*", "http://[::1]:*"].into_iter().map(String::from);
-    let transport = StreamableHttpServerConfig::default()
-        .with_legacy_session_mode(false)
-        .with_json_response(true)
-        .with_max_request_body_bytes(LARGEST_BODY)
-        .with_allowed_hosts(hosts)
-        .with_allowed_origins(loopback.chain(config.allowed_origins))
-        .with_cancellation_token(config.ct);
-    StreamableHttpService::new(move || Ok(handler.clone()), Arc::default(), transport)
+    StreamableHttpService::new(move || Ok(handler.clone()), Arc::default(), config.transport())
 }

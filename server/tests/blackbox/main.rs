@@ -10,6 +10,7 @@ mod bridge;
 mod certificates;
 mod command_line;
 mod configuration;
+mod conformance;
 mod deploying;
 mod foreign;
 mod forge_api;
