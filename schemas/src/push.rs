@@ -186,7 +186,7 @@ pub enum PushResult {
     Strict,
 }
 
-/// Which pushes to an app deploy, and how. A field that is absent has its default.
+/// Which pushes to an app deploy, and how; what is fetched with its repository. A field that is absent has its default.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PushRules {
@@ -200,6 +200,9 @@ pub struct PushRules {
     /// What the result of a `git push` to Berth is. Default: follow.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<PushResult>,
+    /// Fetch the repository's submodules, too, at the commits that it records. Default: true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub submodules: Option<bool>,
 }
 
 /// Input of `push_rules_get`.

@@ -1,5 +1,7 @@
 //! Who git is towards a repository: asked of whoever keeps credentials, for each fetch anew.
 
+use std::{path::PathBuf, sync::Arc};
+
 use async_trait::async_trait;
 use berth_schemas::Problem;
 use berth_store::model::AppId;
@@ -7,7 +9,9 @@ use berth_store::model::AppId;
 use crate::{
     fault::Halt,
     pipeline::{Inner, Pipeline},
-    source::git::{FetchRequest, GitCredential, GitUrl, SshIdentity},
+    source::git::{
+        FetchRequest, GitCredential, GitUrl, Identities, Identity, SshIdentity, Submodules,
+    },
 };
 
 /// Who to be. Never shown.
@@ -34,6 +38,34 @@ impl std::fmt::Debug for PrivateKey {
 pub trait GitAccess: Send + Sync + std::fmt::Debug {
     /// Who to be when an app's source is fetched from this address; nobody, if it is not the app's own repository.
     async fn git_as(&self, app: AppId, url: &GitUrl) -> Result<GitAs, Problem>;
+
+    /// Who to be when a submodule of the app's own repository is fetched from this address. The repository says the
+    /// address, so whoever writes there may name any that these credentials open.
+    async fn git_as_submodule(&self, app: AppId, url: &GitUrl) -> Result<GitAs, Problem>;
+}
+
+/// Who an app is towards submodules.
+#[derive(Debug)]
+struct OfApp {
+    /// None for a source that is not the app's own: it gets none of the app's credentials.
+    access: Option<Arc<dyn GitAccess>>,
+    app: AppId,
+    /// The key of the daemon's configuration.
+    key: Option<PrivateKey>,
+    known_hosts: PathBuf,
+}
+
+#[async_trait]
+impl Identities for OfApp {
+    async fn towards(&self, url: &GitUrl) -> Result<Identity, Problem> {
+        let who = match &self.access {
+            Some(access) => access.git_as_submodule(self.app, url).await?,
+            None => GitAs::default(),
+        };
+        let private_key = who.private_key.or_else(|| self.key.clone()).map(|key| key.0);
+        let ssh = SshIdentity { private_key, known_hosts: Some(self.known_hosts.clone()) };
+        Ok(Identity { credential: who.credential, ssh })
+    }
 }
 
 impl Pipeline {
@@ -53,6 +85,21 @@ impl Inner {
             Some(access) => Ok(access.git_as(app, url).await?),
             None => Ok(GitAs::default()),
         }
+    }
+
+    /// How the submodules of an app's source are fetched: with the credentials of the app if the source is its own, not
+    /// a fork of it or one that only this deployment names; with the configured key if the source itself may be.
+    pub(crate) async fn submodules(
+        &self,
+        app: AppId,
+        (own, keyed): (bool, bool),
+        base: Option<GitUrl>,
+    ) -> Result<Submodules, Problem> {
+        let access = self.config.git_access.clone().filter(|_| own);
+        let key = if keyed { self.git_ssh_key().await?.map(PrivateKey) } else { None };
+        let known_hosts = self.config.data_dir.join("known_hosts");
+        let who = Arc::new(OfApp { access, app, key, known_hosts });
+        Ok(Submodules { allow_local: self.config.allow_local_sources, base, who })
     }
 
     pub(crate) async fn prepare_fetch(&self, request: &mut FetchRequest, who: GitAs) -> Result<(), Problem> {

@@ -23,7 +23,7 @@ use crate::{
     source::{
         ArchiveError, Limits, TreePath,
         archive::{self, ExtractOptions},
-        git::{self, CommitSha, FetchRequest, GitError, GitRef, GitUrl, Wanted},
+        git::{self, CommitSha, FetchRequest, GitError, GitRef, GitUrl, Transport, Wanted},
     },
 };
 
@@ -121,7 +121,14 @@ impl Inner {
         let mut request = FetchRequest::new(url, wanted);
         request.credential = credential;
         let who = self.git_as(attempt.app.id, &request.url).await?;
+        let known = who.credential.is_some() || who.private_key.is_some();
+        let from_fork = attempt.app.environment.preview.as_ref().is_some_and(|preview| preview.fork);
         self.prepare_fetch(&mut request, who).await?;
+        if self.store.pushes().rules(attempt.app.id).await?.submodules.unwrap_or(true) {
+            let keyed = request.url.transport() == Transport::Ssh;
+            let with = (known && !from_fork, keyed && !from_fork);
+            request.submodules = Some(self.submodules(attempt.app.id, with, None).await?);
+        }
         attempt.journal.line(BuildLineKind::Step, None, format!("git fetch {}", request.url.as_str())).await;
         let checkout = self.check_out(attempt, request, tree).await?;
         self.end_if_same(attempt, self.commit_key(asked, checkout.commit.as_str())).await
@@ -136,7 +143,16 @@ impl Inner {
         let url = GitUrl::local(&repository).map_err(bad)?;
         attempt.journal.line(BuildLineKind::Step, None, format!("git fetch {}", commit.short())).await;
         let key = self.source_key(attempt.app.id, &attempt.row.source).await?;
-        self.check_out(attempt, FetchRequest::new(url, Wanted::Commit(commit)), tree).await?;
+        let mut request = FetchRequest { own: true, ..FetchRequest::new(url, Wanted::Commit(commit)) };
+        request.policy.allow_private = self.config.allow_private_sources;
+        if self.store.pushes().rules(attempt.app.id).await?.submodules.unwrap_or(true) {
+            // Relative addresses are relative to where the repository is at home.
+            let home = attempt.app.settings.git_url.as_deref();
+            let home = home.and_then(|url| GitUrl::parse(url, self.config.allow_local_sources).ok());
+            let base = home.map(|(url, _)| url);
+            request.submodules = Some(self.submodules(attempt.app.id, (true, true), base).await?);
+        }
+        self.check_out(attempt, request, tree).await?;
         self.end_if_same(attempt, key).await
     }
 
@@ -150,13 +166,8 @@ impl Inner {
         request.limits.bytes = self.config.max_source_bytes;
         let (lines, mut printed) = mpsc::channel::<String>(256);
         let journal = attempt.journal.clone();
-        // What git says of our own repository names its place on this machine, and nothing of interest.
-        let own = matches!(attempt.row.source, DeploymentSource::Pushed { .. });
         let listen = async move {
             while let Some(line) = printed.recv().await {
-                if own {
-                    continue;
-                }
                 journal.line(BuildLineKind::Output, None, line).await;
             }
         };

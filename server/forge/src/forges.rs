@@ -222,11 +222,60 @@ impl GitAccess for Forges {
     async fn git_as(&self, app: AppId, url: &GitUrl) -> Result<GitAs, Problem> {
         let Some(row) = self.store.repositories().of_app(app).await? else { return Ok(GitAs::default()) };
         let (connected, _) = self.parse(&row.url)?;
-        let (one, two) = (RemoteName::of(&connected), RemoteName::of(url));
-        let same = connected.host() == url.host()
-            && connected.port() == url.port()
-            && connected.transport() == url.transport()
-            && one.full_name.eq_ignore_ascii_case(&two.full_name);
-        if same { Self::git_as(self, &row).await } else { Ok(GitAs::default()) }
+        if same_repository(&connected, url) { Self::git_as(self, &row).await } else { Ok(GitAs::default()) }
+    }
+
+    /// The same credentials for other repositories on the same host, as far as they may be meant for them: a key,
+    /// which proves something to that host alone; a token for those of the same owner. That of a GitHub App is for the
+    /// one repository.
+    async fn git_as_submodule(&self, app: AppId, url: &GitUrl) -> Result<GitAs, Problem> {
+        let Some(row) = self.store.repositories().of_app(app).await? else { return Ok(GitAs::default()) };
+        let (connected, _) = self.parse(&row.url)?;
+        if same_repository(&connected, url) {
+            return Self::git_as(self, &row).await;
+        }
+        let meant = match self.store.repositories().secrets(&row)?.credentials {
+            Credentials::None | Credentials::GithubApp { .. } => false,
+            Credentials::DeployKey { .. } => same_host(&connected, url),
+            Credentials::Token { .. } => same_host(&connected, url) && same_owner(&connected, url),
+        };
+        if meant { Self::git_as(self, &row).await } else { Ok(GitAs::default()) }
+    }
+}
+
+fn same_host(one: &GitUrl, two: &GitUrl) -> bool {
+    one.host() == two.host() && one.port() == two.port() && one.transport() == two.transport()
+}
+
+fn same_repository(one: &GitUrl, two: &GitUrl) -> bool {
+    let name = |url| RemoteName::of(url).full_name;
+    same_host(one, two) && name(one).eq_ignore_ascii_case(&name(two))
+}
+
+/// Whether both belong to the same user, organisation or group.
+fn same_owner(one: &GitUrl, two: &GitUrl) -> bool {
+    let owner = |url| RemoteName::of(url).full_name.split_once('/').map(|(o, _)| o.to_ascii_lowercase());
+    owner(one).is_some() && owner(one) == owner(two)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_stay_on_their_host_and_with_their_owner() {
+        let url = |text: &str| GitUrl::parse(text, true).unwrap().0;
+        let home = url("https://git.example.org/acme/site.git");
+        assert!(same_repository(&home, &url("https://git.example.org/Acme/site")));
+        assert!(same_owner(&home, &url("https://git.example.org/acme/lib")));
+        assert!(!same_owner(&home, &url("https://git.example.org/other/lib")));
+        for elsewhere in [
+            "https://git.example.com/acme/site",
+            "https://git.example.org:8443/acme/site",
+            "http://git.example.org:443/acme/site",
+            "ssh://git@git.example.org:443/acme/site",
+        ] {
+            assert!(!same_host(&home, &url(elsewhere)), "{elsewhere}");
+        }
     }
 }

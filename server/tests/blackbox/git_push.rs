@@ -463,3 +463,42 @@ async fn a_branch_has_its_preview_while_it_is_there() {
     assert_eq!(berth.visit("web", "/").await.text, "one");
     copy.git(&["push", "berth", "--delete", "idea"]).await.ok().says("its preview is removed");
 }
+
+#[tokio::test]
+async fn a_pushed_commit_brings_its_submodules() {
+    let berth =
+        Berth::start_with(&["--docker-host", "unix:///nonexistent", "--allow-local-sources", "true"]).await;
+    site(&berth, "web", "default").await;
+    let lib = tempfile::tempdir().unwrap();
+    git_in(lib.path(), &["init", "--quiet", "."]).await.ok();
+    std::fs::write(lib.path().join("lib.txt"), "of a submodule").unwrap();
+    git_in(lib.path(), &["add", "."]).await.ok();
+    git_in(lib.path(), &["commit", "--quiet", "-m", "lib"]).await.ok();
+    let copy = Copy::new(&berth, "web", &berth.token).await;
+    let home = format!("file://{}", lib.path().display());
+    let add = ["-c", "protocol.file.allow=always", "submodule", "--quiet", "add", &home, "lib"];
+    copy.git(&add).await.ok();
+    copy.commit("index.html", "one").await;
+    copy.git(&["push", "berth", "main"]).await.ok().says("submodule lib at").says("is live at");
+    assert_eq!(berth.visit("web", "/lib/lib.txt").await.text, "of a submodule");
+    // Beside a repository on Berth there is no other.
+    copy.git(&["config", "-f", ".gitmodules", "submodule.lib.url", "../lib.git"]).await.ok();
+    copy.commit("index.html", "two").await;
+    copy.git(&["push", "berth", "main"]).await.ok().says("its address is relative").says("push_rules_set");
+    // Where the app's repository is at home, there is.
+    let beside = format!("file://{}/site.git", lib.path().display());
+    let settings = json!({ "settings": { "git_url": beside } });
+    berth.rest().send(reqwest::Method::PATCH, "/v1/apps/web", Some(settings)).await.ok();
+    copy.git(&["config", "-f", ".gitmodules", "submodule.lib.url", "../"]).await.ok();
+    copy.commit("index.html", "three").await;
+    copy.git(&["push", "berth", "main"]).await.ok().says("its relative address leads nowhere");
+    copy.git(&["config", "-f", ".gitmodules", "submodule.lib.url", "../.git"]).await.ok();
+    copy.commit("index.html", "four").await;
+    copy.git(&["push", "berth", "main"]).await.ok().says("is live at");
+    assert_eq!(berth.visit("web", "/lib/lib.txt").await.text, "of a submodule");
+    // Without, where that is wished.
+    rules_of(&berth, "web", json!({ "submodules": false })).await;
+    copy.commit("index.html", "five").await;
+    copy.git(&["push", "berth", "main"]).await.ok().says("is live at");
+    assert_eq!(berth.visit("web", "/lib/lib.txt").await.status, 404);
+}

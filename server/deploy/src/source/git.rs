@@ -13,6 +13,7 @@ pub mod address;
 mod failure;
 mod settle;
 mod ssh;
+mod submodules;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 pub use address::{AddressError, CommitSha, GitCredential, GitRef, GitUrl, Transport, Wanted};
 pub use failure::GitError;
 pub use ssh::{SshIdentity, known_host_keys};
+pub use submodules::{Identities, Identity, Submodules};
 
 use super::guard::{HostPolicy, resolve_guarded};
 use super::limits::Limits;
@@ -45,8 +47,10 @@ pub struct FetchRequest {
     pub ssh: SshIdentity,
     /// Which state.
     pub wanted: Wanted,
-    /// Fetch submodules too, one level, from the repository's own host only.
-    pub submodules: bool,
+    /// Whether and how its submodules are fetched, too.
+    pub submodules: Option<Submodules>,
+    /// It is Berth's own repository: what git says of it names its place on this machine, and is not handed on.
+    pub own: bool,
     /// Which hosts may be talked to.
     pub policy: HostPolicy,
     /// The longest the whole fetch may take, wall-clock.
@@ -63,7 +67,8 @@ impl FetchRequest {
             credential: None,
             ssh: SshIdentity::default(),
             wanted,
-            submodules: false,
+            submodules: None,
+            own: false,
             policy: HostPolicy::default(),
             time_limit: Duration::from_secs(600),
             limits: Limits::default(),
@@ -112,18 +117,8 @@ pub async fn fetch(
 ) -> Result<Checkout, GitError> {
     tokio::fs::create_dir(dest).await.map_err(GitError::Disk)?;
     let unfinished = RemoveOnDrop(Some(dest.to_owned()));
-    let mut session = Session::open(request, cancel).await?;
-    let fetched = match session.fetch_wanted(dest, progress).await {
-        Err(GitError::Redirected { url }) => match request.url.with_git_suffix() {
-            Some(suffixed) => {
-                session.url = suffixed;
-                session.fetch_wanted(dest, progress).await
-            }
-            None => Err(GitError::Redirected { url }),
-        },
-        other => other,
-    };
-    match fetched {
+    let mut session = Session::open(request, cancel, dest).await?;
+    match session.fetch_wanted(dest, progress).await {
         Err(GitError::RefNotFound { url, name, .. }) => {
             let candidates = session.candidates(&name).await;
             return Err(GitError::RefNotFound { url, name, candidates });
@@ -131,6 +126,8 @@ pub async fn fetch(
         other => other?,
     }
     let checkout = session.check_out(dest, progress).await?;
+    session.complete(dest, &mut 0, 0, progress).await?;
+    let checkout = session.settle(checkout).await?;
     unfinished.keep();
     Ok(checkout)
 }
@@ -143,7 +140,7 @@ pub async fn remote_refs(
     request: &FetchRequest,
     cancel: &CancellationToken,
 ) -> Result<Vec<RemoteRef>, GitError> {
-    Session::open(request, cancel).await?.refs().await
+    Session::open(request, cancel, Path::new("")).await?.refs().await
 }
 
 /// One conversation with a repository's host: the environment every git of it gets, and the time left.
@@ -154,12 +151,18 @@ struct Session<'a> {
     env: Vec<(String, String)>,
     secrets: Vec<String>,
     deadline: Instant,
+    /// The top of everything that is fetched, whose size is bounded.
+    top: PathBuf,
     /// HOME of git and ssh: empty but for our ssh configuration. Removed with the session.
     _home: tempfile::TempDir,
 }
 
 impl<'a> Session<'a> {
-    async fn open(request: &'a FetchRequest, cancel: &'a CancellationToken) -> Result<Self, GitError> {
+    async fn open(
+        request: &'a FetchRequest,
+        cancel: &'a CancellationToken,
+        top: &Path,
+    ) -> Result<Self, GitError> {
         let home = tempfile::Builder::new().prefix("berth-git-").tempdir().map_err(GitError::Disk)?;
         let home_text = home.path().to_string_lossy().into_owned();
         let mut env: Vec<(String, String)> = [
@@ -224,7 +227,7 @@ impl<'a> Session<'a> {
             env.push((format!("GIT_CONFIG_VALUE_{index}"), value));
         }
         let deadline = Instant::now() + request.time_limit;
-        Ok(Self { request, cancel, url: url.clone(), env, secrets, deadline, _home: home })
+        Ok(Self { request, cancel, url: url.clone(), env, secrets, deadline, top: top.to_owned(), _home: home })
     }
 
     fn git(&self) -> Command {
@@ -235,6 +238,23 @@ impl<'a> Session<'a> {
 
     /// Makes the empty repository in `dest` and brings the wanted state to FETCH_HEAD.
     async fn fetch_wanted(
+        &mut self,
+        dest: &Path,
+        progress: &mut (dyn FnMut(&str) + Send),
+    ) -> Result<(), GitError> {
+        match self.fetch_from_here(dest, progress).await {
+            Err(GitError::Redirected { url }) => match self.request.url.with_git_suffix() {
+                Some(suffixed) => {
+                    self.url = suffixed;
+                    self.fetch_from_here(dest, progress).await
+                }
+                None => Err(GitError::Redirected { url }),
+            },
+            other => other,
+        }
+    }
+
+    async fn fetch_from_here(
         &self,
         dest: &Path,
         progress: &mut (dyn FnMut(&str) + Send),
@@ -278,7 +298,7 @@ impl<'a> Session<'a> {
         if shallow {
             git = git.arg("--depth=1");
         }
-        self.watched(dest, git.arg("--").arg(self.url.as_str()).arg(refspec), progress).await
+        self.watched(git.arg("--").arg(self.url.as_str()).arg(refspec), progress).await
     }
 
     async fn check_out(
@@ -291,7 +311,7 @@ impl<'a> Session<'a> {
             _ => "FETCH_HEAD^{commit}".to_owned(),
         };
         let checkout = self.git().dir(dest).args(["checkout", "--quiet", "--detach", "--force"]);
-        self.watched(dest, checkout.arg(state).arg("--"), progress).await?;
+        self.watched(checkout.arg(state).arg("--"), progress).await?;
         // Each line begins with a letter, because an empty one would not arrive.
         let format = "--format=tformat:C%H%nA%an%nT%ct%nS%s";
         let show =
@@ -302,65 +322,40 @@ impl<'a> Session<'a> {
             url: self.url.to_string(),
             output: format!("git printed no commit id: {error}"),
         })?;
-        if self.request.submodules {
-            self.fetch_submodules(dest, progress).await?;
-        }
         let seconds: i64 = field('T').and_then(|text| text.parse().ok()).unwrap_or(0);
         let (message, author) = (one_line(field('S').unwrap_or("")), one_line(field('A').unwrap_or("")));
-        let (dir, limits, url) = (dest.to_owned(), self.request.limits, self.url.to_string());
-        let settled = tokio::task::spawn_blocking(move || settle::settle(&dir, &limits, &url))
-            .await
-            .map_err(|error| GitError::Disk(std::io::Error::other(error)))??;
         Ok(Checkout {
             dir: dest.to_owned(),
             commit,
             message,
             author,
             committed_at_us: seconds.saturating_mul(1_000_000),
-            sha256: settled.sha256,
-            removed_links: settled.removed_links,
+            sha256: [0; 32],
+            removed_links: Vec::new(),
         })
     }
 
-    /// One level of submodules, whose addresses are data from the repository: relative ones and those of the
-    /// same host only, so that the guard's answer for that host holds for them too.
-    async fn fetch_submodules(
+    /// Fetches what the commit in `dest` only names.
+    async fn complete(
         &self,
         dest: &Path,
+        count: &mut usize,
+        depth: usize,
         progress: &mut (dyn FnMut(&str) + Send),
     ) -> Result<(), GitError> {
-        if !tokio::fs::try_exists(dest.join(".gitmodules")).await.map_err(GitError::Disk)? {
-            return Ok(());
+        if let Some(submodules) = &self.request.submodules {
+            self.fetch_submodules(submodules, dest, count, depth, progress).await?;
         }
-        let list = self.git().dir(dest).args(["config", "--blob", "HEAD:.gitmodules", "--get-regexp"]);
-        let list = self.quiet(list.arg(r"^submodule\..*\.url$")).await?;
-        for line in list.stdout.lines() {
-            let given = line.split_once(' ').map_or("", |(_, url)| url);
-            self.check_submodule(given)?;
-        }
-        // Relative addresses are relative to the origin's.
-        self.quiet(self.git().dir(dest).args(["config", "remote.origin.url"]).arg(self.url.as_str())).await?;
-        let update = self.git().dir(dest).args(["submodule", "update", "--init", "--depth=1", "--progress"]);
-        self.watched(dest, update.arg("--"), progress).await
+        Ok(())
     }
 
-    fn check_submodule(&self, given: &str) -> Result<(), GitError> {
-        let refuse = |why: String| Err(GitError::Submodule { given: given.chars().take(200).collect(), why });
-        if given.starts_with("./") || given.starts_with("../") {
-            return Ok(());
-        }
-        let local = self.url.transport() == Transport::Local;
-        match GitUrl::parse(given, local) {
-            Ok((url, _))
-                if url.host() == self.url.host()
-                    && url.port() == self.url.port()
-                    && url.transport() == self.url.transport() =>
-            {
-                Ok(())
-            }
-            Ok(_) => refuse("it is not on the repository's own host and port".to_owned()),
-            Err(error) => refuse(error.to_string()),
-        }
+    /// Makes a source tree of a checkout.
+    async fn settle(&self, checkout: Checkout) -> Result<Checkout, GitError> {
+        let (dir, limits, url) = (checkout.dir.clone(), self.request.limits, self.url.to_string());
+        let settled = tokio::task::spawn_blocking(move || settle::settle(&dir, &limits, &url))
+            .await
+            .map_err(|error| GitError::Disk(std::io::Error::other(error)))??;
+        Ok(Checkout { sha256: settled.sha256, removed_links: settled.removed_links, ..checkout })
     }
 
     async fn refs(&self) -> Result<Vec<RemoteRef>, GitError> {
@@ -398,7 +393,6 @@ impl<'a> Session<'a> {
     /// Runs git to its end, hands on its progress, and stops it when the directory grows too large.
     async fn watched(
         &self,
-        dest: &Path,
         git: Command,
         progress: &mut (dyn FnMut(&str) + Send),
     ) -> Result<(), GitError> {
@@ -410,12 +404,14 @@ impl<'a> Session<'a> {
                     stderr.push_str(&shown);
                     stderr.push('\n');
                 }
-                progress(&shown);
+                if !self.request.own {
+                    progress(&shown);
+                }
             }
         };
         let finished = tokio::select! {
             finished = git.run(self.cancel, &mut sink) => finished.map_err(|error| self.command_error(error))?,
-            () = grows_beyond(dest, self.request.limits.bytes) => {
+            () = grows_beyond(&self.top, self.request.limits.bytes) => {
                 let limit = self.request.limits.bytes;
                 return Err(GitError::TooLarge { url: self.url.to_string(), limit });
             }

@@ -162,35 +162,8 @@ async fn time_size_and_cancel_end_a_fetch() {
     assert!(!world.dest().exists());
 }
 
-#[tokio::test]
-async fn submodules_are_fetched_only_when_asked_and_only_from_the_same_host() {
-    let world = World::new().await;
-    let lib = world.top.path().join("lib");
-    std::fs::create_dir(&lib).unwrap();
-    git(&lib, &["init", "-q", "-b", "main"]).await;
-    std::fs::write(lib.join("lib.txt"), "lib").unwrap();
-    git(&lib, &["add", "-A"]).await;
-    git(&lib, &["commit", "-q", "-m", "lib"]).await;
-    let add = ["-c", "protocol.file.allow=always", "submodule", "--quiet", "add", "../lib", "lib"];
-    git(&world.repo, &["remote", "add", "origin", world.repo.to_str().unwrap()]).await;
-    git(&world.repo, &add).await;
-    world.commit("x", "x", "with a submodule").await;
-
-    let mut request = world.request(None);
-    world.fetch(&request).await.unwrap();
-    assert!(!world.dest().join("lib/lib.txt").exists());
-    request.submodules = true;
-    world.fetch(&request).await.unwrap();
-    assert_eq!(world.read("lib/lib.txt"), "lib");
-    assert!(!world.dest().join("lib/.git").exists());
-
-    let modules = std::fs::read_to_string(world.repo.join(".gitmodules")).unwrap();
-    for evil in ["ext::sh -c true", "https://elsewhere.example/lib", "-oProxyCommand=x"] {
-        world.commit(".gitmodules", &modules.replace("../lib", evil), "evil").await;
-        let error = world.fetch(&request).await.unwrap_err();
-        assert!(matches!(error, GitError::Submodule { .. }), "{evil}: {error:?}");
-    }
-}
+#[path = "git/submodule_tests.rs"]
+mod submodules;
 
 #[allow(clippy::disallowed_methods, reason = "the forge of this test is git's own CGI program")]
 /// A forge that wants a token: answers 401 without it, and hands the rest to `git http-backend`.

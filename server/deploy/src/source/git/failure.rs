@@ -81,13 +81,22 @@ pub enum GitError {
         /// The address, without credentials.
         url: String,
     },
-    /// A submodule's address is on another host, or is no address.
-    #[error("the submodule address {given:?} is refused: {why}")]
+    /// What `.gitmodules` says of a submodule is dangerous or cannot be followed.
+    #[error("the submodule {given:?} is refused: {why}")]
     Submodule {
-        /// The address as `.gitmodules` has it, shortened.
+        /// Its path or name as the repository has it, shortened.
         given: String,
         /// What is wrong with it.
         why: String,
+    },
+    /// A submodule could not be fetched.
+    #[error("the submodule {path:?} could not be fetched: {source}")]
+    InSubmodule {
+        /// Where in the repository it is.
+        path: String,
+        /// Why not.
+        #[source]
+        source: Box<GitError>,
     },
     /// It took longer than it may.
     #[error("fetching {url} took longer than {} s", limit.as_secs())]
@@ -165,7 +174,16 @@ impl GitError {
                 "Install the host's authority on this server, or repair its certificate."
             }
             Self::Redirected { .. } => "Open the repository in a browser and use the address it shows now.",
-            Self::Submodule { .. } => "Deploy without submodules, or keep them on the repository's own host.",
+            Self::Submodule { .. } => {
+                "Correct .gitmodules, or deploy without submodules: push_rules_set(rules={submodules: false})."
+            }
+            Self::InSubmodule { source, .. } => match source.as_ref() {
+                Self::RepositoryNotFound { .. } | Self::Authentication { .. } => {
+                    "A private submodule is fetched with the app's own credentials: a token if it has the same owner on the same host, a deploy key if that host knows it. Else make it public, or deploy without submodules: push_rules_set(rules={submodules: false})."
+                }
+                Self::CommitNotFound { .. } => "Push that commit of the submodule, too.",
+                other => return other.hint(),
+            },
             Self::TimedOut { .. } => "Try again; if it is always slow, make the repository smaller.",
             Self::TooLarge { .. } => {
                 "Remove large files from the branch, or upload an archive of what is needed."
