@@ -9,9 +9,7 @@ use berth_store::model::AppId;
 use crate::{
     fault::Halt,
     pipeline::{Inner, Pipeline},
-    source::git::{
-        FetchRequest, GitCredential, GitUrl, Identities, Identity, SshIdentity, Submodules,
-    },
+    source::git::{FetchRequest, GitCredential, GitUrl, Identities, Identity, SshIdentity, Submodules},
 };
 
 /// Who to be. Never shown.

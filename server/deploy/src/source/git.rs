@@ -227,7 +227,16 @@ impl<'a> Session<'a> {
             env.push((format!("GIT_CONFIG_VALUE_{index}"), value));
         }
         let deadline = Instant::now() + request.time_limit;
-        Ok(Self { request, cancel, url: url.clone(), env, secrets, deadline, top: top.to_owned(), _home: home })
+        Ok(Self {
+            request,
+            cancel,
+            url: url.clone(),
+            env,
+            secrets,
+            deadline,
+            top: top.to_owned(),
+            _home: home,
+        })
     }
 
     fn git(&self) -> Command {
@@ -391,11 +400,7 @@ impl<'a> Session<'a> {
     }
 
     /// Runs git to its end, hands on its progress, and stops it when the directory grows too large.
-    async fn watched(
-        &self,
-        git: Command,
-        progress: &mut (dyn FnMut(&str) + Send),
-    ) -> Result<(), GitError> {
+    async fn watched(&self, git: Command, progress: &mut (dyn FnMut(&str) + Send)) -> Result<(), GitError> {
         let mut stderr = String::new();
         let mut sink = |line: OutputLine| {
             let (OutputLine::Stderr(text) | OutputLine::Stdout(text)) = line;

@@ -120,10 +120,11 @@ impl Session<'_> {
         progress: &mut (dyn FnMut(&str) + Send),
     ) -> Result<(), GitError> {
         let SubmoduleOf { path, url, given, commit, place } = wanted;
-        let who = submodules.who.towards(&url).await.map_err(|problem| GitError::Failed {
-            url: url.to_string(),
-            output: problem.detail,
-        });
+        let who = submodules
+            .who
+            .towards(&url)
+            .await
+            .map_err(|problem| GitError::Failed { url: url.to_string(), output: problem.detail });
         let who = who.map_err(|error| within(path, error))?;
         let request = FetchRequest {
             url,
@@ -364,7 +365,8 @@ mod tests {
         std::os::unix::fs::symlink("libs", top.path().join("in")).unwrap();
         std::fs::write(top.path().join("file"), "x").unwrap();
         assert!(place_of(top.path(), "libs/one").await.is_ok());
-        for bad in ["full", "out", "in/one", "file", "../x", "/tmp", "libs//one", ".GIT/hooks", "libs/git~1"] {
+        for bad in ["full", "out", "in/one", "file", "../x", "/tmp", "libs//one", ".GIT/hooks", "libs/git~1"]
+        {
             assert!(place_of(top.path(), bad).await.is_err(), "{bad}");
         }
     }
