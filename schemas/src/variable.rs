@@ -38,8 +38,26 @@ impl VariableScope {
 pub struct Variable {
     /// Its name.
     pub name: VariableName,
-    /// Its value, or a mask if it is a secret.
+    /// Its value as it was set, references and all, or a mask if it is a secret.
     pub value: String,
+    /// What the app gets, where that was asked for: references replaced, masked if one leads to a secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolved: Option<String>,
+    /// The variables that it refers to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refers_to: Vec<VariableName>,
+    /// It refers to a secret, directly or through others: what the app gets is treated as one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub refers_to_secret: bool,
+    /// A ${ in it stands for itself: it was set before there were references. Set anew, it would be one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub as_it_stands: bool,
+    /// The environment does not get it: a fork's preview gets neither secrets nor what refers to one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub withheld: bool,
+    /// Why it has no value there; a deployment would fail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
     /// Whether it is a secret.
     pub secret: bool,
     /// Who has it: the environment alone, all previews, or all environments.
@@ -61,6 +79,9 @@ pub struct VariableList {
     /// Default: production.
     #[serde(default)]
     pub environment: Option<EnvironmentName>,
+    /// Also replace references.
+    #[serde(default)]
+    pub resolved: bool,
 }
 
 /// Output of `variable_list`.
@@ -84,7 +105,7 @@ pub struct VariableSet {
     /// Whose: of the environment, of all previews, or shared by all.
     #[serde(default)]
     pub scope: VariableScope,
-    /// Plain variables to set, name → value.
+    /// Plain variables to set, name → value. ${NAME} refers to another; $${ is the text ${.
     #[serde(default)]
     pub variables: BTreeMap<VariableName, String>,
     /// Secrets to set, name → value; sealed, and shown masked from then on.
@@ -124,6 +145,9 @@ pub struct VariablesChanged {
     pub changed: Vec<VariableName>,
     /// How the change takes effect.
     pub applies: String,
+    /// Environments in which something refers to what is not set there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// The redeploy, if one was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deployment: Option<DeploymentRef>,
@@ -235,6 +259,9 @@ pub struct VariablesImported {
     pub changed: Vec<VariableName>,
     /// How many stay as they are.
     pub unchanged: i64,
+    /// Environments in which something refers to what is not set there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Whether it was done; false for a dry run.
     pub done: bool,
 }
@@ -253,7 +280,7 @@ pub struct VariableExport {
 /// Output of `variable_export`.
 #[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct VariablesExported {
-    /// The text of a .env file with all variables that count in the environment, secrets in clear.
+    /// The text of a .env file with all variables that count in the environment, secrets in clear, references kept.
     pub text: String,
 }
 
@@ -281,8 +308,11 @@ pub struct VariableReveal {
 pub struct VariableRevealed {
     /// The variable.
     pub name: VariableName,
-    /// Its value in clear.
+    /// Its value in clear, as it was set.
     pub value: String,
+    /// What the app gets, where the value refers to others and they are set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolved: Option<String>,
 }
 
 impl std::fmt::Debug for VariableRevealed {

@@ -1,6 +1,10 @@
 //! The text of `.env` files, as shells and the usual libraries read them: `NAME=value` lines, an optional `export`,
 //! comments, single quotes (literal, over several lines), double quotes (with escapes, over several lines).
+//!
+//! `${NAME}` outside single quotes refers to another variable. Values go in and out in the form in which they are set
+//! here, where `$${` is the text `${`.
 
+use berth_deploy::references::{BadTemplate, Part, Template};
 use berth_schemas::VariableName;
 
 /// Why a text is none, with the line, but never with what stands there: it may be a secret.
@@ -10,6 +14,10 @@ pub(crate) struct BadLine {
     pub(crate) line: usize,
     pub(crate) why: &'static str,
 }
+
+const UNCLOSED: &str = "a ${ has no }; put the value in single quotes if it stands for itself";
+const NO_NAME: &str =
+    "what stands in ${…} is no variable's name; put the value in single quotes if it stands for itself";
 
 struct Reader<'t> {
     rest: std::iter::Peekable<std::str::Chars<'t>>,
@@ -42,22 +50,23 @@ impl Reader<'_> {
         text
     }
 
-    fn quoted(&mut self, quote: char) -> Result<String, BadLine> {
-        let (begun, mut value) = (self.line, String::new());
+    /// Characters, each with whether it stands for itself whatever is beside it.
+    fn quoted(&mut self, quote: char) -> Result<Vec<(char, bool)>, BadLine> {
+        let (begun, mut value) = (self.line, Vec::new());
         self.next();
         loop {
             match self.next() {
                 None => return self.bad(begun, "the quote that begins there has no end"),
                 Some(c) if c == quote => break,
                 Some('\\') if quote == '"' => match self.next() {
-                    Some('n') => value.push('\n'),
-                    Some('r') => value.push('\r'),
-                    Some('t') => value.push('\t'),
-                    Some(c @ ('"' | '\\' | '$')) => value.push(c),
-                    Some(c) => value.extend(['\\', c]),
+                    Some('n') => value.push(('\n', true)),
+                    Some('r') => value.push(('\r', true)),
+                    Some('t') => value.push(('\t', true)),
+                    Some(c @ ('"' | '\\' | '$')) => value.push((c, true)),
+                    Some(c) => value.extend([('\\', true), (c, false)]),
                     None => return self.bad(begun, "the quote that begins there has no end"),
                 },
-                Some(c) => value.push(c),
+                Some(c) => value.push((c, quote == '\'')),
             }
         }
         let line = self.line;
@@ -111,8 +120,14 @@ pub(crate) fn parse(text: &str) -> Result<Vec<(VariableName, String)>, BadLine> 
                 let end = value.char_indices().find(|(at, c)| {
                     *c == '#' && value[..*at].chars().next_back().is_none_or(char::is_whitespace)
                 });
-                value[..end.map_or(value.len(), |(at, _)| at)].trim_end().to_owned()
+                let value = value[..end.map_or(value.len(), |(at, _)| at)].trim_end();
+                value.chars().map(|c| (c, false)).collect()
             }
+        };
+        let value = match Template::read(value) {
+            Ok(template) => template.to_string(),
+            Err(BadTemplate::Unclosed) => return reader.bad(line, UNCLOSED),
+            Err(BadTemplate::NoName) => return reader.bad(line, NO_NAME),
         };
         if value.contains('\0') {
             return reader.bad(line, "the value holds a NUL character");
@@ -123,17 +138,26 @@ pub(crate) fn parse(text: &str) -> Result<Vec<(VariableName, String)>, BadLine> 
 }
 
 /// Writes a text that [`parse`] reads as the same, each value in double quotes.
-pub(crate) fn write<'v>(variables: impl IntoIterator<Item = (&'v VariableName, &'v str)>) -> String {
+pub(crate) fn write<'v>(variables: impl IntoIterator<Item = (&'v VariableName, Template)>) -> String {
     let mut text = String::new();
     for (name, value) in variables {
         text.push_str(name.as_str());
         text.push_str("=\"");
-        for c in value.chars() {
-            match c {
-                '\n' => text.push_str("\\n"),
-                '\r' => text.push_str("\\r"),
-                '"' | '\\' | '$' => text.extend(['\\', c]),
-                c => text.push(c),
+        for part in value.parts() {
+            let part = match part {
+                Part::Text(part) => part,
+                Part::Reference(to) => {
+                    text.push_str(&format!("${{{to}}}"));
+                    continue;
+                }
+            };
+            for c in part.chars() {
+                match c {
+                    '\n' => text.push_str("\\n"),
+                    '\r' => text.push_str("\\r"),
+                    '"' | '\\' | '$' => text.extend(['\\', c]),
+                    c => text.push(c),
+                }
             }
         }
         text.push_str("\"\n");
@@ -171,6 +195,22 @@ mod tests {
     }
 
     #[test]
+    fn references_are_told_from_what_stands_for_itself() {
+        for (text, value) in [
+            ("A=x${B}", "x${B}"),
+            ("A=\"x${B}\"", "x${B}"),
+            ("A='x${B}'", "x$${B}"),
+            ("A='x${'", "x$${"),
+            ("A=\"x\\${B}\"", "x$${B}"),
+            ("A=\"\\$${B}\"", "$$${B}"),
+            ("A=$${B}", "$${B}"),
+            ("A=$B", "$B"),
+        ] {
+            assert_eq!(one(text), value, "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_told_by_its_line_alone() {
         for (text, line) in [
             ("A=1\nsesame", 2),
@@ -179,6 +219,8 @@ mod tests {
             ("A=\"x\" sesame", 1),
             ("\nA-B=sesame", 2),
             ("A=sesame\0", 1),
+            ("B=1\nA=sesame${", 2),
+            ("A=\"sesame${B:-c}\"", 1),
         ] {
             let bad = parse(text).unwrap_err();
             assert_eq!(bad.line, line, "{text}");
@@ -188,12 +230,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_written_is_read_again(values in prop::collection::vec("[^\0]{0,40}", 0..6)) {
+        fn what_was_written_is_read_again(values in prop::collection::vec("([^\0]{0,40}|[$A{}]{0,9})", 0..6)) {
             let values: Vec<String> = values;
             let names: Vec<VariableName> = (0..values.len()).map(|i| format!("V{i}").parse().unwrap()).collect();
-            let text = write(names.iter().zip(values.iter().map(String::as_str)));
+            let templates: Vec<Template> =
+                values.iter().map(|v| Template::parse(v).unwrap_or_else(|_| Template::literal(v))).collect();
+            let text = write(names.iter().zip(templates.clone()));
             let again = parse(&text).unwrap();
-            prop_assert_eq!(again, names.into_iter().zip(values).collect::<Vec<_>>());
+            prop_assert_eq!(again.len(), names.len());
+            for ((_, value), template) in again.iter().zip(templates) {
+                prop_assert_eq!(Template::parse(value).unwrap(), template);
+            }
         }
 
         #[test]

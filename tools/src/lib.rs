@@ -22,6 +22,7 @@ mod platform;
 pub mod progress;
 mod projects;
 mod pushes;
+mod references;
 pub mod registry;
 mod releases;
 mod repositories;

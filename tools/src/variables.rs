@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use berth_deploy::references::{LONGEST_VALUE, Resolved, Template};
 use berth_schemas::{
     Code, Problem, Scope, VariableName,
     variable::{
@@ -10,18 +11,17 @@ use berth_schemas::{
         VariableScope, VariableSet, VariablesChanged, VariablesExported, VariablesImported,
     },
 };
-use berth_store::model::{AppRow, NewEvent, VariableRow};
+use berth_store::model::{AppRow, NewEvent, NewVariable, VariableRow};
 
 use crate::{
     apps, dotenv, find, page,
+    references::{self, Change},
     registry::{Brief, Call, Hints, Method, Spec, Tier, Tool},
     text::Text,
 };
 
 /// What stands in place of a secret's value.
 const MASK: &str = "••••••";
-/// Longest value in bytes.
-const LONGEST_VALUE: usize = 64 * 1024;
 /// Longest `.env` text in bytes.
 const MOST_TEXT: usize = 256 * 1024;
 /// Most variables that one call sets.
@@ -33,7 +33,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             Spec {
                 name: "variable_list",
                 title: "List an app's variables",
-                description: "List the environment variables of an app; the values of secrets are masked.",
+                description: "List the environment variables of an app; the values of secrets are masked. resolved=true replaces references.",
                 hints: Hints::READ,
                 scope: Scope::Read,
                 tier: Tier::Core,
@@ -72,7 +72,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             Spec {
                 name: "variable_reveal",
                 title: "Reveal a secret",
-                description: "Return the value of one variable in clear, also of a secret. Needs the scope secrets; each call is written to the event log. Use only when the person asks for the value itself.",
+                description: "Return the value of one variable in clear, also of a secret, as it was set and with its references replaced. Needs the scope secrets; each call is written to the event log. Use only when the person asks for the value itself.",
                 hints: Hints::READ,
                 scope: Scope::Secrets,
                 tier: Tier::Extended,
@@ -111,7 +111,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             Spec {
                 name: "variable_import",
                 title: "Import a .env file",
-                description: "Set variables of an app from the text of a .env file (quotes, several lines, comments, export); others stay. They are kept as secrets unless plain=true. Call with dry_run=true first to see which names change.",
+                description: "Set variables of an app from the text of a .env file (quotes, several lines, comments, export); others stay. ${NAME} outside single quotes refers to another variable. They are kept as secrets unless plain=true. Call with dry_run=true first to see which names change.",
                 hints: Hints::UPDATE,
                 scope: Scope::Write,
                 tier: Tier::Extended,
@@ -124,7 +124,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             Spec {
                 name: "variable_export",
                 title: "Export variables as a .env file",
-                description: "Return all variables that count in an environment of an app as the text of a .env file, secrets in clear. Needs the scope secrets; each call is written to the event log.",
+                description: "Return all variables that count in an environment of an app as the text of a .env file, secrets in clear, references kept. Needs the scope secrets; each call is written to the event log.",
                 hints: Hints::READ,
                 scope: Scope::Secrets,
                 tier: Tier::Extended,
@@ -154,16 +154,15 @@ async fn history(call: Call, input: VariableHistory) -> Result<VariableChanges, 
 async fn restore(call: Call, input: VariableRestore) -> Result<VariablesChanged, Problem> {
     let app = find::app_in_to_change(&call, &input.app, input.environment.as_ref()).await?;
     let variables = call.context.store.variables();
-    let Some((value, secret, build)) =
-        variables.version(&app, input.scope, &input.name, input.version).await?
-    else {
+    let Some(then) = variables.version(&app, input.scope, &input.name, input.version).await? else {
         let detail = format!("{} has no value in version {}.", input.name, input.version);
         return Err(Problem { field: Some("version".into()), ..Problem::new(Code::NotFound, detail) }
             .hint("variable_history lists the versions; one that is a deletion has no value."));
     };
-    let set = vec![(input.name, value, secret, build)];
-    let changed = variables.set_in(&call.principal, &app, input.scope, set).await?;
-    applied(&call, &app, changed, input.redeploy).await
+    let set = vec![then];
+    let warnings = references::check(&call, &app, input.scope, Change::Set(&set)).await?;
+    let changed = variables.put(&call.principal, &app, input.scope, set).await?;
+    applied(&call, &app, changed, warnings, input.redeploy).await
 }
 
 async fn import(call: Call, input: VariableImport) -> Result<VariablesImported, Problem> {
@@ -189,22 +188,24 @@ async fn import(call: Call, input: VariableImport) -> Result<VariablesImported, 
     check(&wish)?;
     let app = find::app_in_to_change(&call, &input.app, input.environment.as_ref()).await?;
     let store = call.context.store.variables();
+    let all: Vec<NewVariable> = read
+        .into_iter()
+        .map(|(name, value)| NewVariable::new(name, value, !input.plain, input.build))
+        .collect();
+    let warnings = references::check(&call, &app, input.scope, Change::Set(&all)).await?;
     let known = store.of(&app, input.scope).await?;
     let (mut added, mut changed, mut unchanged) = (Vec::new(), Vec::new(), 0);
-    for (name, value) in &read {
-        match known.iter().find(|k| k.name == *name) {
-            None => added.push(name.clone()),
-            Some(k) if k.value == *value && k.secret != input.plain && k.build == input.build => {
-                unchanged += 1
-            }
-            Some(_) => changed.push(name.clone()),
+    for new in &all {
+        match known.iter().find(|k| k.name == new.name) {
+            None => added.push(new.name.clone()),
+            Some(known) if new.is(known) => unchanged += 1,
+            Some(_) => changed.push(new.name.clone()),
         }
     }
     if !input.dry_run {
-        let all = read.into_iter().map(|(name, value)| (name, value, !input.plain, input.build)).collect();
-        store.set_in(&call.principal, &app, input.scope, all).await?;
+        store.put(&call.principal, &app, input.scope, all).await?;
     }
-    Ok(VariablesImported { added, changed, unchanged, done: !input.dry_run })
+    Ok(VariablesImported { added, changed, unchanged, warnings, done: !input.dry_run })
 }
 
 async fn export(call: Call, input: VariableExport) -> Result<VariablesExported, Problem> {
@@ -219,21 +220,37 @@ async fn export(call: Call, input: VariableExport) -> Result<VariablesExported, 
         data: serde_json::json!({ "variables": names, "environment": app.environment.name }),
     };
     call.context.store.events().append(event).await?;
-    Ok(VariablesExported { text: dotenv::write(rows.iter().map(|v| (&v.name, v.value.as_str()))) })
+    Ok(VariablesExported { text: dotenv::write(rows.iter().map(|v| (&v.name, template(v)))) })
+}
+
+/// A value with its references told apart. One that cannot be read stands for itself.
+fn template(row: &VariableRow) -> Template {
+    let read = row.refers.then(|| Template::parse(&row.value).ok()).flatten();
+    read.unwrap_or_else(|| Template::literal(&row.value))
 }
 
 async fn list(call: Call, input: VariableList) -> Result<VariablePage, Problem> {
     let app = find::app_in(&call, &input.app, input.environment.as_ref()).await?;
-    let rows = call.context.store.variables().effective(&app).await?;
+    let rows = call.context.pipeline.variables(&app).await?;
     let live = apps::live(&call, &app).await?;
     Ok(VariablePage {
-        variables: rows.into_iter().map(shown).collect(),
+        variables: rows.into_iter().map(|(row, found)| shown(&app, row, found, input.resolved)).collect(),
         changes_pending: apps::changes_pending(&app, live.as_ref()),
     })
 }
 
-fn shown(row: VariableRow) -> Variable {
+/// A variable as it is shown. What is set as plain is shown as it was set; what becomes of it only if it leads to no
+/// secret.
+fn shown(app: &AppRow, row: VariableRow, found: Resolved, resolved: bool) -> Variable {
+    let value = found.value.as_ref().ok();
     Variable {
+        resolved: value.filter(|_| resolved).map(|v| if found.secret { MASK.into() } else { v.clone() }),
+        // What a secret refers to is a part of its value.
+        refers_to: if row.secret { Vec::new() } else { found.refers_to },
+        refers_to_secret: found.secret && !row.secret,
+        as_it_stands: !row.refers && !row.secret && row.value.contains("${"),
+        withheld: found.secret && app.environment.is_foreign(),
+        problem: found.value.err().map(|fault| format!("{fault}.")),
         name: row.name,
         value: if row.secret { MASK.into() } else { row.value },
         secret: row.secret,
@@ -248,11 +265,12 @@ async fn set(call: Call, input: VariableSet) -> Result<VariablesChanged, Problem
     check(&input)?;
     let app = find::app_in_to_change(&call, &input.app, input.environment.as_ref()).await?;
     let of = |map: BTreeMap<VariableName, String>, secret| {
-        map.into_iter().map(move |(name, value)| (name, value, secret, input.build))
+        map.into_iter().map(move |(name, value)| NewVariable::new(name, value, secret, input.build))
     };
     let all: Vec<_> = of(input.variables, false).chain(of(input.secrets, true)).collect();
-    let changed = call.context.store.variables().set_in(&call.principal, &app, input.scope, all).await?;
-    applied(&call, &app, changed, input.redeploy).await
+    let warnings = references::check(&call, &app, input.scope, Change::Set(&all)).await?;
+    let changed = call.context.store.variables().put(&call.principal, &app, input.scope, all).await?;
+    applied(&call, &app, changed, warnings, input.redeploy).await
 }
 
 /// Checks names and sizes. Errors never repeat a value: it may be a secret.
@@ -283,6 +301,11 @@ fn check(input: &VariableSet) -> Result<(), Problem> {
                     format!("{field} holds a NUL character, which no environment can."),
                 ));
             }
+            if let Err(bad) = Template::parse(value) {
+                return Err(Problem::invalid(&field, format!("{field} is no value: {bad}.")).hint(
+                    "${NAME} refers to another variable; write $${ where the characters ${ are meant.",
+                ));
+            }
             if name.as_str() == "PORT" {
                 return Err(Problem::invalid(&field, "PORT is given to the app by Berth.")
                     .hint("Set the port with app_update(settings={port: …})."));
@@ -302,6 +325,7 @@ async fn applied(
     call: &Call,
     app: &AppRow,
     changed: Vec<VariableName>,
+    warnings: Vec<String>,
     redeploy: bool,
 ) -> Result<VariablesChanged, Problem> {
     let name = app.slug.as_str();
@@ -313,26 +337,27 @@ async fn applied(
         let which = row.reference();
         let applies =
             format!("With {which}, which is under way: deployment_get(deployment=\"{which}\", wait_s=50).");
-        return Ok(VariablesChanged { changed, applies, deployment: Some(which) });
+        return Ok(VariablesChanged { changed, applies, warnings, deployment: Some(which) });
     }
     if changed.is_empty() {
         let applies = "Nothing changed: they had these values already.".into();
-        return Ok(VariablesChanged { changed, applies, deployment: None });
+        return Ok(VariablesChanged { changed, applies, warnings, deployment: None });
     }
     let applies = match (app.environment.live, app.environment.stopped) {
         (None, _) => "With the first deployment.".into(),
         (_, true) => format!("With the next deployment; {name} is stopped, so nothing was redeployed."),
         _ => format!("With the next deployment, or now with app_restart(app={name:?})."),
     };
-    Ok(VariablesChanged { changed, applies, deployment: None })
+    Ok(VariablesChanged { changed, applies, warnings, deployment: None })
 }
 
 async fn delete(call: Call, input: VariableDelete) -> Result<VariablesChanged, Problem> {
     let app = find::app_in_to_change(&call, &input.app, input.environment.as_ref()).await?;
     let variables = call.context.store.variables();
     pick(variables.of(&app, input.scope).await?, &input.name)?;
+    references::check(&call, &app, input.scope, Change::Delete(&input.name)).await?;
     variables.delete(&call.principal, &app, input.scope, &input.name).await?;
-    applied(&call, &app, vec![input.name], input.redeploy).await
+    applied(&call, &app, vec![input.name], Vec::new(), input.redeploy).await
 }
 
 async fn reveal(call: Call, input: VariableReveal) -> Result<VariableRevealed, Problem> {
@@ -349,7 +374,10 @@ async fn reveal(call: Call, input: VariableReveal) -> Result<VariableRevealed, P
         }),
     };
     call.context.store.events().append(event).await?;
-    Ok(VariableRevealed { name: row.name, value: row.value })
+    let found = call.context.pipeline.variables(&app).await?;
+    let found = found.into_iter().find(|(other, _)| other.name == row.name && row.refers);
+    let resolved = found.and_then(|(_, found)| found.value.ok());
+    Ok(VariableRevealed { name: row.name, value: row.value, resolved })
 }
 
 /// The variable of this name.
@@ -375,7 +403,10 @@ impl Brief for VariablePage {
             if v.scope != VariableScope::Environment {
                 build.push_str(&format!(" ({})", v.scope.as_str()));
             }
-            text = text.say(format!("\n{}={}{build}", v.name, v.value));
+            let resolved = v.resolved.iter().filter(|r| **r != v.value).map(|r| format!(" → {r}"));
+            text = text.say(format!("\n{}={}{}{build}", v.name, v.value, resolved.collect::<String>()));
+            text = text.say_if(v.withheld.then_some(" (withheld: a fork's preview)"));
+            text = text.say_if(v.problem.as_ref().map(|why| format!(" (no value: {why})")));
         }
         if self.changes_pending {
             text = text.say("\nThe live release runs with older values; app_restart applies these.");
@@ -390,7 +421,8 @@ impl Brief for VariablesChanged {
             return self.applies.clone().into();
         }
         let names: Vec<&str> = self.changed.iter().map(VariableName::as_str).collect();
-        format!("Changed {}. Applies: {}", names.join(", "), self.applies).into()
+        let warned: String = self.warnings.iter().map(|w| format!("\n{w}")).collect();
+        format!("Changed {}. Applies: {}{warned}", names.join(", "), self.applies).into()
     }
 }
 
@@ -415,8 +447,9 @@ impl Brief for VariablesImported {
             if names.is_empty() { "none".to_owned() } else { names.join(", ") }
         };
         let did = if self.done { "Imported" } else { "Dry run" };
+        let warned: String = self.warnings.iter().map(|w| format!("\n{w}")).collect();
         format!(
-            "{did}. New: {}. Changed: {}. As before: {}.",
+            "{did}. New: {}. Changed: {}. As before: {}.{warned}",
             names(&self.added),
             names(&self.changed),
             self.unchanged
@@ -452,6 +485,8 @@ mod tests {
             json!({"app": "web", "secrets": {"PORT": "sesame"}}),
             json!({"app": "web", "secrets": {"A": "sesame"}, "variables": {"A": "sesame"}}),
             json!({"app": "web", "variables": {"A": "sesame".repeat(20_000)}}),
+            json!({"app": "web", "secrets": {"A": "sesame${"}}),
+            json!({"app": "web", "variables": {"A": "${sesame:-x}"}}),
         ];
         for value in wrong {
             let problem = check(&serde_json::from_value(value).unwrap()).unwrap_err();

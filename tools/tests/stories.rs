@@ -416,3 +416,77 @@ async fn a_domain_leads_to_its_app_from_the_next_request_on() {
     let unknown = world.call("domain_get", json!({ "domain": "shop.example.com" })).await.unwrap_err();
     assert_eq!((unknown.code, unknown.candidates), (Code::NotFound, vec!["www.example.com".to_owned()]));
 }
+
+#[tokio::test]
+async fn variables_refer_to_each_other_and_secrets_stay_so() {
+    let world = World::open().await;
+    world.deploy("web").await;
+    world.ok("environment_create", json!({ "app": "web", "environment": "staging" })).await;
+    let set = async |input: Value| world.call("variable_set", input).await.map(|answer| answer.output);
+    let missing =
+        set(json!({ "app": "web", "variables": { "URL": "pg://${USER}@${HOST}/" } })).await.unwrap_err();
+    assert_eq!(
+        (missing.code, missing.field.as_deref()),
+        (Code::MissingVariable, Some("variables")),
+        "{missing}"
+    );
+    assert!(missing.detail.contains("URL refers to USER, which is not set"), "{missing}");
+
+    // Shared by all, it may refer to what only some have, with a word about the others.
+    set(json!({ "app": "web", "variables": { "HOST": "db-1" }, "secrets": { "PASSWORD": "open-sesame" } }))
+        .await
+        .unwrap();
+    let url = json!({ "URL": "pg://app:${PASSWORD}@${HOST}/${BERTH_ENVIRONMENT}", "PLACE": "${HOST}" });
+    let shared = set(json!({ "app": "web", "scope": "shared", "variables": url })).await.unwrap();
+    let warnings = shared["warnings"].to_string();
+    assert!(warnings.contains("In web (staging): PLACE refers to HOST, which is not set"), "{shared:#}");
+    assert!(!warnings.contains("In web:"), "{shared:#}");
+
+    let list = async |environment: &str| -> Value {
+        world.ok("variable_list", json!({ "app": "web", "environment": environment, "resolved": true })).await
+    };
+    let of = |list: &Value, name: &str| -> Value {
+        list["variables"].as_array().unwrap().iter().find(|v| v["name"] == name).cloned().unwrap()
+    };
+    let production = list("production").await;
+    let url = of(&production, "URL");
+    assert_eq!(url["value"], "pg://app:${PASSWORD}@${HOST}/${BERTH_ENVIRONMENT}");
+    assert_eq!((&url["refers_to_secret"], &url["resolved"]), (&json!(true), &json!("••••••")), "{url:#}");
+    assert_eq!(of(&production, "PLACE")["resolved"], "db-1");
+    assert!(!production.to_string().contains("sesame"));
+    let staging = of(&list("staging").await, "URL");
+    assert!(staging["problem"].as_str().unwrap().contains("which is not set"), "{staging:#}");
+    let reveal = world.ok("variable_reveal", json!({ "app": "web", "name": "URL" })).await;
+    assert_eq!(reveal["resolved"], "pg://app:open-sesame@db-1/production");
+
+    // What is referred to stays, circles do not come to be, and what is no reference is refused.
+    let delete = world.call("variable_delete", json!({ "app": "web", "name": "HOST" })).await.unwrap_err();
+    assert_eq!(delete.code, Code::Conflict, "{delete}");
+    let circle = set(json!({ "app": "web", "variables": { "HOST": "${PLACE}" } })).await.unwrap_err();
+    assert!(circle.detail.contains("HOST refers to PLACE, which refers to HOST, in a circle"), "{circle}");
+    let wrong = set(json!({ "app": "web", "secrets": { "KEY": "a${b-sesame" } })).await.unwrap_err();
+    assert_eq!((wrong.code, wrong.field.as_deref()), (Code::InvalidInput, Some("secrets.KEY")));
+    assert!(!wrong.to_string().contains("sesame") && wrong.hint.unwrap().contains("$${"));
+
+    // A deployment where something has no value fails, and says what.
+    let failed = world
+        .call("deployment_create", json!({ "app": "web", "environment": "staging", "image": "hello:1" }));
+    let failed = failed.await.unwrap_err();
+    assert!(
+        failed.detail.contains("web (staging)") && failed.detail.contains("HOST, which is not set"),
+        "{failed}"
+    );
+
+    // References survive a .env file, and what stands for itself does, too.
+    set(json!({ "app": "web", "variables": { "ODD": "$${PASSWORD} $HOME" } })).await.unwrap();
+    let text = world.ok("variable_export", json!({ "app": "web" })).await["text"].clone();
+    assert!(
+        text.as_str().unwrap().contains("URL=\"pg://app:${PASSWORD}@${HOST}/${BERTH_ENVIRONMENT}\""),
+        "{text}"
+    );
+    let import = json!({ "app": "web", "environment": "staging", "text": text, "plain": true });
+    world.ok("variable_import", import).await;
+    let copied = list("staging").await;
+    assert_eq!(of(&copied, "URL")["resolved"], "pg://app:open-sesame@db-1/staging");
+    assert_eq!(of(&copied, "ODD")["resolved"], "${PASSWORD} $HOME");
+}

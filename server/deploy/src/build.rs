@@ -6,7 +6,7 @@ use berth_schemas::{
     Code, Problem, Timestamp,
     deployment::{BuildLineKind, PlanShown},
 };
-use berth_store::model::{Artifact, DeploymentId, ReleaseRow, VariableRow};
+use berth_store::model::{Artifact, DeploymentId, ReleaseRow};
 use futures_util::{StreamExt, stream};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
@@ -27,6 +27,7 @@ use crate::{
         self, BuildPlan, DirectoryTree, DockerfileSource, PlanError, PlanSettings, recipe::SECRETS_DIGEST_ARG,
     },
     source::ignore::{self, ContextDockerfile},
+    variables::BuildVariable,
     waits::Wait,
 };
 
@@ -74,13 +75,6 @@ impl Inner {
             self.store.deployments().add_warning(attempt.row.id, warning).await?;
         }
         Ok(plan)
-    }
-
-    /// The variables that builds get, as secrets.
-    async fn build_variables(&self, attempt: &Attempt) -> Result<Vec<VariableRow>, Halt> {
-        let mut variables = self.variables_for(&attempt.app).await?;
-        variables.retain(|v| v.build);
-        Ok(variables)
     }
 
     /// Moves the finished files where the data plane serves them from.
@@ -330,12 +324,12 @@ async fn write_events(journal: Journal, mut events: mpsc::Receiver<BuildEvent>) 
     steps
 }
 
-/// What changes whenever one of these is set anew: BuildKit leaves the values of secrets out of its cache keys. Times,
+/// What changes whenever one of these is set anew: BuildKit leaves the values of secrets out of its cache keys. Stamps,
 /// not values, because build arguments stay readable in the image.
-fn generation(variables: &[VariableRow]) -> String {
+fn generation(variables: &[BuildVariable]) -> String {
     let mut hash = Sha256::new();
     for variable in variables {
-        hash.update(format!("{}={};", variable.name, variable.updated_at.micros()));
+        hash.update(format!("{}={};", variable.name, variable.stamp));
     }
     hex::encode(&hash.finalize()[..8])
 }

@@ -13,7 +13,7 @@ use std::{
 use berth_observe::LogCollector;
 use berth_proxy::ProxyHandle;
 use berth_schemas::{
-    Code, Problem, VariableName,
+    Code, Problem,
     app::{AppState, Replica},
     deployment::DeploymentState,
     ids::JobId,
@@ -498,7 +498,7 @@ impl Inner {
             return Err(being_deleted(app));
         }
         refuse_unapproved(app, &source)?;
-        self.check_required_variables(app).await?;
+        self.check_variables(app, &source).await?;
         if let DeploymentSource::Rollback { release, .. }
         | DeploymentSource::Promote { release, .. }
         | DeploymentSource::Redeploy { release, .. } = &source
@@ -609,26 +609,5 @@ impl Inner {
     /// Where a deployment's source is unpacked while it is worked on.
     pub(crate) fn work_dir(&self, id: DeploymentId) -> PathBuf {
         self.config.data_dir.join("work").join(id.0.to_string())
-    }
-
-    async fn check_required_variables(&self, app: &AppRow) -> Result<(), Problem> {
-        let Some(required) = app.settings.required_variables.as_ref().filter(|r| !r.is_empty()) else {
-            return Ok(());
-        };
-        let set: Vec<VariableName> = self.variables_for(app).await?.into_iter().map(|v| v.name).collect();
-        let missing: Vec<String> = required
-            .iter()
-            .filter(|name| !set.iter().any(|s| s.as_str() == name.as_str()))
-            .cloned()
-            .collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        Err(Problem::new(
-            Code::MissingVariable,
-            format!("{} needs variables that are not set: {}.", app.title(), missing.join(", ")),
-        )
-        .hint("Set them with variable_set, then deploy again.")
-        .candidates(missing))
     }
 }

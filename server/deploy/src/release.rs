@@ -1,9 +1,8 @@
 //! Making, finding and dropping releases.
 
-use berth_schemas::{Code, EnvironmentName, Problem, VariableName};
+use berth_schemas::{Code, EnvironmentName, Problem};
 use berth_store::model::{
     AppRow, Artifact, DeploymentRow, DeploymentSource, EnvironmentId, NewRelease, ReleaseId, ReleaseRow,
-    VariableRow,
 };
 
 use crate::{
@@ -11,6 +10,7 @@ use crate::{
     fault::{Halt, engine_problem},
     fetch::start_command,
     pipeline::Inner,
+    references::branch_of,
     stall,
 };
 
@@ -38,7 +38,18 @@ impl Inner {
         artifact: Artifact,
         bytes: i64,
     ) -> Result<ReleaseRow, Halt> {
-        let variables = self.variables_now(&attempt.app).await?;
+        let branch = branch_of(&attempt.row.source).map(str::to_owned);
+        self.record_release_of(attempt, artifact, bytes, branch).await
+    }
+
+    async fn record_release_of(
+        &self,
+        attempt: &Attempt,
+        artifact: Artifact,
+        bytes: i64,
+        branch: Option<String>,
+    ) -> Result<ReleaseRow, Halt> {
+        let variables = self.snapshot(attempt, branch).await?;
         // Settings may have changed while it was built; those it was built with are the ones it runs with.
         stall::before("release").await;
         let release = self
@@ -72,19 +83,8 @@ impl Inner {
             }
             files @ Artifact::Static { .. } => files,
         };
-        self.record_release(attempt, artifact, old.bytes).await
-    }
-
-    /// The variables of an app's environment, as its processes get them.
-    pub(crate) async fn variables_now(&self, app: &AppRow) -> Result<Vec<(VariableName, String)>, Problem> {
-        Ok(self.variables_for(app).await?.into_iter().map(|v| (v.name, v.value)).collect())
-    }
-
-    /// The variables that count in an app's environment: of a fork's preview no secrets.
-    pub(crate) async fn variables_for(&self, app: &AppRow) -> Result<Vec<VariableRow>, Problem> {
-        let mut rows = self.store.variables().effective(app).await?;
-        rows.retain(|v| !(v.secret && app.environment.is_foreign()));
-        Ok(rows)
+        let branch = self.store.releases().variables(old.id).await?.branch;
+        self.record_release_of(attempt, artifact, old.bytes, branch).await
     }
 
     /// Drops what a deployment made that did not become live: its release with containers and image or files, or

@@ -6,8 +6,8 @@ use std::{
     sync::MutexGuard,
 };
 
-use berth_schemas::{Code, Problem, VariableName, app::AppSettings};
-use berth_store::model::{AppRow, Artifact, EnvironmentId, ReleaseId, ReleaseRow};
+use berth_schemas::{Code, DeploymentRef, Problem, app::AppSettings};
+use berth_store::model::{AppRow, Artifact, EnvironmentId, ReleaseId, ReleaseRow, Snapshot};
 use futures_util::future::try_join_all;
 
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
     lock::lock,
     pipeline::Inner,
     probe::HealthFailureKind,
+    references::BuiltIns,
     stall,
 };
 
@@ -251,7 +252,7 @@ impl Inner {
         port: u16,
         command: Option<Vec<String>>,
         network: &str,
-        variables: &[(VariableName, String)],
+        variables: &Snapshot,
     ) -> ContainerSpec {
         let unique = uuid::Uuid::new_v4().simple().to_string();
         let name = format!(
@@ -278,22 +279,21 @@ impl Inner {
         app: &AppRow,
         release: &ReleaseRow,
         port: u16,
-        variables: &[(VariableName, String)],
+        snapshot: &Snapshot,
     ) -> BTreeMap<String, String> {
-        let mut env: BTreeMap<String, String> = [
-            ("PORT", port.to_string()),
-            ("BERTH_APP", app.slug.to_string()),
-            ("BERTH_ENVIRONMENT", app.environment.name.to_string()),
-            ("BERTH_RELEASE", release.number.to_string()),
-            ("BERTH_URL", self.config.addresses.url_of(app)),
-        ]
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect();
+        let made_by = DeploymentRef::new(app.slug.clone(), release.number);
+        let given = BuiltIns::of(app, &self.config.addresses).deployed(
+            &made_by,
+            release.commit.as_deref(),
+            snapshot.branch.as_deref(),
+        );
+        let mut env: BTreeMap<String, String> =
+            given.known().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         // What a person set wins, but for the port that the data plane will call.
-        for (name, value) in variables.iter().filter(|(name, _)| name.as_str() != "PORT") {
-            env.insert(name.to_string(), value.clone());
+        for variable in &snapshot.variables {
+            env.insert(variable.name.to_string(), variable.value.clone());
         }
+        env.insert("PORT".to_owned(), port.to_string());
         env
     }
 

@@ -17,7 +17,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value};
 use tokio_util::io::ReaderStream;
 
-use super::{Session, block_on, client::Client, failure::Failure, manifest, progress, term};
+use super::{Session, block_on, client::Client, environment_arg, failure::Failure, manifest, progress, term};
 
 /// The command.
 #[must_use]
@@ -37,6 +37,7 @@ pub fn command() -> Command {
         .arg(text("image", "REF", "Deploy an image instead of a folder"))
         .group(ArgGroup::new("source").args(["dir", "git", "image"]))
         .arg(text("project", "NAME", "Project of a new app. Default: default"))
+        .arg(environment_arg())
         .arg(text("message", "TEXT", "What this deployment is, in a line").short('m'))
         .arg(switch("no-cache", "Build without the cache of earlier builds"))
         .arg(switch("no-follow", "Return as soon as the deployment is queued"))
@@ -60,13 +61,16 @@ pub fn run(session: &Session, matches: &ArgMatches) -> Result<ExitCode, Failure>
     };
     let mut input = Map::new();
     input.insert("app".into(), app.to_string().into());
-    input.insert("create_app".into(), true.into());
+    // A new app has no environment but production.
+    let elsewhere = text("environment").is_some_and(|name| name != "production");
+    input.insert("create_app".into(), (!elsewhere).into());
     input.insert("idempotency_key".into(), uuid::Uuid::new_v4().to_string().into());
     for (flag, field) in [
         ("git", "git_url"),
         ("ref", "git_ref"),
         ("image", "image"),
         ("project", "project"),
+        ("environment", "environment"),
         ("message", "message"),
     ] {
         if let Some(value) = text(flag) {

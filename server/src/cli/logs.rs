@@ -7,7 +7,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use futures_util::StreamExt as _;
 use serde_json::{Map, Value};
 
-use super::{Session, block_on, client::Client, failure::Failure, sse::Event, term};
+use super::{Session, block_on, client::Client, environment_arg, failure::Failure, sse::Event, term};
 
 /// The command.
 #[must_use]
@@ -25,6 +25,7 @@ pub fn command() -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Go on until interrupted"),
         )
+        .arg(environment_arg())
         .arg(text("since", "AGE", "Not before this: 15m, 2h, 7d, or RFC 3339"))
         .arg(text("level", "LEVEL", "Only this level or graver: debug, info, warn, error"))
         .arg(text("contains", "TEXT", "Only lines that contain this"))
@@ -48,7 +49,7 @@ pub fn command() -> Command {
 /// Whatever the daemon answers.
 pub fn run(session: &Session, matches: &ArgMatches) -> Result<ExitCode, Failure> {
     let mut input = Map::new();
-    for name in ["app", "since", "level", "contains"] {
+    for name in ["app", "environment", "since", "level", "contains"] {
         if let Some(text) = matches.get_one::<String>(name) {
             input.insert(name.into(), text.clone().into());
         }

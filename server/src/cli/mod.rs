@@ -26,7 +26,7 @@ use std::{ffi::OsString, process::ExitCode};
 
 use berth_schemas::Timestamp;
 use berth_tools::{Registry, Tool};
-use clap::ArgMatches;
+use clap::{Arg, ArgMatches};
 use serde_json::Value;
 
 use client::{Client, Target};
@@ -118,6 +118,16 @@ fn dispatch(session: Session, matches: &ArgMatches) -> Result<ExitCode, Failure>
         session.show(&output, &tool.output);
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// The environment of an app that a command is about.
+#[must_use]
+pub fn environment_arg() -> Arg {
+    Arg::new("environment")
+        .long("environment")
+        .short('e')
+        .value_name("NAME")
+        .help("Environment of the app, such as staging. Default: production")
 }
 
 /// Runs a command that talks to the daemon; a small runtime is enough.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Map, Value, json};
 
-use super::{Session, block_on, failure::Failure};
+use super::{Session, block_on, environment_arg, failure::Failure};
 
 /// `berth open`.
 #[must_use]
@@ -13,6 +13,7 @@ pub fn command() -> Command {
     Command::new("open")
         .about("Print an app's URL, and open it where there is a display")
         .arg(Arg::new("app").value_name("APP").required(true))
+        .arg(environment_arg())
         .arg(Arg::new("print").long("print").action(ArgAction::SetTrue).help("Only print it"))
 }
 
@@ -29,6 +30,9 @@ pub fn status_command() -> Command {
 pub fn run(session: &Session, matches: &ArgMatches) -> Result<ExitCode, Failure> {
     let mut input = Map::new();
     input.insert("app".into(), matches.get_one::<String>("app").cloned().unwrap_or_default().into());
+    if let Some(environment) = matches.get_one::<String>("environment") {
+        input.insert("environment".into(), environment.clone().into());
+    }
     let app = block_on(async { session.client()?.call(session.tool("app_get")?, input).await })?;
     let url = app["urls"][0].as_str().unwrap_or_default();
     if session.json {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Arg, ArgMatches, Command, value_parser};
 use serde_json::{Map, Value};
 
-use super::{Session, block_on, failure::Failure, progress};
+use super::{Session, block_on, environment_arg, failure::Failure, progress};
 
 /// The command.
 #[must_use]
@@ -20,6 +20,7 @@ pub fn command() -> Command {
                 .value_parser(value_parser!(i64).range(1..))
                 .help("Number of the release. Default: the one that served before"),
         )
+        .arg(environment_arg())
 }
 
 /// Runs the command.
@@ -29,6 +30,9 @@ pub fn command() -> Command {
 pub fn run(session: &Session, matches: &ArgMatches) -> Result<ExitCode, Failure> {
     let mut input = Map::new();
     input.insert("app".into(), matches.get_one::<String>("app").cloned().unwrap_or_default().into());
+    if let Some(environment) = matches.get_one::<String>("environment") {
+        input.insert("environment".into(), environment.clone().into());
+    }
     if let Some(to) = matches.get_one::<i64>("to") {
         input.insert("to".into(), Value::from(*to));
     }

@@ -33,6 +33,7 @@ pub(crate) const ALL: &[Migration] = &[
     Migration { version: 4, name: "domains", sql: include_str!("../migrations/0004_domains.sql") },
     Migration { version: 5, name: "git", sql: include_str!("../migrations/0005_git.sql") },
     Migration { version: 6, name: "repositories", sql: include_str!("../migrations/0006_repositories.sql") },
+    Migration { version: 7, name: "references", sql: include_str!("../migrations/0007_references.sql") },
 ];
 
 /// Brings the database to the newest schema.

@@ -1,20 +1,21 @@
 //! Rows as the rest of the daemon sees them: typed, parsed, with secrets opened only where asked for.
 
 use berth_schemas::{
-    AppSlug, DeploymentRef, EnvironmentName, Problem, ProjectSlug, Scope, Timestamp, VariableName,
+    AppSlug, DeploymentRef, EnvironmentName, Problem, ProjectSlug, Scope, Timestamp,
     app::AppSettings,
     deployment::{BuildLineKind, DeploymentState, SourceShown},
     environment::EnvironmentKind,
     ids::{JobId, TokenName, UploadId},
     job::{JobKind, JobState},
     traffic::RolloutRule,
-    variable::VariableScope,
 };
 use serde::{Deserialize, Serialize};
 
 mod environment;
+mod variable;
 
 pub use environment::*;
+pub use variable::*;
 
 /// Makes a row id type, so that an app's id cannot be passed where a release's is wanted.
 macro_rules! row_id {
@@ -115,53 +116,6 @@ impl AppRow {
             false => format!("{} ({})", self.slug, self.environment.name),
         }
     }
-}
-
-/// A variable with its value opened.
-#[derive(Clone, PartialEq)]
-pub struct VariableRow {
-    /// Name.
-    pub name: VariableName,
-    /// Value in clear.
-    pub value: String,
-    /// Who has it: the environment alone, all previews, or all environments.
-    pub scope: VariableScope,
-    /// Whether it is shown masked.
-    pub secret: bool,
-    /// Whether builds get it.
-    pub build: bool,
-    /// When it was set.
-    pub updated_at: Timestamp,
-    /// Who set it.
-    pub updated_by: String,
-}
-
-impl std::fmt::Debug for VariableRow {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("VariableRow")
-            .field("name", &self.name)
-            .field("secret", &self.secret)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A value that a variable had, without the value.
-#[derive(Debug, Clone, PartialEq)]
-pub struct VariableVersion {
-    /// Name.
-    pub name: VariableName,
-    /// Number among the versions of this variable, from 1.
-    pub version: i64,
-    /// It was deleted.
-    pub deleted: bool,
-    /// Whether it was a secret.
-    pub secret: bool,
-    /// Whether builds got it.
-    pub build: bool,
-    /// When.
-    pub at: Timestamp,
-    /// Who did it.
-    pub by: String,
 }
 
 /// What a deployment is to bring into service, as the pipeline needs it.
@@ -425,7 +379,7 @@ pub struct NewRelease {
     /// Settings it runs with.
     pub settings: AppSettings,
     /// Variables it runs with, in clear; sealed by the store.
-    pub variables: Vec<(VariableName, String)>,
+    pub variables: Snapshot,
     /// Size on disk in bytes.
     pub bytes: i64,
 }

@@ -1,13 +1,17 @@
 //! Releases: what deployments made, kept for rollback with the variables they run with.
 
-use berth_schemas::VariableName;
+use berth_schemas::{VariableName, variable::VariableScope};
+use serde::Deserialize;
 use sqlx::{Row, any::AnyRow};
 use zeroize::Zeroizing;
 
 use crate::{
     database::assembled,
     error::{Result, StoreError},
-    model::{AppId, Artifact, DeploymentId, EnvironmentId, NewRelease, ReleaseId, ReleaseRow},
+    model::{
+        AppId, Artifact, DeploymentId, EnvironmentId, NewRelease, ReleaseId, ReleaseRow, Snapshot,
+        SnapshotVariable,
+    },
     row,
     seal::Place,
     store::Inner,
@@ -76,11 +80,11 @@ impl Releases<'_> {
         row.as_ref().map(from_row).transpose()
     }
 
-    /// The variables that a release runs with, opened.
+    /// The variables that a release runs with, opened, and what was noted with them.
     ///
     /// # Errors
     /// When the release does not exist or its variables were tampered with.
-    pub async fn variables(self, id: ReleaseId) -> Result<Vec<(VariableName, String)>> {
+    pub async fn variables(self, id: ReleaseId) -> Result<Snapshot> {
         let row = sqlx::query("SELECT deployment_id, variables FROM releases WHERE id = $1")
             .bind(id.0)
             .fetch_optional(self.0.read())
@@ -89,7 +93,9 @@ impl Releases<'_> {
         let deployment: i64 = row.try_get("deployment_id")?;
         let sealed: String = row.try_get("variables")?;
         let clear = self.0.sealer.open(&place(&deployment.to_string()), &sealed)?;
-        serde_json::from_slice(&clear).map_err(|_| StoreError::corrupt("releases", "variables", "(sealed)"))
+        let kept: Kept = serde_json::from_slice(&clear)
+            .map_err(|_| StoreError::corrupt("releases", "variables", "(sealed)"))?;
+        Ok(kept.into())
     }
 
     /// Releases of an environment, newest first.
@@ -198,6 +204,31 @@ impl Releases<'_> {
     }
 }
 
+/// Variables of a release as they were written by whichever version of Berth.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Kept {
+    Snapshot(Snapshot),
+    Pairs(Vec<(VariableName, String)>),
+}
+
+impl From<Kept> for Snapshot {
+    fn from(kept: Kept) -> Self {
+        let pairs = match kept {
+            Kept::Snapshot(snapshot) => return snapshot,
+            Kept::Pairs(pairs) => pairs,
+        };
+        let variable = |(name, value)| SnapshotVariable {
+            name,
+            value,
+            secret: true,
+            scope: VariableScope::Environment,
+            version: 0,
+        };
+        Self { branch: None, variables: pairs.into_iter().map(variable).collect() }
+    }
+}
+
 /// Sealed values are bound to the deployment, which is known before the release has an id.
 fn place(deployment: &str) -> Place<'_> {
     Place { column: "releases/variables", row: deployment }
@@ -219,4 +250,20 @@ fn from_row(r: &AnyRow) -> Result<ReleaseRow> {
         created_at: row::time(r, "created_at")?,
         live_at: row::time_opt(r, "live_at")?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_berth_kept_is_read_and_counts_as_secret() {
+        let kept: Kept = serde_json::from_str(r#"[["A","one"],["B","${A}"]]"#).unwrap();
+        let snapshot = Snapshot::from(kept);
+        let seen: Vec<_> =
+            snapshot.variables.iter().map(|v| (v.name.as_str(), v.value.as_str(), v.secret)).collect();
+        assert_eq!(seen, [("A", "one", true), ("B", "${A}", true)]);
+        let again: Kept = serde_json::from_str(&serde_json::to_string(&snapshot).unwrap()).unwrap();
+        assert_eq!(Snapshot::from(again), snapshot);
+    }
 }

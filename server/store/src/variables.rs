@@ -13,7 +13,7 @@ use sqlx::{Row, any::AnyRow};
 use crate::{
     database::assembled,
     error::{Result, StoreError},
-    model::{AppRow, EnvironmentId, NewEvent, Principal, VariableRow, VariableVersion},
+    model::{AppRow, EnvironmentId, NewEvent, NewVariable, Principal, VariableRow, VariableVersion},
     row,
     seal::Place,
     store::Inner,
@@ -46,21 +46,34 @@ impl Holder<'_> {
         (self.scope == VariableScope::Environment).then_some(self.app.environment.id)
     }
 
+    fn table(&self) -> &'static str {
+        match self.scope {
+            VariableScope::Environment => "variables",
+            VariableScope::Previews | VariableScope::Shared => "group_variables",
+        }
+    }
+
     /// The table, and what of it is the holder's.
     fn rows(&self) -> String {
+        let table = self.table();
         match self.scope {
             VariableScope::Environment => {
-                format!("variables WHERE environment_id = {}", self.app.environment.id.0)
+                format!("{table} WHERE environment_id = {}", self.app.environment.id.0)
             }
             group => {
-                format!("group_variables WHERE app_id = {} AND scope = '{}'", self.app.id.0, group.as_str())
+                format!("{table} WHERE app_id = {} AND scope = '{}'", self.app.id.0, group.as_str())
             }
         }
     }
 
     fn select(&self) -> String {
-        let rows = self.rows();
-        format!("SELECT name, sealed, secret, build, updated_at, updated_by FROM {rows} ORDER BY name")
+        let (table, rows, key) = (self.table(), self.rows(), self.key());
+        format!(
+            "SELECT name, sealed, secret, build, refers, updated_at, updated_by,
+                 (SELECT COALESCE(MAX(v.version), 0) FROM variable_versions v
+                  WHERE v.holder = '{key}' AND v.name = {table}.name) AS version
+             FROM {rows} ORDER BY name"
+        )
     }
 
     /// For people.
@@ -100,8 +113,8 @@ impl Variables<'_> {
         rows.iter().map(|r| from_row(self.0, &holder, r)).collect()
     }
 
-    /// Sets variables of an environment, each as (name, value, secret, build), and returns the names of those that
-    /// changed.
+    /// Sets variables of an environment, each as (name, value, secret, build), whose values stand for themselves, and
+    /// returns the names of those that changed.
     ///
     /// # Errors
     /// When the app does not exist for the caller.
@@ -125,20 +138,32 @@ impl Variables<'_> {
         scope: VariableScope,
         variables: Vec<(VariableName, String, bool, bool)>,
     ) -> Result<Vec<VariableName>> {
+        let plain = |(name, value, secret, build)| NewVariable { name, value, secret, build, refers: false };
+        self.put(by, app, scope, variables.into_iter().map(plain).collect()).await
+    }
+
+    /// Sets variables of a scope, and returns the names of those that changed.
+    ///
+    /// # Errors
+    /// When the app does not exist for the caller.
+    pub async fn put(
+        self,
+        by: &Principal,
+        app: &AppRow,
+        scope: VariableScope,
+        variables: Vec<NewVariable>,
+    ) -> Result<Vec<VariableName>> {
         let holder = Holder { app, scope };
         let mut write = begin_for(self.0, by, app).await?;
         let rows = sqlx::query(assembled(holder.select())).fetch_all(write.conn()).await?;
         // A value that does not open is replaced like any other: setting it anew is how one recovers.
         let old: Vec<VariableRow> = rows.iter().filter_map(|r| from_row(self.0, &holder, r).ok()).collect();
         let mut changed = Vec::new();
-        for (name, value, secret, build) in variables {
-            let same = old
-                .iter()
-                .any(|o| o.name == name && o.value == value && o.secret == secret && o.build == build);
-            if same {
+        for new in variables {
+            if old.iter().any(|o| new.is(o)) {
                 continue;
             }
-            let sealed = self.0.sealer.seal(&place(&row_key(&holder, &name)), value.as_bytes())?;
+            let sealed = self.0.sealer.seal(&place(&row_key(&holder, &new.name)), new.value.as_bytes())?;
             let (table, columns, key, values) = match scope {
                 VariableScope::Environment => ("variables", "environment_id", "environment_id", "$1"),
                 VariableScope::Previews => {
@@ -149,24 +174,25 @@ impl Variables<'_> {
                 }
             };
             let sql = format!(
-                "INSERT INTO {table} ({columns}, name, sealed, secret, build, updated_at, updated_by)
-                 VALUES ({values}, $2, $3, $4, $5, $6, $7)
+                "INSERT INTO {table} ({columns}, name, sealed, secret, build, refers, updated_at, updated_by)
+                 VALUES ({values}, $2, $3, $4, $5, $6, $7, $8)
                  ON CONFLICT ({key}, name) DO UPDATE SET sealed = excluded.sealed,
-                     secret = excluded.secret, build = excluded.build, updated_at = excluded.updated_at,
-                     updated_by = excluded.updated_by"
+                     secret = excluded.secret, build = excluded.build, refers = excluded.refers,
+                     updated_at = excluded.updated_at, updated_by = excluded.updated_by"
             );
             sqlx::query(assembled(sql))
                 .bind(holder.environment().map_or(app.id.0, |e| e.0))
-                .bind(name.as_str().to_owned())
+                .bind(new.name.as_str().to_owned())
                 .bind(sealed)
-                .bind(i64::from(secret))
-                .bind(i64::from(build))
+                .bind(i64::from(new.secret))
+                .bind(i64::from(new.build))
+                .bind(i64::from(new.refers))
                 .bind(write.now.0)
                 .bind(by.name.clone())
                 .execute(write.conn())
                 .await?;
-            keep(self.0, &mut write, by, &holder, &name, Some(&value), (secret, build)).await?;
-            changed.push(name);
+            keep(self.0, &mut write, by, &holder, &new.name, Some(&new)).await?;
+            changed.push(new.name);
         }
         if !changed.is_empty() {
             finish(write, by, &holder, "variable.set", "set", &changed).await?;
@@ -194,7 +220,7 @@ impl Variables<'_> {
             .rows_affected()
             > 0;
         if gone {
-            keep(self.0, &mut write, by, &holder, name, None, (false, false)).await?;
+            keep(self.0, &mut write, by, &holder, name, None).await?;
             finish(write, by, &holder, "variable.deleted", "deleted", std::slice::from_ref(name)).await?;
         }
         Ok(gone)
@@ -236,8 +262,7 @@ impl Variables<'_> {
             .collect()
     }
 
-    /// The value that a variable had in a version, with whether it was secret and for builds; none where that version
-    /// is its deletion, or is not known.
+    /// A variable as it was in a version; none where that version is its deletion, or is not known.
     ///
     /// # Errors
     /// When the database fails, or the value was tampered with.
@@ -247,9 +272,10 @@ impl Variables<'_> {
         scope: VariableScope,
         name: &VariableName,
         version: i64,
-    ) -> Result<Option<(String, bool, bool)>> {
+    ) -> Result<Option<NewVariable>> {
         let holder = Holder { app, scope };
-        let sql = "SELECT sealed, secret, build FROM variable_versions WHERE holder = $1 AND name = $2
+        let sql =
+            "SELECT sealed, secret, build, refers FROM variable_versions WHERE holder = $1 AND name = $2
              AND version = $3 AND sealed IS NOT NULL";
         let row = sqlx::query(sql)
             .bind(holder.key())
@@ -261,7 +287,13 @@ impl Variables<'_> {
         let sealed: String = row.try_get("sealed")?;
         let key = version_key(&holder, name, version);
         let value = self.0.sealer.open_text(&version_place(&key), &sealed)?;
-        Ok(Some((value, row::flag(&row, "secret")?, row::flag(&row, "build")?)))
+        Ok(Some(NewVariable {
+            name: name.clone(),
+            value,
+            secret: row::flag(&row, "secret")?,
+            build: row::flag(&row, "build")?,
+            refers: row::flag(&row, "refers")?,
+        }))
     }
 }
 
@@ -285,8 +317,7 @@ async fn keep(
     by: &Principal,
     holder: &Holder<'_>,
     name: &VariableName,
-    value: Option<&str>,
-    (secret, build): (bool, bool),
+    new: Option<&NewVariable>,
 ) -> Result<()> {
     let newest =
         "SELECT COALESCE(MAX(version), 0) AS newest FROM variable_versions WHERE holder = $1 AND name = $2";
@@ -298,10 +329,11 @@ async fn keep(
         .try_get("newest")?;
     let version = newest + 1;
     let key = version_key(holder, name, version);
-    let sealed = value.map(|v| inner.sealer.seal(&version_place(&key), v.as_bytes())).transpose()?;
+    let sealed = new.map(|n| inner.sealer.seal(&version_place(&key), n.value.as_bytes())).transpose()?;
+    let flag = |which: fn(&NewVariable) -> bool| i64::from(new.is_some_and(which));
     sqlx::query(
-        "INSERT INTO variable_versions (app_id, environment_id, holder, name, version, sealed, secret, build, at,
-             by_whom) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        "INSERT INTO variable_versions (app_id, environment_id, holder, name, version, sealed, secret, build, refers,
+             at, by_whom) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
     )
     .bind(holder.app.id.0)
     .bind(holder.environment().map(|e| e.0))
@@ -309,8 +341,9 @@ async fn keep(
     .bind(name.as_str().to_owned())
     .bind(version)
     .bind(sealed)
-    .bind(i64::from(secret))
-    .bind(i64::from(build))
+    .bind(flag(|n| n.secret))
+    .bind(flag(|n| n.build))
+    .bind(flag(|n| n.refers))
     .bind(write.now.0)
     .bind(by.name.clone())
     .execute(write.conn())
@@ -378,6 +411,8 @@ fn from_row(inner: &Inner, holder: &Holder<'_>, r: &AnyRow) -> Result<VariableRo
         scope: holder.scope,
         secret: row::flag(r, "secret")?,
         build: row::flag(r, "build")?,
+        refers: row::flag(r, "refers")?,
+        version: r.try_get("version")?,
         updated_at: row::time(r, "updated_at")?,
         updated_by: r.try_get("updated_by")?,
     })

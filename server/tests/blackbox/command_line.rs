@@ -104,6 +104,23 @@ async fn a_folder_is_deployed_followed_and_rolled_back() {
     assert_eq!(berth.visit("my-site", "/").await.text, "one");
     let url = berth.cli(["open", "my-site", "--print"]).await.ok().stdout;
     assert!(url.starts_with("http://my-site.localhost"), "{url}");
+
+    // The same in another environment, which the first one does not notice.
+    let none = berth.command().dir(&folder).run(["deploy", "--environment", "staging"]).await;
+    assert!(none.code != 0 && none.stderr.contains("staging"), "{none:?}");
+    berth.cli(["environment", "create", "my-site", "staging"]).await.ok();
+    std::fs::write(folder.join("index.html"), "three").unwrap();
+    berth.command().dir(&folder).run(["deploy", "-e", "staging"]).await.ok();
+    std::fs::write(folder.join("index.html"), "four").unwrap();
+    berth.command().dir(&folder).run(["deploy", "-e", "staging"]).await.ok();
+    assert_eq!(berth.visit("staging--my-site", "/").await.text, "four");
+    berth.cli(["rollback", "my-site", "-e", "staging"]).await.ok();
+    assert_eq!(berth.visit("staging--my-site", "/").await.text, "three");
+    assert_eq!(berth.visit("my-site", "/").await.text, "one");
+    let url = berth.cli(["open", "my-site", "-e", "staging", "--print"]).await.ok().stdout;
+    assert!(url.starts_with("http://staging--my-site.localhost"), "{url}");
+    berth.cli(["release", "promote", "my-site", "staging"]).await.ok();
+    assert_eq!(berth.visit("my-site", "/").await.text, "three");
 }
 
 #[tokio::test]

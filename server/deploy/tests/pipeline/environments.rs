@@ -76,7 +76,7 @@ async fn a_release_is_promoted_as_it_was_built_with_the_variables_of_its_new_pla
     assert_eq!(world.visit().await, (200, "two".into()));
     let releases = world.store.releases();
     let (theirs, ours) = (two.release.unwrap(), promoted.release.unwrap());
-    let value = async |id| releases.variables(id).await.unwrap()[0].1.clone();
+    let value = async |id| releases.variables(id).await.unwrap().variables[0].value.clone();
     assert_eq!((value(theirs).await, value(ours).await), ("theirs".into(), "ours".into()));
     let artifact = async |id| releases.get(id).await.unwrap().unwrap().artifact;
     assert_eq!(artifact(theirs).await, artifact(ours).await);

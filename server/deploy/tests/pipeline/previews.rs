@@ -6,8 +6,9 @@ use berth_schemas::{
     app::{AppSettings, AppState, Previews},
     deployment::DeploymentState as S,
     job::JobState,
+    variable::VariableScope,
 };
-use berth_store::model::{AppRow, DeploymentSource, NewPreview, Offer, Principal};
+use berth_store::model::{AppRow, DeploymentSource, NewPreview, NewVariable, Offer, Principal};
 
 use crate::world::{World, answering, quick, visit_host};
 
@@ -100,9 +101,28 @@ async fn a_fork_waits_for_approval_and_gets_no_secrets() {
     let preview = world.preview(pull("aaa")).await;
     assert_eq!(preview.environment.name.as_str(), "pr-7");
     let root = Principal::daemon();
-    let set = |name: &str, secret| (name.parse().unwrap(), "value".to_owned(), secret, false);
-    let variables = vec![set("PLAIN", false), set("HIDDEN", true)];
-    world.store.variables().set(&root, &preview, variables).await.unwrap();
+    let set = |name: &str, value: &str, secret| NewVariable {
+        name: name.parse().unwrap(),
+        value: value.into(),
+        secret,
+        build: false,
+        refers: true,
+    };
+    // Whoever refers to a secret is one, through whatever scope and however many others.
+    let variables = world.store.variables();
+    let shared = vec![set("HIDDEN", "sesame", true), set("LINK", "x-${HIDDEN}", false)];
+    variables.put(&root, &preview, VariableScope::Shared, shared).await.unwrap();
+    variables
+        .put(&root, &preview, VariableScope::Previews, vec![set("LINKED", "${LINK}", false)])
+        .await
+        .unwrap();
+    let own = vec![
+        set("PLAIN", "${OTHER} at ${BERTH_ENVIRONMENT}", false),
+        set("OTHER", "value", false),
+        set("ALSO", "${LINKED}", false),
+        set("SECRET", "${OTHER}", true),
+    ];
+    variables.put(&root, &preview, VariableScope::Environment, own).await.unwrap();
     let asked = world.ask_in(preview.clone(), source.clone()).await;
     assert_eq!(asked.unwrap_err().code, Code::Conflict);
 
@@ -116,8 +136,8 @@ async fn a_fork_waits_for_approval_and_gets_no_secrets() {
     let row = world.end(approve("bbb").await.unwrap().into_row().id).await;
     assert_eq!(row.state, S::Live, "{:?}", row.problem);
     let variables = world.store.releases().variables(row.release.unwrap()).await.unwrap();
-    let names: Vec<&str> = variables.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["PLAIN"]);
+    let seen: Vec<_> = variables.variables.iter().map(|v| (v.name.as_str(), v.value.as_str())).collect();
+    assert_eq!(seen, [("OTHER", "value"), ("PLAIN", "value at pr-7")]);
     let other = DeploymentSource::Image { image: "other".into() };
     let app = world.now(&preview).await.unwrap();
     let asked = world

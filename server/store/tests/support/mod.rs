@@ -13,7 +13,10 @@ use std::{
     },
 };
 
-use berth_schemas::{AppSlug, ProjectSlug, Timestamp, app::AppSettings, deployment::DeploymentState as S};
+use berth_schemas::{
+    AppSlug, ProjectSlug, Timestamp, app::AppSettings, deployment::DeploymentState as S,
+    variable::VariableScope,
+};
 use berth_store::*;
 
 /// A store with a clock that moves by a millisecond each time it is asked.
@@ -142,7 +145,16 @@ pub fn new_release(deployment: DeploymentId) -> NewRelease {
             command: None,
         },
         settings: AppSettings::default(),
-        variables: vec![("KEY".parse().unwrap(), "s3cr3t value".into())],
+        variables: Snapshot {
+            branch: None,
+            variables: vec![SnapshotVariable {
+                name: "KEY".parse().unwrap(),
+                value: "s3cr3t value".into(),
+                secret: true,
+                scope: VariableScope::Environment,
+                version: 1,
+            }],
+        },
         bytes: 1000,
     }
 }

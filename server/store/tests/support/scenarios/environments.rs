@@ -197,8 +197,27 @@ pub async fn what_is_nearer_wins_and_each_value_is_kept(world: World) {
     let seen: Vec<_> = history.iter().map(|v| (v.version, v.deleted)).collect();
     assert_eq!(seen, [(3, true), (2, false), (1, false)]);
     let then = variables.version(&app, Of::Shared, &name, 1).await.unwrap();
-    assert_eq!(then, Some(("shared".into(), true, false)));
+    let then = then.unwrap();
+    assert_eq!((then.value.as_str(), then.secret, then.build, then.refers), ("shared", true, false, false));
     assert_eq!(variables.version(&app, Of::Shared, &name, 3).await.unwrap(), None);
     assert_eq!(values(&app).await, ["B=shared"]);
     assert_eq!(values(&shown).await, ["A=previews", "B=own"]);
+
+    // Whether `${` refers is kept with the value and its versions.
+    let refers = |refers| NewVariable {
+        name: "C".parse().unwrap(),
+        value: "${B}".into(),
+        secret: false,
+        build: false,
+        refers,
+    };
+    for (flag, changed) in [(false, 1), (true, 1), (true, 0)] {
+        let set = variables.put(&root, &app, Of::Shared, vec![refers(flag)]).await.unwrap();
+        assert_eq!(set.len(), changed);
+    }
+    let row = variables.effective(&shown).await.unwrap().pop().unwrap();
+    assert!(row.name.as_str() == "C" && row.refers && row.version == 2 && !row.secret);
+    let name = "C".parse().unwrap();
+    assert_eq!(variables.version(&app, Of::Shared, &name, 1).await.unwrap(), Some(refers(false)));
+    assert_eq!(variables.version(&app, Of::Shared, &name, 2).await.unwrap(), Some(refers(true)));
 }
