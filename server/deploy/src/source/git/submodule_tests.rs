@@ -139,8 +139,9 @@ async fn hostile_gitmodules_are_refused() {
     std::fs::remove_file(world.repo.join(".gitmodules")).unwrap();
     std::os::unix::fs::symlink("/etc/passwd", world.repo.join(".gitmodules")).unwrap();
     world.commit("x", "link", "a link").await;
+    // Some releases of git refuse it by themselves, before we see it.
     let error = world.fetch(&request).await.unwrap_err();
-    assert!(matches!(error, GitError::Submodule { .. }), "{error:?}");
+    assert!(error.to_string().contains(".gitmodules"), "{error:?}");
 }
 
 #[tokio::test]
