@@ -19,7 +19,7 @@ pub struct InvalidName {
 }
 
 impl InvalidName {
-    fn new(what: &'static str, got: &str, rule: &'static str) -> Self {
+    pub(crate) fn new(what: &'static str, got: &str, rule: &'static str) -> Self {
         Self { what, got: got.chars().take(64).collect(), rule }
     }
 }

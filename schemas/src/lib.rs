@@ -14,6 +14,7 @@ pub mod environment;
 pub mod error;
 pub mod event;
 pub mod ids;
+pub mod issue;
 pub mod job;
 pub mod log;
 pub mod platform;
@@ -33,6 +34,7 @@ pub mod variable;
 
 pub use domain::DomainName;
 pub use error::{Code, Problem};
+pub use issue::IssueRef;
 pub use ids::{AppSlug, DeploymentRef, EnvironmentName, ProjectSlug, VariableName};
 pub use scope::Scope;
 pub use text::Untrusted;

@@ -5,6 +5,7 @@
 //! [`ContainerLogs`]) and SQL. Every task ends when its token is cancelled and writes what it has first.
 
 mod collector;
+pub mod errors;
 mod flood;
 mod level;
 mod log_writer;

@@ -98,6 +98,12 @@ impl MasterKey {
         Ok(Self(bytes))
     }
 
+    /// Another secret that follows from the key, for one purpose, and does not lead back to it (HMAC-SHA-256).
+    pub(crate) fn derived(&self, purpose: &str) -> Zeroizing<Vec<u8>> {
+        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, self.bytes());
+        Zeroizing::new(ring::hmac::sign(&key, purpose.as_bytes()).as_ref().to_vec())
+    }
+
     pub(crate) fn bytes(&self) -> &[u8; 32] {
         &self.0
     }

@@ -18,6 +18,7 @@ mod dns_providers;
 mod domains;
 mod environments;
 mod error;
+mod errors;
 mod events;
 mod forge_reports;
 mod idempotency;
@@ -56,6 +57,10 @@ pub use dns_providers::{DnsProviderRow, DnsProviders, NewDnsProvider};
 pub use domains::{DomainPlan, DomainRow, Domains};
 pub use environments::Environments;
 pub use error::{Result, StoreError};
+pub use errors::{
+    Body, DigestedEvent, ErrorEventRow, ErrorItem, Errors, Filed, IntakeRow, IssueFilter, IssueOrder, IssueRow, ItemKind, NewIntake,
+    ReleaseRow, ReleaseStats, Until,
+};
 pub use events::Events;
 pub use forge_reports::{ForgeReports, ReportRow};
 pub use idempotency::Idempotency;

@@ -34,6 +34,7 @@ pub(crate) const ALL: &[Migration] = &[
     Migration { version: 5, name: "git", sql: include_str!("../migrations/0005_git.sql") },
     Migration { version: 6, name: "repositories", sql: include_str!("../migrations/0006_repositories.sql") },
     Migration { version: 7, name: "references", sql: include_str!("../migrations/0007_references.sql") },
+    Migration { version: 8, name: "errors", sql: include_str!("../migrations/0008_errors.sql") },
 ];
 
 /// Brings the database to the newest schema.
@@ -92,12 +93,12 @@ pub(crate) fn newest() -> i64 {
 async fn apply(database: &Database, migration: &Migration, clock: &Clock) -> Result<()> {
     let failed =
         |source| StoreError::MigrationFailed { version: migration.version, name: migration.name, source };
-    let row_id = match database.kind {
-        Kind::Sqlite => "INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT",
-        Kind::Postgresql => "BIGINT NOT NULL GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+    let (row_id, bytes) = match database.kind {
+        Kind::Sqlite => ("INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT", "BLOB"),
+        Kind::Postgresql => ("BIGINT NOT NULL GENERATED ALWAYS AS IDENTITY PRIMARY KEY", "BYTEA"),
     };
     let sql: Vec<&str> = migration.sql.lines().filter(|l| !l.starts_with("--")).collect();
-    let sql = sql.join("\n").replace("ROW_ID", row_id);
+    let sql = sql.join("\n").replace("ROW_ID", row_id).replace("BYTES", bytes);
     let mut tx = database.writer.begin().await?;
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *tx).await.map_err(failed)?;
     sqlx::query("INSERT INTO migrations (version, name, checksum, applied_at) VALUES ($1, $2, $3, $4)")

@@ -21,6 +21,7 @@ use crate::{
     domains::Domains,
     environments::Environments,
     error::{Result, StoreError},
+    errors::Errors,
     events::Events,
     forge_reports::ForgeReports,
     idempotency::Idempotency,
@@ -28,7 +29,7 @@ use crate::{
     key::{KeyError, MasterKey},
     logs::Logs,
     migration,
-    model::EventRow,
+    model::{EnvironmentId, EventRow},
     projects::Projects,
     pushes::Pushes,
     releases::Releases,
@@ -92,6 +93,7 @@ pub(crate) struct Inner {
     pub(crate) clock: Clock,
     pub(crate) events: broadcast::Sender<EventRow>,
     pub(crate) tokens: TokenCache,
+    ingest_secret: zeroize::Zeroizing<Vec<u8>>,
     instance: String,
     housekeeping: std::sync::Mutex<Option<tokio::task::AbortHandle>>,
 }
@@ -132,6 +134,7 @@ impl Store {
             clock,
             events,
             tokens,
+            ingest_secret: key.derived("ingest"),
             instance,
             housekeeping: std::sync::Mutex::new(None),
         });
@@ -258,6 +261,23 @@ impl Store {
     #[must_use]
     pub fn dns_providers(&self) -> DnsProviders<'_> {
         DnsProviders(&self.inner)
+    }
+
+    /// Errors of apps.
+    #[must_use]
+    pub fn errors(&self) -> Errors<'_> {
+        Errors(&self.inner)
+    }
+
+    /// Key of a DSN: what a client shows to send errors of an environment. It follows from the installation's key, so
+    /// that nothing is kept and nothing can be guessed: 32 hexadecimal digits.
+    #[must_use]
+    pub fn ingest_key(&self, environment: EnvironmentId) -> String {
+        use sha2::{Digest, Sha256};
+        let mut hash = Sha256::new();
+        hash.update(self.inner.ingest_secret.as_slice());
+        hash.update(environment.0.to_be_bytes());
+        hex::encode(&hash.finalize()[..16])
     }
 
     /// The event log.

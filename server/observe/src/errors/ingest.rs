@@ -1,0 +1,281 @@
+//! The way in: who may send, how much, and how what was sent becomes durable.
+//!
+//! Requests that come at the same time are committed together: one task writes, and what arrives while it waits for the
+//! disk is the next transaction. A caller hears of success only after the commit.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use berth_schemas::{Code, Problem, Timestamp, issue::ErrorRules};
+use berth_store::{
+    NewIntake, Store,
+    model::{AppId, EnvironmentId},
+};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    accept::{Accepted, Drop},
+    auth::PublicKey,
+    rules,
+    scrub::ScrubRules,
+};
+
+/// Requests that may wait for their commit.
+const QUEUE: usize = 1024;
+/// Requests of one transaction.
+const TOGETHER: usize = 256;
+/// How long rules and names are believed without asking the store.
+const BELIEVED: Duration = Duration::from_secs(5);
+/// Environments remembered.
+const MAX_KNOWN: usize = 10_000;
+/// Items that may wait to be digested; beyond that, clients are asked to wait.
+const MAX_BACKLOG: i64 = 200_000;
+/// How long clients are asked to wait when too much waits here, in seconds.
+const BACKLOG_WAIT: u64 = 30;
+
+/// Where errors of an environment go, and by what rules.
+#[derive(Debug)]
+pub struct Target {
+    /// Its app.
+    pub app: AppId,
+    /// The environment.
+    pub environment: EnvironmentId,
+    /// What is scrubbed.
+    pub scrub: ScrubRules,
+    /// Key that a client must show.
+    key: String,
+    /// Events that may come in a minute.
+    per_minute: u32,
+}
+
+/// Why nothing was taken.
+#[derive(Debug)]
+pub enum Refused {
+    /// No such environment, or another key.
+    Unknown,
+    /// Too much; try again after so many seconds.
+    Busy(u64),
+    /// The store does not answer.
+    Failed(Problem),
+}
+
+type Waiting = (NewIntake, oneshot::Sender<Result<(), Problem>>);
+
+/// The way in; cheap to clone.
+#[derive(Clone)]
+pub struct Ingest {
+    shared: Arc<Shared>,
+    sender: mpsc::Sender<Waiting>,
+}
+
+struct Shared {
+    store: Store,
+    known: Mutex<HashMap<i64, (Instant, Arc<Target>)>>,
+    windows: Mutex<HashMap<i64, Window>>,
+    refused: Mutex<HashMap<(AppId, EnvironmentId), i64>>,
+    backlog: AtomicI64,
+    arrived: Notify,
+    tasks: TaskTracker,
+}
+
+/// Events of the current minute.
+#[derive(Debug, Clone, Copy)]
+struct Window {
+    begin: Instant,
+    events: u32,
+}
+
+impl std::fmt::Debug for Ingest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ingest").finish_non_exhaustive()
+    }
+}
+
+impl Ingest {
+    /// Starts the task that commits; it ends after `shutdown`, when all that was sent is committed.
+    #[must_use]
+    pub fn start(store: Store, shutdown: CancellationToken) -> Self {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let shared = Arc::new(Shared {
+            store,
+            known: Mutex::default(),
+            windows: Mutex::default(),
+            refused: Mutex::default(),
+            backlog: AtomicI64::new(0),
+            arrived: Notify::new(),
+            tasks: TaskTracker::new(),
+        });
+        shared.tasks.spawn(commit(Arc::clone(&shared), receiver, shutdown));
+        shared.tasks.close();
+        Self { shared, sender }
+    }
+
+    /// Where a client that shows `key` for environment `id` may send.
+    ///
+    /// # Errors
+    /// When there is no such environment or the key is another's.
+    pub async fn target(&self, id: i64, key: &PublicKey) -> Result<Arc<Target>, Refused> {
+        let target = self.known(id).await?.ok_or(Refused::Unknown)?;
+        let same = subtle::ConstantTimeEq::ct_eq(target.key.as_bytes(), key.as_str().as_bytes());
+        if bool::from(same) { Ok(target) } else { Err(Refused::Unknown) }
+    }
+
+    async fn known(&self, id: i64) -> Result<Option<Arc<Target>>, Refused> {
+        if let Ok(known) = self.shared.known.lock()
+            && let Some((at, target)) = known.get(&id)
+            && at.elapsed() < BELIEVED
+        {
+            return Ok(Some(Arc::clone(target)));
+        }
+        let failed = |e: berth_store::StoreError| Refused::Failed(e.into());
+        let store = &self.shared.store;
+        let Some(app) = store.apps().by_environment(EnvironmentId(id)).await.map_err(failed)? else { return Ok(None) };
+        if app.deleting {
+            return Ok(None);
+        }
+        let of: ErrorRules = store.errors().settings(app.id).await.map_err(failed)?.unwrap_or_default();
+        let target = Arc::new(Target {
+            app: app.id,
+            environment: app.environment.id,
+            scrub: rules::scrubbing(&of),
+            key: store.ingest_key(app.environment.id),
+            per_minute: of.events_per_minute,
+        });
+        if let Ok(mut known) = self.shared.known.lock() {
+            if known.len() >= MAX_KNOWN {
+                known.clear();
+            }
+            known.insert(id, (Instant::now(), Arc::clone(&target)));
+        }
+        Ok(Some(target))
+    }
+
+    /// Whether an environment may send an event now; if not, it is counted as dropped.
+    ///
+    /// # Errors
+    /// When it has sent its share of this minute, or too much waits to be digested.
+    pub fn admit(&self, target: &Target) -> Result<(), Refused> {
+        let refuse = |wait| {
+            if let Ok(mut refused) = self.shared.refused.lock() {
+                *refused.entry((target.app, target.environment)).or_default() += 1;
+            }
+            Err(Refused::Busy(wait))
+        };
+        if self.shared.backlog.load(Ordering::Relaxed) > MAX_BACKLOG {
+            return refuse(BACKLOG_WAIT);
+        }
+        let Ok(mut windows) = self.shared.windows.lock() else { return Ok(()) };
+        let window = windows.entry(target.environment.0).or_insert(Window { begin: Instant::now(), events: 0 });
+        let past = window.begin.elapsed();
+        if past >= Duration::from_secs(60) {
+            *window = Window { begin: Instant::now(), events: 0 };
+        }
+        if window.events >= target.per_minute {
+            drop(windows);
+            return refuse(60 - past.as_secs().min(59));
+        }
+        window.events += 1;
+        Ok(())
+    }
+
+    /// Makes what a request brought durable.
+    ///
+    /// # Errors
+    /// When the store does not take it; then nothing is kept.
+    pub async fn keep(&self, target: &Target, accepted: Accepted) -> Result<(), Refused> {
+        if accepted.items.is_empty() && accepted.dropped.is_empty() {
+            return Ok(());
+        }
+        let intake = NewIntake {
+            app: target.app,
+            environment: target.environment,
+            received_at: self.shared.store.clock().now(),
+            items: accepted.items,
+            dropped: accepted.dropped.into_iter().map(|Drop { category, reason, count }| (category, reason, count)).collect(),
+        };
+        let (answer, answered) = oneshot::channel();
+        let gone = || Refused::Failed(Problem::new(Code::Unavailable, "The daemon is shutting down."));
+        self.sender.send((intake, answer)).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?.map_err(Refused::Failed)
+    }
+
+    /// Forgets what is known of rules, because they were changed.
+    pub fn forget(&self) {
+        if let Ok(mut known) = self.shared.known.lock() {
+            known.clear();
+        }
+    }
+
+    /// Resolves when something new may wait to be digested.
+    pub async fn arrived(&self) {
+        self.shared.arrived.notified().await;
+    }
+
+    /// Tells how much waits.
+    pub(super) fn set_backlog(&self, items: i64) {
+        self.shared.backlog.store(items, Ordering::Relaxed);
+    }
+
+    /// Waits until the task has ended, after the shutdown.
+    pub async fn stopped(&self) {
+        self.shared.tasks.wait().await;
+    }
+}
+
+async fn commit(shared: Arc<Shared>, mut receiver: mpsc::Receiver<Waiting>, shutdown: CancellationToken) {
+    let mut tick = tokio::time::interval(Duration::from_secs(2));
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let mut batch = Vec::new();
+        tokio::select! {
+            biased;
+            count = receiver.recv_many(&mut batch, TOGETHER) => if count == 0 { return },
+            _ = tick.tick() => {
+                write_refused(&shared).await;
+                continue;
+            }
+            () = shutdown.cancelled(), if !receiver.is_closed() => {
+                // What is in the queue is still committed; then the loop ends.
+                receiver.close();
+                write_refused(&shared).await;
+                continue;
+            }
+        }
+        let (requests, answers): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+        let kept = shared.store.errors().accept(&requests).await.map_err(Problem::from);
+        for answer in answers {
+            // Nobody waiting is no error: it is kept all the same.
+            let _ = answer.send(kept.clone());
+        }
+        shared.arrived.notify_one();
+    }
+}
+
+/// Writes how many were refused since the last time.
+async fn write_refused(shared: &Shared) {
+    let refused = shared.refused.lock().map(|mut r| std::mem::take(&mut *r)).unwrap_or_default();
+    if refused.is_empty() {
+        return;
+    }
+    let now: Timestamp = shared.store.clock().now();
+    let rows: Vec<NewIntake> = refused
+        .into_iter()
+        .map(|((app, environment), count)| NewIntake {
+            app,
+            environment,
+            received_at: now,
+            items: Vec::new(),
+            dropped: vec![("error".into(), "rate_limited".into(), count)],
+        })
+        .collect();
+    if let Err(error) = shared.store.errors().accept(&rows).await {
+        tracing::warn!(%error, "refused errors were not counted");
+    }
+}

@@ -1,0 +1,22 @@
+//! Errors of apps: from the bytes that Sentry's clients send to issues.
+//!
+//! Pure: [`envelope`], [`auth`], [`event`], [`grouping`], [`scrub`], [`accept`]. Around them: [`Ingest`], which makes
+//! what was accepted durable, and [`Digester`], which makes issues of it.
+
+pub mod accept;
+mod agent;
+pub mod auth;
+pub mod envelope;
+pub mod event;
+pub mod grouping;
+mod in_app;
+mod parameters;
+mod read;
+pub mod scrub;
+mod digester;
+mod ingest;
+pub mod rules;
+pub mod show;
+
+pub use digester::Digester;
+pub use ingest::{Ingest, Refused, Target};

@@ -1,0 +1,466 @@
+//! What people decide about issues, and what goes.
+
+use berth_schemas::Timestamp;
+use serde_json::json;
+use sqlx::Row;
+
+use super::{Errors, IssueRow, digest::next_number};
+use crate::{
+    database::{assembled, storable},
+    error::{Result, StoreError},
+    model::{AppId, NewEvent, Principal},
+    row,
+    store::Pruned,
+    write::Write,
+};
+
+/// Rows that are removed in one piece.
+const PIECE: i64 = 1_000;
+
+/// What ends an issue's being ignored; nothing means for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Until {
+    /// A time.
+    pub time: Option<Timestamp>,
+    /// So many more events.
+    pub events: Option<i64>,
+    /// So many more users.
+    pub users: Option<i64>,
+}
+
+impl Errors<'_> {
+    /// Marks an issue as mended, now or in the next release.
+    ///
+    /// # Errors
+    /// When it is gone or the database fails.
+    pub async fn resolve(self, by: &Principal, issue: &IssueRow, in_next_release: bool) -> Result<()> {
+        let mut write = Write::begin(self.0).await?;
+        let newest: Option<i64> =
+            sqlx::query("SELECT MAX(id) AS newest FROM error_releases WHERE app_id = $1")
+                .bind(issue.app_id.0)
+                .fetch_one(write.conn())
+                .await?
+                .try_get("newest")?;
+        let done = sqlx::query(
+            "UPDATE error_issues SET state = 'resolved', regressed = 0, resolved_at = $2, resolved_release = $3,
+                 in_next_release = $4, ignored_until = NULL, ignored_events = NULL, ignored_users = NULL
+             WHERE id = $1",
+        )
+        .bind(issue.id)
+        .bind(write.now.0)
+        .bind(newest)
+        .bind(i64::from(in_next_release))
+        .execute(write.conn())
+        .await?;
+        there(issue, done.rows_affected())?;
+        let when = if in_next_release { " in the next release" } else { "" };
+        tell(&mut write, by, issue, "error.resolved", format!("{} is resolved{when}", issue.reference())).await?;
+        write.commit().await
+    }
+
+    /// Marks an issue as ignored.
+    ///
+    /// # Errors
+    /// When it is gone or the database fails.
+    pub async fn ignore(self, by: &Principal, issue: &IssueRow, until: Until) -> Result<()> {
+        let mut write = Write::begin(self.0).await?;
+        let done = sqlx::query(
+            "UPDATE error_issues SET state = 'ignored', regressed = 0, resolved_at = NULL, resolved_release = NULL,
+                 in_next_release = 0, ignored_until = $2, ignored_events = events + $3, ignored_users = users + $4
+             WHERE id = $1",
+        )
+        .bind(issue.id)
+        .bind(until.time.map(|t| t.0))
+        .bind(until.events)
+        .bind(until.users)
+        .execute(write.conn())
+        .await?;
+        there(issue, done.rows_affected())?;
+        tell(&mut write, by, issue, "error.ignored", format!("{} is ignored", issue.reference())).await?;
+        write.commit().await
+    }
+
+    /// Opens an issue again.
+    ///
+    /// # Errors
+    /// When it is gone or the database fails.
+    pub async fn reopen(self, by: &Principal, issue: &IssueRow) -> Result<()> {
+        let mut write = Write::begin(self.0).await?;
+        let done = sqlx::query(
+            "UPDATE error_issues SET state = 'open', resolved_at = NULL, resolved_release = NULL, in_next_release = 0,
+                 ignored_until = NULL, ignored_events = NULL, ignored_users = NULL WHERE id = $1",
+        )
+        .bind(issue.id)
+        .execute(write.conn())
+        .await?;
+        there(issue, done.rows_affected())?;
+        tell(&mut write, by, issue, "error.reopened", format!("{} is open again", issue.reference())).await?;
+        write.commit().await
+    }
+
+    /// Says who looks after an issue.
+    ///
+    /// # Errors
+    /// When it is gone or the database fails.
+    pub async fn assign(self, by: &Principal, issue: &IssueRow, to: Option<&str>) -> Result<()> {
+        let mut write = Write::begin(self.0).await?;
+        let done = sqlx::query("UPDATE error_issues SET assignee = $2 WHERE id = $1")
+            .bind(issue.id)
+            .bind(to.map(|t| storable(t, 200)))
+            .execute(write.conn())
+            .await?;
+        there(issue, done.rows_affected())?;
+        let what = match to {
+            Some(to) => format!("{} is assigned to {to}", issue.reference()),
+            None => format!("{} is assigned to nobody", issue.reference()),
+        };
+        tell(&mut write, by, issue, "error.assigned", what).await?;
+        write.commit().await
+    }
+
+    /// Makes one issue of two: `issue` ends, and what it is grouped by leads to `into` from now on.
+    ///
+    /// # Errors
+    /// When one is gone or the database fails.
+    pub async fn merge(self, by: &Principal, issue: &IssueRow, into: &IssueRow) -> Result<()> {
+        let mut write = Write::begin(self.0).await?;
+        move_rows(&mut write, issue.id, into.id, None).await?;
+        let gone = sqlx::query("DELETE FROM error_issues WHERE id = $1 RETURNING events, first_seen, last_seen")
+            .bind(issue.id)
+            .fetch_optional(write.conn())
+            .await?
+            .ok_or_else(|| StoreError::not_found("issue", issue.reference()))?;
+        // Added, not counted anew: of what is old only the counts are left.
+        let done = sqlx::query(
+            "UPDATE error_issues SET events = events + $2,
+                 users = (SELECT COUNT(*) FROM error_users u WHERE u.issue_id = $1),
+                 first_seen = CASE WHEN first_seen < $3 THEN first_seen ELSE $3 END,
+                 last_seen = CASE WHEN last_seen > $4 THEN last_seen ELSE $4 END WHERE id = $1",
+        )
+        .bind(into.id)
+        .bind(gone.try_get::<i64, _>("events")?)
+        .bind(gone.try_get::<i64, _>("first_seen")?)
+        .bind(gone.try_get::<i64, _>("last_seen")?)
+        .execute(write.conn())
+        .await?;
+        there(into, done.rows_affected())?;
+        let what = format!("{} was merged into {}", issue.reference(), into.reference());
+        tell(&mut write, by, into, "error.merged", what).await?;
+        write.commit().await
+    }
+
+    /// Makes an issue of its own of the events that were grouped by `key`; the new issue's number.
+    ///
+    /// # Errors
+    /// When the issue is gone or the database fails.
+    pub async fn split(self, by: &Principal, issue: &IssueRow, key: &str) -> Result<i64> {
+        let mut write = Write::begin(self.0).await?;
+        let number = next_number(&mut write, issue.app_id).await?;
+        let new: Option<i64> = sqlx::query(
+            "INSERT INTO error_issues (app_id, number, state, kind, value, culprit, level, platform, handled, events,
+                 users, first_seen, last_seen, first_release, assignee, reasons)
+             SELECT app_id, $2, 'open', kind, value, culprit, level, platform, handled, 0, 0, first_seen, last_seen,
+                 first_release, assignee, reasons FROM error_issues WHERE id = $1 RETURNING id",
+        )
+        .bind(issue.id)
+        .bind(number)
+        .fetch_optional(write.conn())
+        .await?
+        .map(|r| r.try_get("id"))
+        .transpose()?;
+        let new = new.ok_or_else(|| StoreError::not_found("issue", issue.reference()))?;
+        move_rows(&mut write, issue.id, new, Some(key)).await?;
+        count_apart(&mut write, issue.id, new).await?;
+        let what = format!("events of {} became an issue of their own", issue.reference());
+        tell(&mut write, by, issue, "error.split", what).await?;
+        write.commit().await?;
+        Ok(number)
+    }
+
+    /// Removes an issue and its events.
+    ///
+    /// # Errors
+    /// When it is gone or the database fails.
+    pub async fn delete_issue(self, by: &Principal, issue: &IssueRow) -> Result<()> {
+        self.delete_events("issue_id = $1", issue.id).await?;
+        let mut write = Write::begin(self.0).await?;
+        let gone = sqlx::query("DELETE FROM error_issues WHERE id = $1").bind(issue.id).execute(write.conn()).await?;
+        there(issue, gone.rows_affected())?;
+        tell(&mut write, by, issue, "error.deleted", format!("{} was deleted", issue.reference())).await?;
+        write.commit().await
+    }
+
+    /// How many events of an app are of a user, who is known by an id, an address or a name.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn count_of_user(self, app: AppId, user: &str) -> Result<i64> {
+        let keys = user_keys(user);
+        let row = sqlx::query(
+            "SELECT COUNT(*) AS n FROM error_events WHERE app_id = $1 AND user_key IN ($2, $3, $4, $5)",
+        )
+        .bind(app.0)
+        .bind(keys[0].clone())
+        .bind(keys[1].clone())
+        .bind(keys[2].clone())
+        .bind(keys[3].clone())
+        .fetch_one(self.0.read())
+        .await?;
+        Ok(row.try_get("n")?)
+    }
+
+    /// Removes all events of a user from an app; the rows that went.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn delete_user(self, by: &Principal, app: AppId, user: &str) -> Result<Vec<i64>> {
+        let keys = user_keys(user);
+        let mut write = Write::begin(self.0).await?;
+        let rows = sqlx::query(
+            "DELETE FROM error_events WHERE app_id = $1 AND user_key IN ($2, $3, $4, $5) RETURNING id, issue_id, event_id",
+        )
+        .bind(app.0)
+        .bind(keys[0].clone())
+        .bind(keys[1].clone())
+        .bind(keys[2].clone())
+        .bind(keys[3].clone())
+        .fetch_all(write.conn())
+        .await?;
+        let mut gone = Vec::new();
+        let mut issues = std::collections::BTreeSet::new();
+        for row in &rows {
+            gone.push(row.try_get("id")?);
+            issues.insert(row.try_get::<i64, _>("issue_id")?);
+            for table in ["error_attachments", "error_feedback", "telemetry"] {
+                sqlx::query(assembled(format!("DELETE FROM {table} WHERE app_id = $1 AND event_id = $2")))
+                    .bind(app.0)
+                    .bind(row.try_get::<String, _>("event_id")?)
+                    .execute(write.conn())
+                    .await?;
+            }
+        }
+        for issue in issues {
+            for key in &keys {
+                sqlx::query("DELETE FROM error_users WHERE issue_id = $1 AND user_key = $2")
+                    .bind(issue)
+                    .bind(key.clone())
+                    .execute(write.conn())
+                    .await?;
+            }
+        }
+        let event = NewEvent {
+            kind: "error.user_deleted",
+            by: by.name.clone(),
+            app: Some(app),
+            summary: format!("the {} events of a user were deleted", gone.len()),
+            data: json!({ "events": gone.len() }),
+        };
+        write.event(event).await?;
+        write.commit().await?;
+        Ok(gone)
+    }
+
+    /// Removes events that came before `before`, and of each app the oldest beyond `most`; counts of issues stay.
+    /// Issues that were not seen since `forget` and have no events go, too.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn prune(self, before: Timestamp, most: i64, forget: Timestamp) -> Result<Pruned> {
+        let mut rows = self.delete_events("at < $1", before.0).await?;
+        let full = sqlx::query("SELECT app_id FROM error_events GROUP BY app_id HAVING COUNT(*) > $1")
+            .bind(most)
+            .fetch_all(self.0.read())
+            .await?;
+        for row in full {
+            let app: i64 = row.try_get("app_id")?;
+            let newest = sqlx::query("SELECT id FROM error_events WHERE app_id = $1 ORDER BY id DESC LIMIT 1 OFFSET $2")
+                .bind(app)
+                .bind(most)
+                .fetch_optional(self.0.read())
+                .await?;
+            let Some(newest) = newest else { continue };
+            let newest: i64 = newest.try_get("id")?;
+            rows += self.delete_events(&format!("app_id = {app} AND id <= $1"), newest).await?;
+        }
+        for (table, column) in
+            [("error_attachments", "at"), ("error_feedback", "at"), ("telemetry", "at"), ("error_counts", "hour"), ("error_hours", "hour")]
+        {
+            let old = sqlx::query(assembled(format!("SELECT 1 FROM {table} WHERE {column} < $1 LIMIT 1")))
+                .bind(before.0)
+                .fetch_optional(self.0.read())
+                .await?;
+            if old.is_some() {
+                let mut write = Write::begin(self.0).await?;
+                let sql = format!("DELETE FROM {table} WHERE {column} < $1");
+                let gone = sqlx::query(assembled(sql)).bind(before.0).execute(write.conn()).await?.rows_affected();
+                write.commit().await?;
+                rows += i64::try_from(gone).unwrap_or(0);
+            }
+        }
+        let mut write = Write::begin(self.0).await?;
+        sqlx::query(
+            "DELETE FROM error_issues WHERE last_seen < $1
+             AND NOT EXISTS (SELECT 1 FROM error_events e WHERE e.issue_id = error_issues.id)",
+        )
+        .bind(forget.0)
+        .execute(write.conn())
+        .await?;
+        write.commit().await?;
+        Ok(Pruned { rows, bytes: 0 })
+    }
+
+    /// Removes events in pieces, so that others get their turn.
+    async fn delete_events(self, which: &str, value: i64) -> Result<i64> {
+        let mut all = 0;
+        loop {
+            let found = sqlx::query(assembled(format!("SELECT id FROM error_events WHERE {which} LIMIT 1")))
+                .bind(value)
+                .fetch_optional(self.0.read())
+                .await?;
+            if found.is_none() {
+                return Ok(all);
+            }
+            let mut write = Write::begin(self.0).await?;
+            let sql = format!(
+                "DELETE FROM error_events WHERE id IN (SELECT id FROM error_events WHERE {which} ORDER BY id LIMIT {PIECE})"
+            );
+            let gone = sqlx::query(assembled(sql)).bind(value).execute(write.conn()).await?.rows_affected();
+            write.commit().await?;
+            all += i64::try_from(gone).unwrap_or(0);
+        }
+    }
+
+    /// What an app's errors are kept and told by, as JSON; none if nothing was set.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn settings<T: serde::de::DeserializeOwned>(self, app: AppId) -> Result<Option<T>> {
+        let row = sqlx::query("SELECT settings FROM error_settings WHERE app_id = $1")
+            .bind(app.0)
+            .fetch_optional(self.0.read())
+            .await?;
+        row.map(|r| row::json(&r, "error_settings", "settings")).transpose()
+    }
+
+    /// Sets what an app's errors are kept and told by.
+    ///
+    /// # Errors
+    /// When the app is gone or the database fails.
+    pub async fn set_settings<T: serde::Serialize + Sync>(self, by: &Principal, app: AppId, settings: &T) -> Result<()> {
+        let text = row::to_json("error_settings", "settings", settings)?;
+        let mut write = Write::begin(self.0).await?;
+        sqlx::query(
+            "INSERT INTO error_settings (app_id, settings) VALUES ($1, $2)
+             ON CONFLICT (app_id) DO UPDATE SET settings = excluded.settings",
+        )
+        .bind(app.0)
+        .bind(text)
+        .execute(write.conn())
+        .await?;
+        let event = NewEvent {
+            kind: "error.settings_changed",
+            by: by.name.clone(),
+            app: Some(app),
+            summary: "the rules for errors were changed".into(),
+            data: json!({}),
+        };
+        write.event(event).await?;
+        write.commit().await
+    }
+}
+
+/// What [`crate::DigestedEvent::user_key`] may be for a user.
+fn user_keys(user: &str) -> [String; 4] {
+    ["id", "email", "username", "ip"].map(|kind| storable(&format!("{kind}:{user}"), 250))
+}
+
+fn there(issue: &IssueRow, rows: u64) -> Result<()> {
+    if rows == 0 { Err(StoreError::not_found("issue", issue.reference())) } else { Ok(()) }
+}
+
+async fn tell(write: &mut Write<'_>, by: &Principal, issue: &IssueRow, kind: &'static str, summary: String) -> Result<()> {
+    let data = json!({ "issue": issue.reference().to_string() });
+    let event = NewEvent { kind, by: by.name.clone(), app: Some(issue.app_id), summary, data };
+    write.event(event).await.map(drop)
+}
+
+/// Moves groupings and events, all of an issue or those of a key.
+async fn move_rows(write: &mut Write<'_>, from: i64, to: i64, key: Option<&str>) -> Result<()> {
+    for table in ["error_groupings", "error_events"] {
+        let (which, value) = match key {
+            Some(key) => ("AND grouping_key = $3", key),
+            None => ("AND $3 = ''", ""),
+        };
+        let sql = format!("UPDATE {table} SET issue_id = $2 WHERE issue_id = $1 {which}");
+        sqlx::query(assembled(sql)).bind(from).bind(to).bind(value.to_owned()).execute(write.conn()).await?;
+    }
+    if key.is_none() {
+        for (table, columns) in [("error_hours", "environment_id, hour, events"), ("error_users", "user_key")] {
+            let conflict = match table {
+                "error_hours" => {
+                    "(issue_id, environment_id, hour) DO UPDATE SET events = error_hours.events + excluded.events"
+                }
+                _ => "(issue_id, user_key) DO NOTHING",
+            };
+            let sql = format!(
+                "INSERT INTO {table} (issue_id, {columns}) SELECT $2, {columns} FROM {table} WHERE issue_id = $1
+                 ON CONFLICT {conflict}"
+            );
+            sqlx::query(assembled(sql)).bind(from).bind(to).execute(write.conn()).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Counts what was set apart by its events, and takes that from the issue that it was part of.
+async fn count_apart(write: &mut Write<'_>, old: i64, new: i64) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO error_users (issue_id, user_key) SELECT DISTINCT issue_id, user_key FROM error_events
+         WHERE issue_id = $1 AND user_key IS NOT NULL",
+    )
+    .bind(new)
+    .execute(write.conn())
+    .await?;
+    sqlx::query(
+        "INSERT INTO error_hours (issue_id, environment_id, hour, events)
+         SELECT issue_id, environment_id, at / 3600000000 * 3600000000, COUNT(*) FROM error_events
+         WHERE issue_id = $1 GROUP BY issue_id, environment_id, at / 3600000000",
+    )
+    .bind(new)
+    .execute(write.conn())
+    .await?;
+    let hours = sqlx::query("SELECT environment_id, hour, events FROM error_hours WHERE issue_id = $1")
+        .bind(new)
+        .fetch_all(write.conn())
+        .await?;
+    let mut moved = 0;
+    for row in hours {
+        let events: i64 = row.try_get("events")?;
+        moved += events;
+        sqlx::query("UPDATE error_hours SET events = events - $4 WHERE issue_id = $1 AND environment_id = $2 AND hour = $3")
+            .bind(old)
+            .bind(row.try_get::<i64, _>("environment_id")?)
+            .bind(row.try_get::<i64, _>("hour")?)
+            .bind(events)
+            .execute(write.conn())
+            .await?;
+    }
+    sqlx::query("DELETE FROM error_hours WHERE issue_id = $1 AND events <= 0").bind(old).execute(write.conn()).await?;
+    for (issue, by) in [(old, -moved), (new, moved)] {
+        sqlx::query(
+            "UPDATE error_issues SET events = events + $2,
+                 users = (SELECT COUNT(*) FROM error_users u WHERE u.issue_id = $1),
+                 last_seen = COALESCE((SELECT MAX(at) FROM error_events e WHERE e.issue_id = $1), last_seen)
+             WHERE id = $1",
+        )
+        .bind(issue)
+        .bind(by)
+        .execute(write.conn())
+        .await?;
+    }
+    sqlx::query("UPDATE error_issues SET first_seen = (SELECT MIN(at) FROM error_events e WHERE e.issue_id = $1) WHERE id = $1")
+        .bind(new)
+        .execute(write.conn())
+        .await?;
+    Ok(())
+}

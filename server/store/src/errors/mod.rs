@@ -1,0 +1,190 @@
+//! Errors of apps: what was accepted, issues, events.
+//!
+//! What a client sends is durable as soon as it is in `error_intake` ([`Errors::accept`]); [`Errors::digest`] makes
+//! issues and events of it, many at a time in one transaction. Bodies are JSON or bytes, compressed with Zstandard.
+
+mod change;
+mod digest;
+mod intake;
+mod query;
+
+use berth_schemas::issue::{GroupingReason, IssueState, Level};
+use berth_schemas::{AppSlug, IssueRef, Timestamp};
+
+pub use change::Until;
+pub use digest::{Body, DigestedEvent, Filed};
+pub use intake::{IntakeRow, NewIntake};
+pub use query::{IssueFilter, IssueOrder, ReleaseRow, ReleaseStats};
+
+use crate::{
+    error::{Result, StoreError},
+    model::{AppId, EnvironmentId},
+    store::Inner,
+};
+
+/// Level of compression: the fastest that still halves again what the first gives.
+const LEVEL: i32 = 3;
+/// Largest body when inflated, in bytes.
+const MAX_BODY: usize = 32 << 20;
+
+/// Errors in a [`crate::Store`].
+#[derive(Clone, Copy)]
+pub struct Errors<'a>(pub(crate) &'a Inner);
+
+/// What an item that a client sent is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ItemKind {
+    /// An error event.
+    Event,
+    /// A file that belongs to an event.
+    Attachment,
+    /// What a user wrote, as an event.
+    Feedback,
+    /// What a user wrote, in the older form.
+    UserReport,
+    /// Sessions, one or counted.
+    Session,
+    /// A sign of life of a scheduled task.
+    CheckIn,
+    /// A transaction with its spans.
+    Transaction,
+    /// Spans by themselves.
+    Spans,
+    /// Log records.
+    Logs,
+    /// Metrics of a trace.
+    Metrics,
+    /// What a replay is about.
+    ReplayEvent,
+    /// A part of a replay.
+    ReplayRecording,
+    /// A profile.
+    Profile,
+}
+
+impl ItemKind {
+    const ALL: [Self; 13] = [
+        Self::Event, Self::Attachment, Self::Feedback, Self::UserReport, Self::Session, Self::CheckIn,
+        Self::Transaction, Self::Spans, Self::Logs, Self::Metrics, Self::ReplayEvent, Self::ReplayRecording,
+        Self::Profile,
+    ];
+
+    /// Its name in the store.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Event => "event",
+            Self::Attachment => "attachment",
+            Self::Feedback => "feedback",
+            Self::UserReport => "user_report",
+            Self::Session => "session",
+            Self::CheckIn => "check_in",
+            Self::Transaction => "transaction",
+            Self::Spans => "spans",
+            Self::Logs => "logs",
+            Self::Metrics => "metrics",
+            Self::ReplayEvent => "replay_event",
+            Self::ReplayRecording => "replay_recording",
+            Self::Profile => "profile",
+        }
+    }
+
+    /// The kind with this name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|k| k.as_str() == text)
+    }
+}
+
+/// An item that a client sent, scrubbed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ErrorItem {
+    /// What it is.
+    pub kind: ItemKind,
+    /// The event that it is or belongs to.
+    pub event_id: Option<String>,
+    /// Name of an attachment.
+    pub name: Option<String>,
+    /// Its bytes, not compressed.
+    pub body: Vec<u8>,
+}
+
+/// An issue.
+#[derive(Debug, Clone, PartialEq)]
+pub struct IssueRow {
+    /// Row id.
+    pub id: i64,
+    /// Its app.
+    pub app_id: AppId,
+    /// Name of its app.
+    pub app: AppSlug,
+    /// Number within the app.
+    pub number: i64,
+    /// What was decided.
+    pub state: IssueState,
+    /// Whether it came back.
+    pub regressed: bool,
+    /// Type of the exception, or the beginning of the message.
+    pub kind: String,
+    /// What it says.
+    pub value: String,
+    /// Where.
+    pub culprit: Option<String>,
+    /// The worst level.
+    pub level: Level,
+    /// Language.
+    pub platform: String,
+    /// Whether something caught it.
+    pub handled: Option<bool>,
+    /// How often.
+    pub events: i64,
+    /// By how many users.
+    pub users: i64,
+    /// When first.
+    pub first_seen: Timestamp,
+    /// When last.
+    pub last_seen: Timestamp,
+    /// In which release first.
+    pub first_release: Option<String>,
+    /// Who looks after it.
+    pub assignee: Option<String>,
+    /// Why its first event was grouped so.
+    pub reasons: Vec<GroupingReason>,
+}
+
+impl IssueRow {
+    /// Its short id.
+    #[must_use]
+    pub fn reference(&self) -> IssueRef {
+        IssueRef { app: self.app.clone(), number: self.number }
+    }
+}
+
+/// An event with its body.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ErrorEventRow {
+    /// Row id; later ones came later.
+    pub id: i64,
+    /// Its app.
+    pub app_id: AppId,
+    /// Its environment.
+    pub environment_id: EnvironmentId,
+    /// Its issue.
+    pub issue_id: i64,
+    /// Its id.
+    pub event_id: String,
+    /// When it happened.
+    pub at: Timestamp,
+    /// What it was grouped by.
+    pub grouping_key: String,
+    /// The JSON as kept.
+    pub body: Vec<u8>,
+}
+
+pub(crate) fn compress(body: &[u8]) -> Result<Vec<u8>> {
+    zstd::bulk::compress(body, LEVEL).map_err(|e| StoreError::corrupt("error_intake", "body", &e.to_string()))
+}
+
+pub(crate) fn inflate(table: &'static str, body: &[u8]) -> Result<Vec<u8>> {
+    zstd::bulk::decompress(body, MAX_BODY).map_err(|e| StoreError::corrupt(table, "body", &e.to_string()))
+}
