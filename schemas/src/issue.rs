@@ -768,6 +768,20 @@ pub struct ReleaseComparison {
     pub new_issues: Vec<IssueSummary>,
 }
 
+/// Input of `error_index_rebuild`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ErrorIndexRebuild {}
+
+/// Output of `error_index_rebuild`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ErrorIndexState {
+    /// Whether it has begun.
+    pub begun: bool,
+    /// Events that there are to read, at most.
+    pub events: i64,
+}
+
 /// Input of `dsn_get`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -34,8 +34,8 @@ pub mod variable;
 
 pub use domain::DomainName;
 pub use error::{Code, Problem};
-pub use issue::IssueRef;
 pub use ids::{AppSlug, DeploymentRef, EnvironmentName, ProjectSlug, VariableName};
+pub use issue::IssueRef;
 pub use scope::Scope;
 pub use text::Untrusted;
 pub use time::Timestamp;

@@ -10,7 +10,7 @@ use berth_certs::{
     dns::{Dns, DnsConfig, own},
 };
 use berth_deploy::{
-    Arrival, ControlRoute, GitAccess, Pipeline, PipelineConfig, Successor,
+    Arrival, ControlRoute, ErrorsRoute, GitAccess, Pipeline, PipelineConfig, Successor,
     docker::{Docker, DockerConfig, Engine, InstanceId},
     source::guard::forbidden_kind,
 };
@@ -18,6 +18,7 @@ use berth_forge::{ForgeConfig, Forges, Intake};
 use berth_mcp::McpConfig;
 use berth_observe::{
     CollectorConfig, LogCollector, RecorderConfig, RequestRecorder, Retention, RetentionConfig,
+    errors::{Digester, ErrorIndex, Ingest},
 };
 use berth_proxy::ProxyHandle;
 use berth_schemas::{Problem, Timestamp};
@@ -90,6 +91,9 @@ pub struct ControlPlane {
     certs: Certs,
     collector: LogCollector,
     retention: Retention,
+    ingest: Ingest,
+    index: ErrorIndex,
+    digester: Digester,
     supervisor: Supervisor,
     remains: Remains,
 }
@@ -153,9 +157,14 @@ impl ControlPlane {
         .await?;
         let remains = Remains::start(store.clone(), &daemon.outlet);
         let retention = Retention::start(store.clone(), retention_config(config), shutdown.child_token());
+        let ingest = Ingest::start(store.clone(), shutdown.child_token());
+        let index = daemon.config.data_dir.join("index").join("errors");
+        let index = ErrorIndex::start(store.clone(), Some(&index), shutdown.child_token())
+            .map_err(|e| Failure::local(&e.to_string()))?;
+        let digester = Digester::start(store.clone(), ingest.clone(), index.clone(), shutdown.child_token());
         let listening = daemon.sockets.duplicate(Role::Control)?;
         let listening = listening.ok_or_else(|| Failure::local("the control plane has no socket"))?;
-        let router = router(daemon, &store, &pipeline, (&certs, dns), &forges, &shutdown);
+        let router = router(daemon, &store, &pipeline, (&certs, dns), &forges, (&ingest, &index), &shutdown);
         supervisor.start_once(
             "control",
             listener::serve(
@@ -166,7 +175,7 @@ impl ControlPlane {
             ),
         );
         follow_forges(&mut supervisor, daemon, &forges, &pipeline);
-        Ok(Self { pipeline, certs, collector, retention, supervisor, remains })
+        Ok(Self { pipeline, certs, collector, retention, ingest, index, digester, supervisor, remains })
     }
 
     /// The store.
@@ -188,6 +197,9 @@ impl ControlPlane {
         self.certs.stopped().await;
         self.collector.stopped().await;
         self.retention.stopped().await;
+        self.ingest.stopped().await;
+        self.digester.stopped().await;
+        self.index.stopped().await;
         self.remains
     }
 }
@@ -228,6 +240,7 @@ fn router(
     pipeline: &Pipeline,
     (certs, dns): (&Certs, Dns),
     forges: &Arc<Forges>,
+    (ingest, index): (&Ingest, &ErrorIndex),
     shutdown: &CancellationToken,
 ) -> axum::Router {
     let config = &daemon.config;
@@ -237,6 +250,9 @@ fn router(
         pipeline: pipeline.clone(),
         dns,
         certs: certs.clone(),
+        ingest: ingest.clone(),
+        error_index: index.clone(),
+        control_url: daemon.control_url.trim_end_matches('/').to_owned(),
         addresses: daemon.addresses.clone(),
         data_dir: config.data_dir.clone(),
         allow_local_sources: config.allow_local_sources,
@@ -259,6 +275,7 @@ fn router(
         hosts: AllowedHosts::new(config.control_hosts.clone()),
         limits: Limits { upload_max: config.upload_max, min_free_disk: config.min_free_disk },
         hooks: Hooks::new(Intake::new(Arc::clone(forges))),
+        ingest: ingest.clone(),
         throttle: Throttle::default(),
         shutdown: shutdown.clone(),
     });
@@ -307,6 +324,10 @@ fn pipeline_config(
         arrival,
         alone,
         successor: Some(Arc::new(Asks(daemon.upgrade.clone()))),
+        errors: Some(ErrorsRoute {
+            addr: crate::serve::reachable(daemon.sockets.addr(Role::Control).unwrap_or(config.control_addr)),
+            public_url: config.public_url.clone(),
+        }),
         control: certificates::control_host(config).map(|host| ControlRoute {
             host: host.to_string(),
             addr: crate::serve::reachable(daemon.sockets.addr(Role::Control).unwrap_or(config.control_addr)),

@@ -5,6 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use berth_certs::{Certs, dns::Dns};
 use berth_deploy::{Addresses, Pipeline};
 use berth_forge::Forges;
+use berth_observe::errors::{ErrorIndex, Ingest};
 use berth_schemas::Timestamp;
 use berth_store::Store;
 
@@ -20,6 +21,12 @@ pub struct Context {
     pub dns: Dns,
     /// Certificates.
     pub certs: Certs,
+    /// Where errors of apps come in.
+    pub ingest: Ingest,
+    /// Searching for errors.
+    pub error_index: ErrorIndex,
+    /// URL of the control plane for people, without a slash at its end.
+    pub control_url: String,
     /// How apps are reached.
     pub addresses: Addresses,
     /// The data directory.

@@ -11,6 +11,8 @@ mod dns_providers;
 mod domains;
 mod dotenv;
 mod environments;
+mod error_events;
+mod errors;
 mod events;
 mod find;
 mod follow;
@@ -52,6 +54,8 @@ pub fn registry() -> Registry {
         dns_providers::tools(),
         domains::tools(),
         environments::tools(),
+        error_events::tools(),
+        errors::tools(),
         events::tools(),
         jobs::tools(),
         logs::tools(),

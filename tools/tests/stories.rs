@@ -178,6 +178,7 @@ async fn a_route_belongs_to_one_app() {
 fn inputs() -> Vec<(&'static str, Value)> {
     let app = json!({ "app": "web" });
     let domain = json!({ "domain": "shop.example.com" });
+    let issue = json!({ "issue": "WEB-1" });
     vec![
         ("app_get", app.clone()),
         ("app_update", json!({ "app": "web", "settings": { "port": 80 } })),
@@ -205,6 +206,23 @@ fn inputs() -> Vec<(&'static str, Value)> {
         ("domain_remove", json!({ "domain": "shop.example.com", "confirm": "shop.example.com" })),
         ("preview_approve", json!({ "app": "web", "environment": "production", "commit": "abc" })),
         ("event_list", app.clone()),
+        ("dsn_get", app.clone()),
+        ("error_search", app.clone()),
+        ("error_fields", app.clone()),
+        ("error_get", issue.clone()),
+        ("error_event_list", issue.clone()),
+        ("error_event_get", issue.clone()),
+        ("error_release_compare", app.clone()),
+        ("error_resolve", issue.clone()),
+        ("error_ignore", issue.clone()),
+        ("error_reopen", issue.clone()),
+        ("error_assign", issue.clone()),
+        ("error_merge", json!({ "issue": "WEB-1", "into": "WEB-2" })),
+        ("error_split", json!({ "issue": "WEB-1", "event": "0123456789abcdef0123456789abcdef" })),
+        ("error_delete", json!({ "issue": "WEB-1", "confirm": "WEB-1" })),
+        ("error_user_delete", json!({ "app": "web", "user": "ann", "confirm": "ann" })),
+        ("error_rules_get", app.clone()),
+        ("error_rules_set", json!({ "app": "web", "keep_addresses": true })),
         ("log_search", app.clone()),
         ("project_delete", json!({ "project": "default", "confirm": "default" })),
         ("push_get", json!({ "app": "web", "push": 1 })),
@@ -280,7 +298,7 @@ async fn a_token_of_another_project_finds_nothing() {
 fn every_tool_that_names_something_is_walked() {
     let walked: Vec<&str> = inputs().into_iter().map(|(tool, _)| tool).collect();
     for tool in berth_tools::registry().tools() {
-        let names = ["{app}", "{deployment}", "{project}", "{domain}"]
+        let names = ["{app}", "{deployment}", "{project}", "{domain}", "{issue}"]
             .iter()
             .any(|field| tool.spec.path.contains(field));
         assert!(!names || walked.contains(&tool.spec.name), "{}", tool.spec.name);

@@ -42,6 +42,17 @@ pub struct PipelineConfig {
     pub successor: Option<Arc<dyn Successor>>,
     /// The control plane's own name, if visitors reach it through the data plane.
     pub control: Option<ControlRoute>,
+    /// Where apps send their errors; without it they are told nothing of that.
+    pub errors: Option<ErrorsRoute>,
+}
+
+/// How errors of apps get to the control plane.
+#[derive(Debug, Clone)]
+pub struct ErrorsRoute {
+    /// Where the control plane listens: [`crate::TUNNEL_PATH`] of every app's host leads there.
+    pub addr: std::net::SocketAddr,
+    /// URL of the control plane, if apps and browsers can reach it.
+    pub public_url: Option<String>,
 }
 
 /// Where the data plane finds the control plane.

@@ -18,6 +18,7 @@ mod crash_loop;
 mod delete;
 pub mod docker;
 mod domains;
+mod errors;
 mod fault;
 mod fetch;
 mod gate;
@@ -55,7 +56,8 @@ mod worse;
 
 pub use access::{GitAccess, GitAs, PrivateKey};
 pub use cleanup::{CleanupFound, upload_expiry, upload_path};
-pub use config::{Addresses, Arrival, ControlRoute, PipelineConfig, Successor};
+pub use config::{Addresses, Arrival, ControlRoute, ErrorsRoute, PipelineConfig, Successor};
+pub use errors::{TUNNEL_PATH, dsn, error_release};
 pub use fetch::git_problem;
 pub use journal::DeploymentUpdate;
 pub use output::EngineOutput;

@@ -16,7 +16,8 @@ use std::{
 
 use berth_proxy::{
     Answers, Destination, DrainReport, Hold, HostRules, Match, ProxyHandle, ReleaseLabel, ReleaseTarget,
-    RemovedReplicas, ReplicaAddr, RouteTable, Split, SplitRule, StaticSite, StatusPage, TargetOptions,
+    RemovedReplicas, ReplicaAddr, RouteTable, RouteTableBuilder, Split, SplitRule, StaticSite, StatusPage,
+    TargetOptions,
 };
 use berth_schemas::{
     Code, EnvironmentName, Problem, ProjectSlug,
@@ -27,7 +28,8 @@ use berth_store::model::{AppRow, Artifact, EnvironmentId, ReleaseId, ReleaseRow}
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{Addresses, ControlRoute, PipelineConfig},
+    config::{Addresses, PipelineConfig},
+    errors::TUNNEL_PATH,
     lock::lock,
     start::Running,
 };
@@ -114,6 +116,8 @@ pub(crate) struct Routes {
     domains: Mutex<Domains>,
     /// Host and target of the control plane.
     control: Option<(String, Arc<ReleaseTarget>)>,
+    /// Target of [`TUNNEL_PATH`] on every host of an app.
+    errors: Option<Arc<ReleaseTarget>>,
     /// False until the first routes of all environments are known: a table of some would hide the others.
     published: AtomicBool,
     /// See [`crate::PipelineConfig::alone`].
@@ -123,13 +127,15 @@ pub(crate) struct Routes {
 impl Routes {
     pub(crate) fn new(proxy: ProxyHandle, config: &PipelineConfig) -> Self {
         let (addresses, alone) = (config.addresses.clone(), config.alone.clone());
-        let control = config.control.as_ref().map(|c| (c.host.clone(), control_target(c)));
+        let control = config.control.as_ref().map(|c| (c.host.clone(), control_target(c.addr)));
+        let errors = config.errors.as_ref().map(|e| control_target(e.addr));
         Self {
             proxy,
             addresses,
             entries: Mutex::default(),
             domains: Mutex::default(),
             control,
+            errors,
             published: AtomicBool::new(false),
             alone,
         }
@@ -387,14 +393,22 @@ impl Routes {
                 if !taken.insert((host, prefix)) {
                     continue;
                 }
-                let mut route = builder.host(host.as_str()).prefix(prefix);
-                if domains.is_certified(host) {
-                    route = route.https_only();
+                let place = |builder: RouteTableBuilder, prefix: &str| {
+                    let mut route = builder.host(host.as_str()).prefix(prefix);
+                    if domains.is_certified(host) {
+                        route = route.https_only();
+                    }
+                    if let Some(rules) = domain.and_then(|d| d.rules.as_ref()) {
+                        route = route.rules(Arc::clone(rules));
+                    }
+                    route
+                };
+                if let Some(errors) = &self.errors
+                    && taken.insert((host, TUNNEL_PATH))
+                {
+                    builder = place(builder, TUNNEL_PATH).to(Destination::Release(Arc::clone(errors)));
                 }
-                if let Some(rules) = domain.and_then(|d| d.rules.as_ref()) {
-                    route = route.rules(Arc::clone(rules));
-                }
-                builder = route.to(match domain.and_then(|d| d.redirect_to.as_ref()) {
+                builder = place(builder, prefix).to(match domain.and_then(|d| d.redirect_to.as_ref()) {
                     Some(to) => Destination::Redirect { host: to.clone() },
                     None => entry.destination(),
                 });
@@ -526,14 +540,14 @@ fn label(app: &AppRow, release: &ReleaseRow) -> ReleaseLabel {
 }
 
 /// The control plane as the data plane sees it. Its label is no app's name, so its requests are recorded for none.
-fn control_target(control: &ControlRoute) -> Arc<ReleaseTarget> {
+fn control_target(addr: std::net::SocketAddr) -> Arc<ReleaseTarget> {
     let label = ReleaseLabel {
         project: String::new(),
         app: "(control plane)".into(),
         environment: String::new(),
         release: 0,
     };
-    let replica = ReplicaAddr { id: "control".into(), addr: control.addr };
+    let replica = ReplicaAddr { id: "control".into(), addr };
     ReleaseTarget::containers(label, vec![replica], TargetOptions::default())
 }
 

@@ -84,7 +84,8 @@ impl Inner {
             let (scope, version) = (row.scope, row.version);
             Some(SnapshotVariable { name, value, secret: resolved.secret, scope, version })
         };
-        Ok(Snapshot { branch, variables: rows.into_iter().filter_map(variable).collect() })
+        let variables = rows.into_iter().filter_map(variable).collect();
+        Ok(Snapshot { branch, dsn: self.dsn_for(attempt).await?, variables })
     }
 
     /// Refuses a wish to deploy that would fail for its variables.

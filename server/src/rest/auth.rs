@@ -72,7 +72,7 @@ fn principal(
 
 /// Whom failures are counted for: what comes through the data plane, or another proxy on this machine, comes from the
 /// last address that it names.
-fn client(peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+pub(super) fn client(peer: IpAddr, headers: &HeaderMap) -> IpAddr {
     let last = headers.get_all("x-forwarded-for").iter().next_back();
     let last = last.filter(|_| peer.is_loopback()).and_then(|value| value.to_str().ok());
     last.and_then(|value| value.rsplit(',').next()?.trim().parse().ok()).unwrap_or(peer)

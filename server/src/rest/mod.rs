@@ -11,6 +11,7 @@ pub mod git;
 pub mod health;
 pub mod hooks;
 pub mod host;
+pub mod ingest;
 pub mod input;
 pub mod listener;
 pub mod openapi;
@@ -56,6 +57,7 @@ pub fn router(control: &Shared, mcp: Option<Router>) -> Router {
     Router::new()
         .merge(guarded)
         .merge(repositories)
+        .merge(ingest::router())
         .route("/", get(panel::page))
         .route("/panel.js", get(panel::script))
         .route("/panel.css", get(panel::style))

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use berth_observe::errors::Ingest;
 use berth_schemas::{Problem, ids::UploadId};
 use berth_store::model::{Principal, UploadRow, Visible};
 use berth_tools::{Context, Registry};
@@ -30,6 +31,8 @@ pub struct Control {
     pub limits: Limits,
     /// Webhooks of forges.
     pub hooks: Hooks,
+    /// Where errors of apps come in.
+    pub ingest: Ingest,
     /// Failed authentication by address.
     pub throttle: Throttle,
     /// Cancelled when the daemon stops.

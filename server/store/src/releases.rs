@@ -225,7 +225,7 @@ impl From<Kept> for Snapshot {
             scope: VariableScope::Environment,
             version: 0,
         };
-        Self { branch: None, variables: pairs.into_iter().map(variable).collect() }
+        Self { branch: None, dsn: None, variables: pairs.into_iter().map(variable).collect() }
     }
 }
 

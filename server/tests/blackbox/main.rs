@@ -12,6 +12,7 @@ mod command_line;
 mod configuration;
 mod conformance;
 mod deploying;
+mod errors;
 mod foreign;
 mod forge_api;
 mod git_push;

@@ -66,6 +66,7 @@ impl World {
             },
             successor: None,
             control: None,
+            errors: None,
             max_source_bytes: 1 << 20,
         };
         let dns =
@@ -87,8 +88,20 @@ impl World {
             allow_local: true,
         };
         let forges = Arc::new(Forges::new(store.clone(), forges));
+        let ingest = berth_observe::errors::Ingest::start(store.clone(), shutdown.child_token());
+        let error_index =
+            berth_observe::errors::ErrorIndex::start(store.clone(), None, shutdown.child_token()).unwrap();
+        let _digester = berth_observe::errors::Digester::start(
+            store.clone(),
+            ingest.clone(),
+            error_index.clone(),
+            shutdown.child_token(),
+        );
         let context = Arc::new(Context {
             dns,
+            ingest,
+            error_index,
+            control_url: "http://localhost:7700".into(),
             store,
             forges: Arc::clone(&forges),
             pipeline,

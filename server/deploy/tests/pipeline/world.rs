@@ -131,6 +131,7 @@ impl World {
             alone: alone(),
             successor: None,
             control: None,
+            errors: None,
         };
         let opening = runtime.spawn(async move {
             let output = Arc::new(EngineOutput(Arc::clone(&engine)));

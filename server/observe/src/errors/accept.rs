@@ -88,7 +88,8 @@ pub fn category(kind: &str) -> &'static str {
 /// When it cannot be read; then nothing of it is kept.
 pub fn envelope(bytes: &[u8], reading: &Reading<'_>) -> Result<Accepted, EnvelopeError> {
     let envelope = Envelope::parse(bytes)?;
-    let mut accepted = Accepted { event_id: envelope.text("event_id").and_then(event_id), ..Accepted::default() };
+    let mut accepted =
+        Accepted { event_id: envelope.text("event_id").and_then(event_id), ..Accepted::default() };
     for item in &envelope.items {
         let kind = item.kind();
         match kind {
@@ -96,7 +97,9 @@ pub fn envelope(bytes: &[u8], reading: &Reading<'_>) -> Result<Accepted, Envelop
             "attachment" => attachment(&mut accepted, &item.header, item.payload, reading),
             "feedback" => json_item(&mut accepted, kind, ItemKind::Feedback, item.payload, reading),
             "user_report" => json_item(&mut accepted, kind, ItemKind::UserReport, item.payload, reading),
-            "session" | "sessions" => json_item(&mut accepted, kind, ItemKind::Session, item.payload, reading),
+            "session" | "sessions" => {
+                json_item(&mut accepted, kind, ItemKind::Session, item.payload, reading)
+            }
             "check_in" => json_item(&mut accepted, kind, ItemKind::CheckIn, item.payload, reading),
             "transaction" => json_item(&mut accepted, kind, ItemKind::Transaction, item.payload, reading),
             "span" => json_item(&mut accepted, kind, ItemKind::Spans, item.payload, reading),
@@ -146,9 +149,12 @@ pub fn minidump(name: &str, bytes: &[u8], mut body: Map<String, Value>, reading:
 #[must_use]
 pub fn security(bytes: &[u8], about: &[(&str, String)], reading: &Reading<'_>) -> Accepted {
     let mut accepted = Accepted::default();
-    let parsed: Option<Value> = (bytes.len() <= 64 << 10).then(|| serde_json::from_slice(bytes).ok()).flatten();
+    let parsed: Option<Value> =
+        (bytes.len() <= 64 << 10).then(|| serde_json::from_slice(bytes).ok()).flatten();
     let reports: Vec<Value> = match parsed {
-        Some(Value::Array(list)) => list.into_iter().filter_map(|mut r| r.get_mut("body").map(Value::take)).collect(),
+        Some(Value::Array(list)) => {
+            list.into_iter().filter_map(|mut r| r.get_mut("body").map(Value::take)).collect()
+        }
         Some(Value::Object(mut object)) => object.remove("csp-report").into_iter().collect(),
         _ => Vec::new(),
     };
@@ -163,8 +169,11 @@ pub fn security(bytes: &[u8], about: &[(&str, String)], reading: &Reading<'_>) -
 }
 
 fn violation(report: &Value, about: &[(&str, String)]) -> Option<Value> {
-    let of = |dashed: &str, camel: &str| read::field(report, dashed, 1000).or_else(|| read::field(report, camel, 1000));
-    let directive = of("effective-directive", "effectiveDirective").or_else(|| of("violated-directive", "violatedDirective"))?;
+    let of = |dashed: &str, camel: &str| {
+        read::field(report, dashed, 1000).or_else(|| read::field(report, camel, 1000))
+    };
+    let directive = of("effective-directive", "effectiveDirective")
+        .or_else(|| of("violated-directive", "violatedDirective"))?;
     let directive = directive.split(' ').next()?.to_owned();
     let blocked = of("blocked-uri", "blockedURL").filter(|b| !b.is_empty()).unwrap_or_else(|| "self".into());
     let origin = blocked.split_once("://").map_or(blocked.clone(), |(scheme, rest)| {
@@ -227,7 +236,12 @@ fn attachment(accepted: &mut Accepted, header: &Map<String, Value>, payload: &[u
     }
     let id = accepted.event_id.get_or_insert_with(reading.new_id).clone();
     let name = read::text(header.get("filename"), 200).unwrap_or_else(|| "attachment".into());
-    let item = ErrorItem { kind: ItemKind::Attachment, event_id: Some(id), name: Some(name), body: payload.to_vec() };
+    let item = ErrorItem {
+        kind: ItemKind::Attachment,
+        event_id: Some(id),
+        name: Some(name),
+        body: payload.to_vec(),
+    };
     accepted.items.push(item);
 }
 
@@ -306,8 +320,17 @@ mod tests {
         assert_eq!(accepted.items[1].event_id.as_deref(), Some(ID));
         let event: Value = serde_json::from_slice(&accepted.items[0].body).unwrap();
         assert_eq!((&event["event_id"], &event["user"]["ip_address"]), (&json!(ID), &json!("203.0.113.0")));
-        let dropped: Vec<String> = accepted.dropped.iter().map(|d| format!("{} {} {}", d.category, d.reason, d.count)).collect();
-        assert_eq!(dropped, ["error second_event 1", "default unknown_type 1", "session invalid 1", "error client:network_error 2"]);
+        let dropped: Vec<String> =
+            accepted.dropped.iter().map(|d| format!("{} {} {}", d.category, d.reason, d.count)).collect();
+        assert_eq!(
+            dropped,
+            [
+                "error second_event 1",
+                "default unknown_type 1",
+                "session invalid 1",
+                "error client:network_error 2"
+            ]
+        );
     }
 
     #[test]
@@ -329,7 +352,8 @@ mod tests {
         let old = json!({"csp-report": {"effective-directive": "img-src", "blocked-uri": "https://e.example/a.png", "document-uri": "https://shop.example/"}});
         let new = json!([{"type": "csp-violation", "body": {"effectiveDirective": "img-src", "blockedURL": "https://e.example/a.png"}}]);
         for report in [old, new] {
-            let accepted = security(report.to_string().as_bytes(), &[("release", "1".into())], &reading(&rules));
+            let accepted =
+                security(report.to_string().as_bytes(), &[("release", "1".into())], &reading(&rules));
             let event: Value = serde_json::from_slice(&accepted.items[0].body).unwrap();
             assert_eq!(event["csp"]["blocked_origin"], "https://e.example");
             assert_eq!(event["release"], "1");

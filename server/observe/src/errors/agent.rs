@@ -2,7 +2,7 @@
 
 /// "browser" and "os", as far as they can be told.
 #[must_use]
-pub fn about(agent: &str) -> Vec<(&'static str, String)> {
+pub(crate) fn about(agent: &str) -> Vec<(&'static str, String)> {
     let agent = agent.get(..1000).unwrap_or(agent);
     browser(agent).map(|b| ("browser", b)).into_iter().chain(os(agent).map(|o| ("os", o))).collect()
 }

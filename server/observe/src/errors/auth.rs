@@ -74,7 +74,9 @@ mod tests {
         assert_eq!(in_header("日本日本日本"), None);
         assert_eq!(in_dsn(&format!("https://{KEY}@e.example/7")), Some((key.clone(), 7)));
         assert_eq!(in_dsn(&format!("http://{KEY}:secret@e.example:9/pre/fix/12/")), Some((key, 12)));
-        for bad in ["", "x", "https://e.example/7", &format!("https://{KEY}@e/x"), &format!("https://{KEY}@e/-1")] {
+        for bad in
+            ["", "x", "https://e.example/7", &format!("https://{KEY}@e/x"), &format!("https://{KEY}@e/-1")]
+        {
             assert_eq!(in_dsn(bad), None, "{bad}");
         }
     }

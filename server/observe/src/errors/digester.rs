@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::time::sleep;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{event::Event, grouping, ingest::Ingest};
+use super::{event::Event, grouping, ingest::Ingest, search::ErrorIndex};
 
 /// Items of one transaction.
 const BATCH: i64 = 500;
@@ -24,9 +24,9 @@ pub struct Digester {
 impl Digester {
     /// Starts; ends when `shutdown` is cancelled, between two batches. What is left waits for the next start.
     #[must_use]
-    pub fn start(store: Store, ingest: Ingest, shutdown: CancellationToken) -> Self {
+    pub fn start(store: Store, ingest: Ingest, index: ErrorIndex, shutdown: CancellationToken) -> Self {
         let tasks = TaskTracker::new();
-        tasks.spawn(run(store, ingest, shutdown));
+        tasks.spawn(run(store, ingest, index, shutdown));
         tasks.close();
         Self { tasks }
     }
@@ -37,7 +37,7 @@ impl Digester {
     }
 }
 
-async fn run(store: Store, ingest: Ingest, shutdown: CancellationToken) {
+async fn run(store: Store, ingest: Ingest, index: ErrorIndex, shutdown: CancellationToken) {
     let mut limit = BATCH;
     while !shutdown.is_cancelled() {
         match batch(&store, limit).await {
@@ -52,6 +52,7 @@ async fn run(store: Store, ingest: Ingest, shutdown: CancellationToken) {
             }
             Ok(done) => {
                 limit = BATCH;
+                index.wake();
                 // Only a full batch says that more may wait.
                 let waiting = if done < BATCH { 0 } else { store.errors().backlog().await.unwrap_or(0) };
                 ingest.set_backlog(waiting);

@@ -178,7 +178,8 @@ impl Event {
         let object = body.as_object()?;
         let name = |key: &str| read::field(body, key, NAME);
         let platform = name("platform").unwrap_or_else(|| "other".into());
-        let exceptions = read::values(object.get("exception").or_else(|| object.get("sentry.interfaces.Exception")));
+        let exceptions =
+            read::values(object.get("exception").or_else(|| object.get("sentry.interfaces.Exception")));
         let skipped = exceptions.len().saturating_sub(MAX_EXCEPTIONS);
         let exceptions: Vec<_> = exceptions[skipped..].iter().map(|e| exception(e, &platform)).collect();
         let (message, crumbs) = (message(body), read::values(object.get("breadcrumbs")));
@@ -187,7 +188,11 @@ impl Event {
             level: level(body, &exceptions),
             message,
             logger: name("logger"),
-            stack: if exceptions.iter().any(|e| !e.stack.is_empty()) { Vec::new() } else { thread(body, &platform) },
+            stack: if exceptions.iter().any(|e| !e.stack.is_empty()) {
+                Vec::new()
+            } else {
+                thread(body, &platform)
+            },
             exceptions,
             transaction: name("transaction").or_else(|| name("culprit")),
             release: name("release"),
@@ -296,7 +301,11 @@ fn message(body: &Value) -> Option<Message> {
 
 fn level(body: &Value, exceptions: &[Exception]) -> Level {
     let told = read::field(body, "level", 20).and_then(|l| Level::lenient(&l));
-    told.unwrap_or(if exceptions.is_empty() && body.get("message").is_some() { Level::Info } else { Level::Error })
+    told.unwrap_or(if exceptions.is_empty() && body.get("message").is_some() {
+        Level::Info
+    } else {
+        Level::Error
+    })
 }
 
 fn exception(value: &Value, platform: &str) -> Exception {
@@ -323,7 +332,8 @@ fn exception(value: &Value, platform: &str) -> Exception {
 fn thread(body: &Value, platform: &str) -> Stack {
     let threads = read::values(body.get("threads"));
     let is = |t: &&Value, key: &str| t.get(key).and_then(Value::as_bool) == Some(true);
-    let thread = threads.iter().find(|t| is(t, "crashed")).or_else(|| threads.iter().find(|t| is(t, "current")));
+    let thread =
+        threads.iter().find(|t| is(t, "crashed")).or_else(|| threads.iter().find(|t| is(t, "current")));
     let stack_of = |value: &Value| stack(value.get("stacktrace"), platform);
     let own = stack_of(body);
     if own.is_empty() { thread.or(threads.first()).map(stack_of).unwrap_or_default() } else { own }
@@ -370,7 +380,12 @@ fn tags(value: Option<&Value>) -> Vec<(String, String)> {
 
 fn user(value: &Value) -> User {
     let of = |key: &str| read::field(value, key, 200);
-    User { id: of("id"), email: of("email"), username: of("username").or_else(|| of("name")), ip: of("ip_address") }
+    User {
+        id: of("id"),
+        email: of("email"),
+        username: of("username").or_else(|| of("name")),
+        ip: of("ip_address"),
+    }
 }
 
 fn request(value: &Value) -> Option<Request> {
@@ -434,7 +449,8 @@ fn about(body: &Value) -> Vec<(&'static str, String)> {
 fn images(body: &Value) -> Vec<(String, String)> {
     let Some(Value::Array(images)) = body.pointer("/debug_meta/images") else { return Vec::new() };
     let maps = images.iter().filter(|i| i.get("type").and_then(Value::as_str) == Some("sourcemap"));
-    let named = maps.filter_map(|i| Some((read::field(i, "code_file", 2000)?, read::field(i, "debug_id", 64)?)));
+    let named =
+        maps.filter_map(|i| Some((read::field(i, "code_file", 2000)?, read::field(i, "debug_id", 64)?)));
     named.take(200).collect()
 }
 

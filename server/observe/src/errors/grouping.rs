@@ -117,7 +117,11 @@ impl Parts {
     fn of(event: &Event) -> Self {
         if let Some((directive, blocked)) = &event.violation {
             let reasons = vec![reason("directive", directive), reason("blocked origin", blocked)];
-            return Self { strict: vec!["csp".into(), directive.clone(), blocked.clone()], loose: None, reasons };
+            return Self {
+                strict: vec!["csp".into(), directive.clone(), blocked.clone()],
+                loose: None,
+                reasons,
+            };
         }
         if event.exceptions.is_empty() { Self::of_message(event) } else { Self::of_exceptions(event) }
     }
@@ -198,7 +202,8 @@ fn chain(event: &Event) -> Vec<Exception> {
 
 /// The frames of a stack as they count: the app's own, or the innermost ones that have a function.
 fn frames(stack: &[Frame]) -> Vec<String> {
-    let own: Vec<String> = stack.iter().filter(|f| f.in_app && !is_plumbing(f)).filter_map(component).collect();
+    let own: Vec<String> =
+        stack.iter().filter(|f| f.in_app && !is_plumbing(f)).filter_map(component).collect();
     if !own.is_empty() {
         let own = folded(own);
         return own[own.len().saturating_sub(OWN_FRAMES)..].to_vec();
@@ -222,10 +227,25 @@ fn folded(frames: Vec<String>) -> Vec<String> {
 /// What compilers and runtimes put between an async function and its caller.
 fn is_plumbing(frame: &Frame) -> bool {
     const NAMES: &[&str] = &[
-        "__awaiter", "fulfilled", "rejected", "step", "asyncGeneratorStep", "_next", "_throw", "tryCatch",
-        "Generator.next", "Generator.throw", "Generator.<anonymous>", "_asyncToGenerator", "new Promise",
-        "Promise.then", "process.processTicksAndRejections", "processTicksAndRejections", "Array.forEach",
-        "Array.map", "Promise.all (index 0)",
+        "__awaiter",
+        "fulfilled",
+        "rejected",
+        "step",
+        "asyncGeneratorStep",
+        "_next",
+        "_throw",
+        "tryCatch",
+        "Generator.next",
+        "Generator.throw",
+        "Generator.<anonymous>",
+        "_asyncToGenerator",
+        "new Promise",
+        "Promise.then",
+        "process.processTicksAndRejections",
+        "processTicksAndRejections",
+        "Array.forEach",
+        "Array.map",
+        "Promise.all (index 0)",
     ];
     let Some(function) = frame.function.as_deref() else { return false };
     let function = function.strip_prefix("async ").unwrap_or(function);
@@ -241,7 +261,7 @@ fn component(frame: &Frame) -> Option<String> {
         let file = frame.filename.as_deref().or(frame.abs_path.as_deref())?;
         Some(file_name(file))
     });
-    let function = frame.function.as_deref().map(function_name).filter(|f| is_telling(f));
+    let function = frame.function.as_deref().map(function_name).filter(|f| is_telling(f, frame));
     // Minified code stands in one long line, which says nothing.
     let code = || {
         let code = frame.code.as_deref().filter(|c| c.len() <= 160)?;
@@ -259,13 +279,20 @@ fn component(frame: &Frame) -> Option<String> {
 }
 
 /// Whether a function's name was given by a person.
-fn is_telling(name: &str) -> bool {
-    name.chars().count() > 2 && !name.contains("<anonymous>") && !name.contains("<unknown>")
+fn is_telling(name: &str, frame: &Frame) -> bool {
+    let file = frame.filename.as_deref().or(frame.abs_path.as_deref()).unwrap_or_default();
+    let may_be_minified = !frame.mapped && (file.ends_with("js") || file.starts_with("http"));
+    let short = name.chars().count() <= 2;
+    !name.is_empty()
+        && !(short && may_be_minified)
+        && !name.contains("<anonymous>")
+        && !name.contains("<unknown>")
 }
 
 /// The function without what generators append and what it is called through.
 fn function_name(name: &str) -> String {
-    let name = name.strip_prefix("async ").unwrap_or(name).strip_prefix("new ").unwrap_or(name);
+    let name = name.strip_prefix("async ").unwrap_or(name);
+    let name = name.strip_prefix("new ").unwrap_or(name);
     // Rust: parameters of types differ by caller, `{closure#0}` counts closures, `::h<16 hex>` is a hash.
     let mut out = String::with_capacity(name.len());
     let mut depth = 0_u32;
@@ -280,7 +307,11 @@ fn function_name(name: &str) -> String {
     let out = if out.trim_matches([':', '.']).is_empty() { name.to_owned() } else { out };
     let out = out.split("::h").next().map_or(out.clone(), |head| {
         let tail = &out[head.len()..];
-        if tail.len() == 19 && tail[3..].bytes().all(|b| b.is_ascii_hexdigit()) { head.to_owned() } else { out.clone() }
+        if tail.len() == 19 && tail[3..].bytes().all(|b| b.is_ascii_hexdigit()) {
+            head.to_owned()
+        } else {
+            out.clone()
+        }
     });
     let last = out.rsplit_once('.').map_or(out.as_str(), |(_, last)| last);
     without_suffix(if last.is_empty() { &out } else { last })
@@ -333,7 +364,9 @@ fn is_hash(part: &str) -> bool {
     let plain = part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     let digits = part.bytes().filter(u8::is_ascii_digit).count();
     let mixed = part.bytes().any(|b| b.is_ascii_uppercase()) && part.bytes().any(|b| b.is_ascii_lowercase());
-    plain && (6..=40).contains(&part.len()) && (digits > 0 && (digits < part.len() || part.len() >= 8) || mixed)
+    plain
+        && (6..=40).contains(&part.len())
+        && (digits > 0 && (digits < part.len() || part.len() >= 8) || mixed)
 }
 
 #[cfg(test)]

@@ -22,11 +22,20 @@ fn raised(kind: &str, value: &str, frames: &[Value]) -> Value {
 
 #[test]
 fn moved_lines_other_values_and_other_machines_are_the_same() {
-    let a = raised("KeyError", "'a'", &[frame("/srv/a/app/main.py", "main", 3), frame("app/cart.py", "total", 9)]);
-    let b = raised("KeyError", "'b'", &[frame("/opt/b/app/main.py", "main", 7), frame("app/cart.py", "total", 12)]);
+    let a = raised(
+        "KeyError",
+        "'a'",
+        &[frame("/srv/a/app/main.py", "main", 3), frame("app/cart.py", "total", 9)],
+    );
+    let b = raised(
+        "KeyError",
+        "'b'",
+        &[frame("/opt/b/app/main.py", "main", 7), frame("app/cart.py", "total", 12)],
+    );
     assert!(same(&a, &b));
     assert_ne!(group(1, &Event::read(&a).unwrap()).strict, group(2, &Event::read(&a).unwrap()).strict);
-    let other = raised("KeyError", "'a'", &[frame("app/main.py", "main", 3), frame("app/stock.py", "total", 9)]);
+    let other =
+        raised("KeyError", "'a'", &[frame("app/main.py", "main", 3), frame("app/stock.py", "total", 9)]);
     assert!(!same(&a, &other));
 }
 
@@ -53,14 +62,26 @@ fn recursion_and_plumbing_do_not_count() {
     };
     assert!(same(&deep(1), &deep(50)));
     let plain = raised("E", "x", &[frame("a.ts", "load", 1), frame("a.ts", "parse", 2)]);
-    let woven = raised("E", "x", &[frame("a.ts", "async load", 1), frame("a.ts", "__awaiter", 1), frame("a.ts", "parse", 2)]);
+    let woven = raised(
+        "E",
+        "x",
+        &[frame("a.ts", "async load", 1), frame("a.ts", "__awaiter", 1), frame("a.ts", "parse", 2)],
+    );
     assert!(same(&plain, &woven));
 }
 
 #[test]
 fn two_builds_of_the_same_code_are_the_same() {
-    let a = raised("TypeError", "x is undefined", &[frame("https://x.example/assets/index-BnU9Lell.js", "priceOf", 1)]);
-    let b = raised("TypeError", "y is undefined", &[frame("https://x.example/assets/index-C2k7QpAx.js", "priceOf", 1)]);
+    let a = raised(
+        "TypeError",
+        "x is undefined",
+        &[frame("https://x.example/assets/index-BnU9Lell.js", "priceOf", 1)],
+    );
+    let b = raised(
+        "TypeError",
+        "y is undefined",
+        &[frame("https://x.example/assets/index-C2k7QpAx.js", "priceOf", 1)],
+    );
     assert!(same(&a, &b));
     // Minified names tell nothing, so the message decides.
     let m = |file: &str, function: &str| raised("TypeError", "Cannot read 'a'", &[frame(file, function, 1)]);
@@ -81,7 +102,8 @@ fn a_fingerprint_decides_and_may_contain_the_default() {
     assert!(same(&plain, &with(json!(["{{default}}"]), "y")));
     assert!(!same(&plain, &with(json!(["{{ default }}", "n"]), "x")));
     assert!(same(&with(json!(["db"]), "x"), &raised_other(json!(["db"]))));
-    let reasons = grouped(&with(json!(["{{ transaction }}", "{{ tags.shop }}", "{{ nothing }}"]), "x")).reasons;
+    let reasons =
+        grouped(&with(json!(["{{ transaction }}", "{{ tags.shop }}", "{{ nothing }}"]), "x")).reasons;
     let values: Vec<&str> = reasons.iter().map(|r| r.value.0.as_str()).collect();
     assert_eq!(values, ["/cart", "north", "<no nothing>"]);
 }
@@ -93,7 +115,10 @@ fn raised_other(fingerprint: Value) -> Value {
 #[test]
 fn messages_group_by_their_template_or_without_parameters() {
     let m = |message: Value| json!({"level": "error", "logentry": message});
-    assert!(same(&m(json!({"message": "user %s", "formatted": "user a"})), &m(json!({"message": "user %s", "formatted": "user b"}))));
+    assert!(same(
+        &m(json!({"message": "user %s", "formatted": "user a"})),
+        &m(json!({"message": "user %s", "formatted": "user b"}))
+    ));
     assert!(same(&json!({"message": "user 7 is gone"}), &json!({"message": "user 8 is gone"})));
     assert!(!same(&json!({"message": "user 7 is gone"}), &json!({"message": "user 7 is back"})));
     assert!(!same(&json!({"message": "x", "logger": "a"}), &json!({"message": "x", "logger": "b"})));
@@ -111,7 +136,9 @@ fn chains_count_by_both_ends_and_groups_by_their_leaves() {
     let leaf = |kind: &str, n: i64| json!({"type": kind, "mechanism": {"exception_id": n, "parent_id": 0}});
     let of = |leaves: &[Value]| {
         let mut all = leaves.to_vec();
-        all.push(json!({"type": "ExceptionGroup", "mechanism": {"exception_id": 0, "is_exception_group": true}}));
+        all.push(
+            json!({"type": "ExceptionGroup", "mechanism": {"exception_id": 0, "is_exception_group": true}}),
+        );
         chain(&all)
     };
     assert!(same(&of(&[leaf("A", 1), leaf("B", 2)]), &of(&[leaf("B", 1), leaf("A", 2), leaf("A", 3)])));

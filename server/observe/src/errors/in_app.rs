@@ -33,9 +33,18 @@ const FOREIGN_PATHS: &[&str] = &[
 ];
 /// What modules of packages and runtimes begin with, by platform.
 const FOREIGN_MODULES: &[(&str, &[&str])] = &[
-    ("native", &["std::", "core::", "alloc::", "tokio::", "hyper::", "futures_util::", "backtrace::", "__rust"]),
-    ("rust", &["std::", "core::", "alloc::", "tokio::", "hyper::", "futures_util::", "backtrace::", "__rust"]),
-    ("java", &["java.", "javax.", "sun.", "jdk.", "kotlin.", "scala.", "org.springframework.", "org.apache."]),
+    (
+        "native",
+        &["std::", "core::", "alloc::", "tokio::", "hyper::", "futures_util::", "backtrace::", "__rust"],
+    ),
+    (
+        "rust",
+        &["std::", "core::", "alloc::", "tokio::", "hyper::", "futures_util::", "backtrace::", "__rust"],
+    ),
+    (
+        "java",
+        &["java.", "javax.", "sun.", "jdk.", "kotlin.", "scala.", "org.springframework.", "org.apache."],
+    ),
     ("csharp", &["System.", "Microsoft."]),
     ("go", &["runtime", "net/http", "reflect"]),
 ];
@@ -55,7 +64,9 @@ pub(crate) fn is_own(frame: &Frame, said: Option<bool>, platform: &str) -> bool 
 }
 
 fn runtime(frame: &Frame, platform: &str) -> bool {
-    let Some((_, prefixes)) = FOREIGN_MODULES.iter().find(|(name, _)| *name == platform) else { return false };
+    let Some((_, prefixes)) = FOREIGN_MODULES.iter().find(|(name, _)| *name == platform) else {
+        return false;
+    };
     let name = match platform {
         "native" | "rust" => frame.function.as_deref().or(frame.module.as_deref()),
         _ => frame.module.as_deref().or(frame.function.as_deref()),
@@ -69,11 +80,8 @@ mod tests {
     use super::*;
 
     fn own(path: &str, function: &str, said: Option<bool>, platform: &str) -> bool {
-        let frame = Frame {
-            abs_path: Some(path.into()),
-            function: Some(function.into()),
-            ..Frame::default()
-        };
+        let frame =
+            Frame { abs_path: Some(path.into()), function: Some(function.into()), ..Frame::default() };
         is_own(&frame, said, platform)
     }
 

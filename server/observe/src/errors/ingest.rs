@@ -136,7 +136,9 @@ impl Ingest {
         }
         let failed = |e: berth_store::StoreError| Refused::Failed(e.into());
         let store = &self.shared.store;
-        let Some(app) = store.apps().by_environment(EnvironmentId(id)).await.map_err(failed)? else { return Ok(None) };
+        let Some(app) = store.apps().by_environment(EnvironmentId(id)).await.map_err(failed)? else {
+            return Ok(None);
+        };
         if app.deleting {
             return Ok(None);
         }
@@ -172,7 +174,8 @@ impl Ingest {
             return refuse(BACKLOG_WAIT);
         }
         let Ok(mut windows) = self.shared.windows.lock() else { return Ok(()) };
-        let window = windows.entry(target.environment.0).or_insert(Window { begin: Instant::now(), events: 0 });
+        let window =
+            windows.entry(target.environment.0).or_insert(Window { begin: Instant::now(), events: 0 });
         let past = window.begin.elapsed();
         if past >= Duration::from_secs(60) {
             *window = Window { begin: Instant::now(), events: 0 };
@@ -198,7 +201,11 @@ impl Ingest {
             environment: target.environment,
             received_at: self.shared.store.clock().now(),
             items: accepted.items,
-            dropped: accepted.dropped.into_iter().map(|Drop { category, reason, count }| (category, reason, count)).collect(),
+            dropped: accepted
+                .dropped
+                .into_iter()
+                .map(|Drop { category, reason, count }| (category, reason, count))
+                .collect(),
         };
         let (answer, answered) = oneshot::channel();
         let gone = || Refused::Failed(Problem::new(Code::Unavailable, "The daemon is shutting down."));

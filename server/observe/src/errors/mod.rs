@@ -6,17 +6,19 @@
 pub mod accept;
 mod agent;
 pub mod auth;
+mod digester;
 pub mod envelope;
 pub mod event;
 pub mod grouping;
 mod in_app;
+mod ingest;
 mod parameters;
 mod read;
-pub mod scrub;
-mod digester;
-mod ingest;
 pub mod rules;
+pub mod scrub;
+pub mod search;
 pub mod show;
 
 pub use digester::Digester;
 pub use ingest::{Ingest, Refused, Target};
+pub use search::ErrorIndex;

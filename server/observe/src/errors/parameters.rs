@@ -11,27 +11,42 @@ const MAX: usize = 1024;
 
 /// What is taken out: a name and what it looks like. The first that fits at a place wins.
 const KINDS: &[(&str, &str)] = &[
-    ("email", r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,4}"),
-    ("url", r#"\b(?:https?|wss?|ftp|file|redis|postgres(?:ql)?|mysql|mongodb)://[^\s'"<>)\]]+"#),
-    ("uuid", r"\b[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\b"),
-    ("date", concat!(
-        r"\b\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?)?\b|",
-        r"\b\d{1,2}/(?:\d{1,2}|[A-Z][a-z]{2})/\d{4}(?:[: ]\d{2}:\d{2}(?::\d{2})?)?\b|",
-        r"\b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),? \d{1,2} [A-Z][a-z]{2} \d{4}(?: \d{2}:\d{2}:\d{2})?(?: [A-Z]{3,4})?|",
-        r"\b\d{2}:\d{2}:\d{2}(?:[.,]\d+)?\b",
-    )),
-    ("ip", concat!(
-        r"\b(?:\d{1,3}\.){3}\d{1,3}(?::\d{1,5})?\b|",
-        r"\b(?:[0-9a-fA-F]{1,4}:){3,7}[0-9a-fA-F]{1,4}\b|",
-        r"(?:[0-9a-fA-F]{1,4}:){1,6}:(?:[0-9a-fA-F]{1,4}(?::[0-9a-fA-F]{1,4})*)?"
-    )),
-    ("host", r"\b(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+(?:com|net|org|io|dev|app|local|internal|cloud|co|eu|de|uk|fr|example|test)(?::\d{1,5})?\b"),
-    ("duration", r"\b\d+(?:\.\d+)?\s?(?:ns|us|µs|ms|s|sec|secs|seconds?|min|minutes?|hours?|h|days?)\b"),
-    ("hex", r"\b0[xX][0-9a-fA-F]+\b|\b[0-9a-fA-F]{32,128}\b|\b(?:[a-fA-F]+[0-9]|[0-9]+[a-fA-F])[0-9a-fA-F]{5,}\b"),
-    ("id", r"\b[A-Za-z]{2,8}_[A-Za-z0-9]{10,64}\b"),
-    ("float", r"[-+]?\b\d+\.\d+(?:[eE][-+]?\d+)?\b"),
-    ("int", r"[-+]?\b\d+\b|\B#\d+\b"),
-    ("path", r"(?:/(?:home|tmp|var|usr|app|srv|opt|data|mnt|Users|private)(?:/[\w.@%+-]+)+)"),
+    ("email", r"[0-9A-Za-z_.+-]{1,64}@[0-9A-Za-z_-]{1,63}(?:\.[0-9A-Za-z_-]{1,63}){1,4}"),
+    ("url", r#"(?-u:\b)(?:https?|wss?|ftp|file|redis|postgres(?:ql)?|mysql|mongodb)://[^\s'"<>)\]]+"#),
+    ("uuid", r"(?-u:\b)[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}(?-u:\b)"),
+    (
+        "date",
+        concat!(
+            r"(?-u:\b)[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:[.,][0-9]+)?)?(?:Z|[+-][0-9]{2}:?[0-9]{2})?)?(?-u:\b)|",
+            r"(?-u:\b)[0-9]{1,2}/(?:[0-9]{1,2}|[A-Z][a-z]{2})/[0-9]{4}(?:[: ][0-9]{2}:[0-9]{2}(?::[0-9]{2})?)?(?-u:\b)|",
+            r"(?-u:\b)(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),? [0-9]{1,2} [A-Z][a-z]{2} [0-9]{4}(?: [0-9]{2}:[0-9]{2}:[0-9]{2})?(?: [A-Z]{3,4})?|",
+            r"(?-u:\b)[0-9]{2}:[0-9]{2}:[0-9]{2}(?:[.,][0-9]+)?(?-u:\b)",
+        ),
+    ),
+    (
+        "ip",
+        concat!(
+            r"(?-u:\b)(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?::[0-9]{1,5})?(?-u:\b)|",
+            r"(?-u:\b)(?:[0-9a-fA-F]{1,4}:){3,7}[0-9a-fA-F]{1,4}(?-u:\b)|",
+            r"(?:[0-9a-fA-F]{1,4}:){1,6}:(?:[0-9a-fA-F]{1,4}(?::[0-9a-fA-F]{1,4})*)?"
+        ),
+    ),
+    (
+        "host",
+        r"(?-u:\b)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+(?:com|net|org|io|dev|app|local|internal|cloud|co|eu|de|uk|fr|example|test)(?::[0-9]{1,5})?(?-u:\b)",
+    ),
+    (
+        "duration",
+        r"(?-u:\b)[0-9]+(?:\.[0-9]+)?\s?(?:ns|us|µs|ms|s|sec|secs|seconds?|min|minutes?|hours?|h|days?)(?-u:\b)",
+    ),
+    (
+        "hex",
+        r"(?-u:\b)0[xX][0-9a-fA-F]+(?-u:\b)|(?-u:\b)[0-9a-fA-F]{32,128}(?-u:\b)|(?-u:\b)(?:[a-fA-F]+[0-9]|[0-9]+[a-fA-F])[0-9a-fA-F]{5,}(?-u:\b)",
+    ),
+    ("id", r"(?-u:\b)[A-Za-z]{2,8}_[A-Za-z0-9]{10,64}(?-u:\b)"),
+    ("float", r"[-+]?(?-u:\b)[0-9]+\.[0-9]+(?:[eE][-+]?[0-9]+)?(?-u:\b)"),
+    ("int", r"[-+]?(?-u:\b)[0-9]+(?-u:\b)|(?-u:\B)#[0-9]+(?-u:\b)"),
+    ("path", r"(?:/(?:home|tmp|var|usr|app|srv|opt|data|mnt|Users|private)(?:/[0-9A-Za-z_.@%+-]+)+)"),
     ("quoted", r"=\s?'[^']{0,200}'|=\s?\x22[^\x22]{0,200}\x22"),
 ];
 
@@ -42,7 +57,7 @@ static PATTERN: LazyLock<Option<Regex>> = LazyLock::new(|| {
 
 /// The first lines of a message with everything taken out that differs from one occurrence to the next.
 #[must_use]
-pub fn parameterized(message: &str) -> String {
+pub(crate) fn parameterized(message: &str) -> String {
     let lines: Vec<&str> = message.lines().map(str::trim).filter(|l| !l.is_empty()).take(LINES).collect();
     let mut text = lines.join(" ");
     let mut end = text.len().min(MAX);
@@ -75,7 +90,10 @@ mod tests {
             ("user 17 not found", "user <int> not found"),
             ("no order #4711 for a.b@c.example", "no order <int> for <email>"),
             ("GET https://x.example/a?b=1 failed: 503", "GET <url> failed: <int>"),
-            ("task 7f9c24e5-1d2f-4a6b-8c3d-9e0f1a2b3c4d timed out after 30s", "task <uuid> timed out after <duration>"),
+            (
+                "task 7f9c24e5-1d2f-4a6b-8c3d-9e0f1a2b3c4d timed out after 30s",
+                "task <uuid> timed out after <duration>",
+            ),
             ("connect ECONNREFUSED 10.0.0.7:5432", "connect ECONNREFUSED <ip>"),
             ("lookup db.internal: no such host", "lookup <host>: no such host"),
             ("at 2026-11-25T10:00:00.123Z", "at <date>"),
@@ -84,13 +102,19 @@ mod tests {
             ("key='abc' value=\"d e\"", "key=<quoted> value=<quoted>"),
             ("charge ch_3PqLm4AbCdEfGh declined", "charge <id> declined"),
             ("open /home/ann/x.txt: denied", "open <path>: denied"),
-            ("Cannot read properties of undefined (reading 'a')", "Cannot read properties of undefined (reading 'a')"),
+            (
+                "Cannot read properties of undefined (reading 'a')",
+                "Cannot read properties of undefined (reading 'a')",
+            ),
             ("a\n\nb\nc", "a b"),
             ("", ""),
         ] {
             assert_eq!(parameterized(message), wanted, "{message}");
         }
-        assert_eq!(parameterized("checksum d41d8cd98f00b204e9800998ecf8427e differs"), "checksum <hex> differs");
+        assert_eq!(
+            parameterized("checksum d41d8cd98f00b204e9800998ecf8427e differs"),
+            "checksum <hex> differs"
+        );
         assert_eq!(parameterized("commit 2b375f0 is missing"), "commit <hex> is missing");
         assert_eq!(parameterized("the facade decade"), "the facade decade");
     }

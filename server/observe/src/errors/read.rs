@@ -124,7 +124,10 @@ mod tests {
         let pair = |v: Value| pairs(Some(&v)).into_iter().map(|(k, v)| (k, v.clone())).collect::<Vec<_>>();
         assert_eq!(pair(json!({"a": 1})), pair(json!([["a", 1], [1], "x"])));
         assert_eq!(pair(json!({"a": 1})), pair(json!([{"key": "a", "value": 1}])));
-        assert_eq!((int(Some(&json!("7"))), int(Some(&json!(7.0))), int(Some(&json!(7.5)))), (Some(7), Some(7), None));
+        assert_eq!(
+            (int(Some(&json!("7"))), int(Some(&json!(7.0))), int(Some(&json!(7.5)))),
+            (Some(7), Some(7), None)
+        );
         assert_eq!(cut("aé", 2), "a");
     }
 }

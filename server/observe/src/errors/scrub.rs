@@ -15,18 +15,58 @@ const MAX_DEPTH: usize = 60;
 
 /// Words that make a field a secret, as a whole word of its name in whatever case style.
 const WORDS: &[&str] = &[
-    "password", "passwd", "pwd", "passphrase", "secret", "secrets", "token", "apikey", "auth", "authorization",
-    "credential", "credentials", "privatekey", "cookie", "cookies", "csrf", "xsrf", "csrftoken", "sessionid", "jwt",
-    "bearer", "ssn", "cvv", "cvc", "iban", "pin", "otp", "creditcard", "cardnumber", "signature", "dsn",
+    "password",
+    "passwd",
+    "pwd",
+    "passphrase",
+    "secret",
+    "secrets",
+    "token",
+    "apikey",
+    "auth",
+    "authorization",
+    "credential",
+    "credentials",
+    "privatekey",
+    "cookie",
+    "cookies",
+    "csrf",
+    "xsrf",
+    "csrftoken",
+    "sessionid",
+    "jwt",
+    "bearer",
+    "ssn",
+    "cvv",
+    "cvc",
+    "iban",
+    "pin",
+    "otp",
+    "creditcard",
+    "cardnumber",
+    "signature",
+    "dsn",
 ];
 /// Pairs of words that do so together.
 const PAIRS: &[(&str, &str)] = &[
-    ("api", "key"), ("private", "key"), ("access", "key"), ("secret", "key"), ("session", "id"), ("credit", "card"),
-    ("card", "number"), ("encryption", "key"), ("signing", "key"), ("connect", "sid"), ("set", "cookie"),
-    ("database", "url"), ("redis", "url"), ("mongo", "url"),
+    ("api", "key"),
+    ("private", "key"),
+    ("access", "key"),
+    ("secret", "key"),
+    ("session", "id"),
+    ("credit", "card"),
+    ("card", "number"),
+    ("encryption", "key"),
+    ("signing", "key"),
+    ("connect", "sid"),
+    ("set", "cookie"),
+    ("database", "url"),
+    ("redis", "url"),
+    ("mongo", "url"),
 ];
 /// Fields that are never secrets, though their names sound so.
-const PLAIN: &[&str] = &["token_count", "tokens_used", "max_tokens", "csrf_enabled", "auth_type", "token_type"];
+const PLAIN: &[&str] =
+    &["token_count", "tokens_used", "max_tokens", "csrf_enabled", "auth_type", "token_type"];
 
 /// What is done beyond the defaults.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -63,7 +103,8 @@ pub fn scrub(body: &mut Value, rules: &ScrubRules) {
         if let Some(headers) = body.pointer_mut("/request/headers") {
             each_pair(headers, |name, value| {
                 let name = name.to_ascii_lowercase();
-                if matches!(name.as_str(), "x-forwarded-for" | "x-real-ip" | "forwarded" | "cf-connecting-ip") {
+                if matches!(name.as_str(), "x-forwarded-for" | "x-real-ip" | "forwarded" | "cf-connecting-ip")
+                {
                     shorten(Some(value));
                 }
             });
@@ -80,7 +121,8 @@ fn walk(value: &mut Value, rules: &ScrubRules, depth: usize) {
         Value::String(text) => {
             // A body that is JSON itself has fields, too.
             if text.starts_with(['{', '['])
-                && let Ok(mut inner @ (Value::Object(_) | Value::Array(_))) = serde_json::from_str::<Value>(text)
+                && let Ok(mut inner @ (Value::Object(_) | Value::Array(_))) =
+                    serde_json::from_str::<Value>(text)
             {
                 walk(&mut inner, rules, depth + 1);
                 *text = inner.to_string();
@@ -183,7 +225,11 @@ fn words(name: &str) -> Vec<String> {
 pub fn scrub_text(text: &str) -> Cow<'_, str> {
     let mut out = Cow::Borrowed(text);
     // Most texts have none of these marks, and need no pattern.
-    if text.len() >= 8 && ["://", "-----BEGIN", "=", "_", "eyJ", "AKIA", "xox", "earer ", "EARER ", "asic ", "oken "].iter().any(|mark| text.contains(mark)) {
+    if text.len() >= 8
+        && ["://", "-----BEGIN", "=", "_", "eyJ", "AKIA", "xox", "earer ", "EARER ", "asic ", "oken "]
+            .iter()
+            .any(|mark| text.contains(mark))
+    {
         for pattern in PATTERNS.iter() {
             if let Cow::Owned(clean) = pattern.replace_all(&out, format!("${{a}}{FILTERED}${{b}}")) {
                 out = Cow::Owned(clean);
@@ -209,11 +255,16 @@ pub fn scrub_text(text: &str) -> Cow<'_, str> {
 
 /// ISO/IEC 7812's check digit.
 fn luhn(digits: &[u32]) -> bool {
-    let sum: u32 = digits.iter().rev().enumerate().map(|(i, d)| match i % 2 {
-        1 if d * 2 > 9 => d * 2 - 9,
-        1 => d * 2,
-        _ => *d,
-    }).sum();
+    let sum: u32 = digits
+        .iter()
+        .rev()
+        .enumerate()
+        .map(|(i, d)| match i % 2 {
+            1 if d * 2 > 9 => d * 2 - 9,
+            1 => d * 2,
+            _ => *d,
+        })
+        .sum();
     sum % 10 == 0 && digits.iter().any(|d| *d != 0)
 }
 
@@ -221,11 +272,14 @@ fn shorten(value: Option<&mut Value>) {
     if let Some(Value::String(text)) = value
         && !text.is_empty()
     {
-        let parts: Vec<String> = text.split(',').map(|part| match part.trim().parse::<IpAddr>() {
-            Ok(ip) => anonymous(ip).to_string(),
-            Err(_) if part.trim() == "{{auto}}" => part.trim().to_owned(),
-            Err(_) => FILTERED.to_owned(),
-        }).collect();
+        let parts: Vec<String> = text
+            .split(',')
+            .map(|part| match part.trim().parse::<IpAddr>() {
+                Ok(ip) => anonymous(ip).to_string(),
+                Err(_) if part.trim() == "{{auto}}" => part.trim().to_owned(),
+                Err(_) => FILTERED.to_owned(),
+            })
+            .collect();
         *text = parts.join(", ");
     }
 }
@@ -260,11 +314,20 @@ mod tests {
             "tags": [["session_id", "x"], ["a", "b"]],
             "extra": {"apiKey": 7, "token_count": 3, "secret": null}
         }));
-        assert_eq!(body["request"]["headers"], json!({"Authorization": FILTERED, "X-Api-Key": FILTERED, "Accept": "a"}));
+        assert_eq!(
+            body["request"]["headers"],
+            json!({"Authorization": FILTERED, "X-Api-Key": FILTERED, "Accept": "a"})
+        );
         assert_eq!(body["request"]["cookies"], FILTERED);
-        assert_eq!(body["request"]["data"], json!({"user": {"newPassword": FILTERED, "name": "n"}}).to_string());
+        assert_eq!(
+            body["request"]["data"],
+            json!({"user": {"newPassword": FILTERED, "name": "n"}}).to_string()
+        );
         assert_eq!(body["request"]["query_string"], format!("page=2&access_token={FILTERED}"));
-        assert_eq!(body["exception"]["values"][0]["stacktrace"]["frames"][0]["vars"], json!({"db_password": FILTERED, "author": "ann"}));
+        assert_eq!(
+            body["exception"]["values"][0]["stacktrace"]["frames"][0]["vars"],
+            json!({"db_password": FILTERED, "author": "ann"})
+        );
         assert_eq!(body["tags"], json!([["session_id", FILTERED], ["a", "b"]]));
         assert_eq!(body["extra"], json!({"apiKey": FILTERED, "token_count": 3, "secret": null}));
     }
@@ -277,7 +340,10 @@ mod tests {
             ("card 4111 1111 1111 1111 refused", "card [Filtered] refused"),
             ("order 4111 1111 1111 1112 refused", "order 4111 1111 1111 1112 refused"),
             ("GET /a?token=abc&x=1", "GET /a?token=[Filtered]&x=1"),
-            ("key -----BEGIN RSA PRIVATE KEY-----\nMII\n-----END RSA PRIVATE KEY----- end", "key -----BEGIN RSA PRIVATE KEY-----[Filtered]-----END RSA PRIVATE KEY----- end"),
+            (
+                "key -----BEGIN RSA PRIVATE KEY-----\nMII\n-----END RSA PRIVATE KEY----- end",
+                "key -----BEGIN RSA PRIVATE KEY-----[Filtered]-----END RSA PRIVATE KEY----- end",
+            ),
             ("with ghp_0123456789abcdefghijABCD", "with [Filtered]"),
             ("nothing to see at 10:30", "nothing to see at 10:30"),
             ("http://x.example/a@b", "http://x.example/a@b"),
@@ -296,7 +362,10 @@ mod tests {
         scrub(&mut kept, &ScrubRules { keep_addresses: true, ..ScrubRules::default() });
         assert_eq!(kept, body);
         let mut own = json!({"colour": "red", "token": "x"});
-        scrub(&mut own, &ScrubRules { fields: vec!["colour".into()], keep: vec!["token".into()], keep_addresses: false });
+        scrub(
+            &mut own,
+            &ScrubRules { fields: vec!["colour".into()], keep: vec!["token".into()], keep_addresses: false },
+        );
         assert_eq!(own, json!({"colour": FILTERED, "token": "x"}));
     }
 

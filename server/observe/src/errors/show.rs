@@ -36,11 +36,11 @@ pub struct About {
 /// Shows an event.
 #[must_use]
 pub fn detail(about: About, event: &Event, body: &Value) -> EventDetail {
-    let mut tags: Vec<TagShown> =
-        event.tags.iter().map(|(name, value)| tag(name, value)).collect();
+    let mut tags: Vec<TagShown> = event.tags.iter().map(|(name, value)| tag(name, value)).collect();
     tags.extend(event.about.iter().map(|(name, value)| tag(name, value)));
     tags.extend(event.server_name.iter().map(|name| tag("server_name", name)));
-    let mut exceptions: Vec<ExceptionShown> = event.exceptions.iter().rev().take(EXCEPTIONS).map(exception).collect();
+    let mut exceptions: Vec<ExceptionShown> =
+        event.exceptions.iter().rev().take(EXCEPTIONS).map(exception).collect();
     if exceptions.is_empty() && !event.stack.is_empty() {
         let (frames, frames_left_out) = frames(&event.stack);
         exceptions.push(ExceptionShown { kind: None, value: None, handled: None, frames, frames_left_out });
@@ -86,7 +86,14 @@ pub fn user(user: &User) -> Option<String> {
 
 fn replay(body: &Value) -> Option<String> {
     let context = body.pointer("/contexts/replay").and_then(|r| field(r, "replay_id", 36));
-    let tag = || super::read::pairs(body.get("tags")).into_iter().find(|(k, _)| k == "replayId")?.1.as_str().map(str::to_owned);
+    let tag = || {
+        super::read::pairs(body.get("tags"))
+            .into_iter()
+            .find(|(k, _)| k == "replayId")?
+            .1
+            .as_str()
+            .map(str::to_owned)
+    };
     context.or_else(tag).filter(|id| id.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-'))
 }
 
@@ -128,7 +135,8 @@ fn frames(stack: &[Frame]) -> (Vec<FrameShown>, usize) {
 /// `total (src/cart.ts:12:5)`.
 #[must_use]
 pub fn place(frame: &Frame) -> String {
-    let file = frame.filename.as_deref().or(frame.abs_path.as_deref()).or(frame.module.as_deref()).unwrap_or("?");
+    let file =
+        frame.filename.as_deref().or(frame.abs_path.as_deref()).or(frame.module.as_deref()).unwrap_or("?");
     let line = frame.line.map(|l| format!(":{l}")).unwrap_or_default();
     let column = frame.column.filter(|_| frame.line.is_some()).map(|c| format!(":{c}")).unwrap_or_default();
     match &frame.function {
@@ -167,7 +175,8 @@ fn crumb(crumb: &Crumb) -> CrumbShown {
         let of = |key: &str| field(data, key, 200);
         match (of("method"), of("url"), of("status_code")) {
             (method, Some(url), status) => {
-                let (method, status) = (method.unwrap_or_default(), status.map(|s| format!(" → {s}")).unwrap_or_default());
+                let (method, status) =
+                    (method.unwrap_or_default(), status.map(|s| format!(" → {s}")).unwrap_or_default());
                 text.push_str(&format!(" {method} {url}{status}"));
             }
             _ => text.push_str(&format!(" {}", cut(&data.to_string(), 200))),

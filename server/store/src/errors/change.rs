@@ -54,7 +54,8 @@ impl Errors<'_> {
         .await?;
         there(issue, done.rows_affected())?;
         let when = if in_next_release { " in the next release" } else { "" };
-        tell(&mut write, by, issue, "error.resolved", format!("{} is resolved{when}", issue.reference())).await?;
+        tell(&mut write, by, issue, "error.resolved", format!("{} is resolved{when}", issue.reference()))
+            .await?;
         write.commit().await
     }
 
@@ -125,11 +126,12 @@ impl Errors<'_> {
     pub async fn merge(self, by: &Principal, issue: &IssueRow, into: &IssueRow) -> Result<()> {
         let mut write = Write::begin(self.0).await?;
         move_rows(&mut write, issue.id, into.id, None).await?;
-        let gone = sqlx::query("DELETE FROM error_issues WHERE id = $1 RETURNING events, first_seen, last_seen")
-            .bind(issue.id)
-            .fetch_optional(write.conn())
-            .await?
-            .ok_or_else(|| StoreError::not_found("issue", issue.reference()))?;
+        let gone =
+            sqlx::query("DELETE FROM error_issues WHERE id = $1 RETURNING events, first_seen, last_seen")
+                .bind(issue.id)
+                .fetch_optional(write.conn())
+                .await?
+                .ok_or_else(|| StoreError::not_found("issue", issue.reference()))?;
         // Added, not counted anew: of what is old only the counts are left.
         let done = sqlx::query(
             "UPDATE error_issues SET events = events + $2,
@@ -184,7 +186,10 @@ impl Errors<'_> {
     pub async fn delete_issue(self, by: &Principal, issue: &IssueRow) -> Result<()> {
         self.delete_events("issue_id = $1", issue.id).await?;
         let mut write = Write::begin(self.0).await?;
-        let gone = sqlx::query("DELETE FROM error_issues WHERE id = $1").bind(issue.id).execute(write.conn()).await?;
+        let gone = sqlx::query("DELETE FROM error_issues WHERE id = $1")
+            .bind(issue.id)
+            .execute(write.conn())
+            .await?;
         there(issue, gone.rows_affected())?;
         tell(&mut write, by, issue, "error.deleted", format!("{} was deleted", issue.reference())).await?;
         write.commit().await
@@ -273,18 +278,24 @@ impl Errors<'_> {
             .await?;
         for row in full {
             let app: i64 = row.try_get("app_id")?;
-            let newest = sqlx::query("SELECT id FROM error_events WHERE app_id = $1 ORDER BY id DESC LIMIT 1 OFFSET $2")
-                .bind(app)
-                .bind(most)
-                .fetch_optional(self.0.read())
-                .await?;
+            let newest = sqlx::query(
+                "SELECT id FROM error_events WHERE app_id = $1 ORDER BY id DESC LIMIT 1 OFFSET $2",
+            )
+            .bind(app)
+            .bind(most)
+            .fetch_optional(self.0.read())
+            .await?;
             let Some(newest) = newest else { continue };
             let newest: i64 = newest.try_get("id")?;
             rows += self.delete_events(&format!("app_id = {app} AND id <= $1"), newest).await?;
         }
-        for (table, column) in
-            [("error_attachments", "at"), ("error_feedback", "at"), ("telemetry", "at"), ("error_counts", "hour"), ("error_hours", "hour")]
-        {
+        for (table, column) in [
+            ("error_attachments", "at"),
+            ("error_feedback", "at"),
+            ("telemetry", "at"),
+            ("error_counts", "hour"),
+            ("error_hours", "hour"),
+        ] {
             let old = sqlx::query(assembled(format!("SELECT 1 FROM {table} WHERE {column} < $1 LIMIT 1")))
                 .bind(before.0)
                 .fetch_optional(self.0.read())
@@ -292,7 +303,8 @@ impl Errors<'_> {
             if old.is_some() {
                 let mut write = Write::begin(self.0).await?;
                 let sql = format!("DELETE FROM {table} WHERE {column} < $1");
-                let gone = sqlx::query(assembled(sql)).bind(before.0).execute(write.conn()).await?.rows_affected();
+                let gone =
+                    sqlx::query(assembled(sql)).bind(before.0).execute(write.conn()).await?.rows_affected();
                 write.commit().await?;
                 rows += i64::try_from(gone).unwrap_or(0);
             }
@@ -346,7 +358,12 @@ impl Errors<'_> {
     ///
     /// # Errors
     /// When the app is gone or the database fails.
-    pub async fn set_settings<T: serde::Serialize + Sync>(self, by: &Principal, app: AppId, settings: &T) -> Result<()> {
+    pub async fn set_settings<T: serde::Serialize + Sync>(
+        self,
+        by: &Principal,
+        app: AppId,
+        settings: &T,
+    ) -> Result<()> {
         let text = row::to_json("error_settings", "settings", settings)?;
         let mut write = Write::begin(self.0).await?;
         sqlx::query(
@@ -378,7 +395,13 @@ fn there(issue: &IssueRow, rows: u64) -> Result<()> {
     if rows == 0 { Err(StoreError::not_found("issue", issue.reference())) } else { Ok(()) }
 }
 
-async fn tell(write: &mut Write<'_>, by: &Principal, issue: &IssueRow, kind: &'static str, summary: String) -> Result<()> {
+async fn tell(
+    write: &mut Write<'_>,
+    by: &Principal,
+    issue: &IssueRow,
+    kind: &'static str,
+    summary: String,
+) -> Result<()> {
     let data = json!({ "issue": issue.reference().to_string() });
     let event = NewEvent { kind, by: by.name.clone(), app: Some(issue.app_id), summary, data };
     write.event(event).await.map(drop)
@@ -395,7 +418,8 @@ async fn move_rows(write: &mut Write<'_>, from: i64, to: i64, key: Option<&str>)
         sqlx::query(assembled(sql)).bind(from).bind(to).bind(value.to_owned()).execute(write.conn()).await?;
     }
     if key.is_none() {
-        for (table, columns) in [("error_hours", "environment_id, hour, events"), ("error_users", "user_key")] {
+        for (table, columns) in [("error_hours", "environment_id, hour, events"), ("error_users", "user_key")]
+        {
             let conflict = match table {
                 "error_hours" => {
                     "(issue_id, environment_id, hour) DO UPDATE SET events = error_hours.events + excluded.events"
@@ -445,7 +469,10 @@ async fn count_apart(write: &mut Write<'_>, old: i64, new: i64) -> Result<()> {
             .execute(write.conn())
             .await?;
     }
-    sqlx::query("DELETE FROM error_hours WHERE issue_id = $1 AND events <= 0").bind(old).execute(write.conn()).await?;
+    sqlx::query("DELETE FROM error_hours WHERE issue_id = $1 AND events <= 0")
+        .bind(old)
+        .execute(write.conn())
+        .await?;
     for (issue, by) in [(old, -moved), (new, moved)] {
         sqlx::query(
             "UPDATE error_issues SET events = events + $2,

@@ -160,7 +160,12 @@ impl Errors<'_> {
             })
             .collect::<Result<_>>()?;
         let mut write = Write::begin(self.0).await?;
-        let mut batch = Batch { write: &mut write, keys: HashMap::new(), releases: HashMap::new(), sums: BTreeMap::new() };
+        let mut batch = Batch {
+            write: &mut write,
+            keys: HashMap::new(),
+            releases: HashMap::new(),
+            sums: BTreeMap::new(),
+        };
         let alive = batch.alive(events, others).await?;
         let fresh = batch.fresh(events, &alive).await?;
         batch.learn_releases(&fresh).await?;
@@ -246,15 +251,15 @@ impl Batch<'_, '_> {
                 .await?;
             let id = match known {
                 Some(row) => row.try_get("id")?,
-                None => {
-                    sqlx::query("INSERT INTO error_releases (app_id, name, first_seen) VALUES ($1, $2, $3) RETURNING id")
-                        .bind(event.app.0)
-                        .bind(storable(name, 400))
-                        .bind(event.received_at.0)
-                        .fetch_one(self.write.conn())
-                        .await?
-                        .try_get("id")?
-                }
+                None => sqlx::query(
+                    "INSERT INTO error_releases (app_id, name, first_seen) VALUES ($1, $2, $3) RETURNING id",
+                )
+                .bind(event.app.0)
+                .bind(storable(name, 400))
+                .bind(event.received_at.0)
+                .fetch_one(self.write.conn())
+                .await?
+                .try_get("id")?,
             };
             self.releases.insert(key, id);
         }
@@ -262,7 +267,8 @@ impl Batch<'_, '_> {
     }
 
     async fn learn_keys(&mut self, fresh: &[(usize, &DigestedEvent)]) -> Result<()> {
-        let keys: HashSet<&String> = fresh.iter().flat_map(|(_, e)| [Some(&e.strict), e.loose.as_ref()]).flatten().collect();
+        let keys: HashSet<&String> =
+            fresh.iter().flat_map(|(_, e)| [Some(&e.strict), e.loose.as_ref()]).flatten().collect();
         let keys: Vec<&String> = keys.into_iter().collect();
         for chunk in keys.chunks(CHUNK) {
             let sql = format!(
@@ -295,7 +301,8 @@ impl Batch<'_, '_> {
             }
         };
         let at = happened(event);
-        let release = event.release.as_ref().and_then(|r| self.releases.get(&(event.app, r.clone())).copied());
+        let release =
+            event.release.as_ref().and_then(|r| self.releases.get(&(event.app, r.clone())).copied());
         let sum = self.sums.entry(issue).or_insert_with(|| Sum {
             app: event.app,
             first: at,
@@ -353,22 +360,32 @@ impl Batch<'_, '_> {
         .try_get("id")?;
         let summary = format!("A new error: {}", line(&event.kind, &event.value));
         self.tell("error.new", event.app, number, summary, event.environment).await?;
-        self.sums.insert(issue, Sum {
-            app: event.app,
-            first: at,
-            last: at,
-            level: event.level,
-            users: HashSet::new(),
-            hours: BTreeMap::new(),
-            count: 0,
-            newest_release: None,
-            any_without_release: false,
-            new: true,
-        });
+        self.sums.insert(
+            issue,
+            Sum {
+                app: event.app,
+                first: at,
+                last: at,
+                level: event.level,
+                users: HashSet::new(),
+                hours: BTreeMap::new(),
+                count: 0,
+                newest_release: None,
+                any_without_release: false,
+                new: true,
+            },
+        );
         Ok(issue)
     }
 
-    async fn tell(&mut self, kind: &'static str, app: AppId, number: i64, summary: String, environment: EnvironmentId) -> Result<()> {
+    async fn tell(
+        &mut self,
+        kind: &'static str,
+        app: AppId,
+        number: i64,
+        summary: String,
+        environment: EnvironmentId,
+    ) -> Result<()> {
         let data = json!({ "number": number, "environment_id": environment.0 });
         let event = NewEvent { kind, by: "berth".into(), app: Some(app), summary, data };
         self.write.event(event).await.map(drop)
@@ -388,7 +405,8 @@ impl Batch<'_, '_> {
             );
             let mut query = sqlx::query(assembled(sql));
             for (index, event, issue) in chunk {
-                let release = event.release.as_ref().and_then(|r| self.releases.get(&(event.app, r.clone())).copied());
+                let release =
+                    event.release.as_ref().and_then(|r| self.releases.get(&(event.app, r.clone())).copied());
                 query = query
                     .bind(event.app.0)
                     .bind(event.environment.0)
@@ -483,7 +501,8 @@ impl Batch<'_, '_> {
                 "INSERT INTO error_users (issue_id, user_key) VALUES {} ON CONFLICT (issue_id, user_key) DO NOTHING",
                 placeholders(chunk.len(), 2)
             );
-            let query = chunk.iter().fold(sqlx::query(assembled(sql)), |q, u| q.bind(issue).bind(storable(u, 250)));
+            let query =
+                chunk.iter().fold(sqlx::query(assembled(sql)), |q, u| q.bind(issue).bind(storable(u, 250)));
             new += query.execute(self.write.conn()).await?.rows_affected();
         }
         Ok(i64::try_from(new).unwrap_or(i64::MAX))
@@ -534,7 +553,11 @@ fn happened(event: &DigestedEvent) -> Timestamp {
 
 fn line(kind: &str, value: &str) -> String {
     let value = value.lines().next().unwrap_or_default();
-    if value.is_empty() || value == kind { kind.to_owned() } else { storable(&format!("{kind}: {value}"), 300) }
+    if value.is_empty() || value == kind {
+        kind.to_owned()
+    } else {
+        storable(&format!("{kind}: {value}"), 300)
+    }
 }
 
 pub(super) async fn next_number(write: &mut Write<'_>, app: AppId) -> Result<i64> {

@@ -97,7 +97,8 @@ impl Errors<'_> {
         }
         for request in requests {
             for (category, reason, count) in &request.dropped {
-                count_up(&mut write, request.environment, request.received_at, category, reason, *count).await?;
+                count_up(&mut write, request.environment, request.received_at, category, reason, *count)
+                    .await?;
             }
         }
         write.commit().await
@@ -131,7 +132,11 @@ impl Errors<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn counts(self, environment: EnvironmentId, since: Timestamp) -> Result<Vec<(String, String, i64)>> {
+    pub async fn counts(
+        self,
+        environment: EnvironmentId,
+        since: Timestamp,
+    ) -> Result<Vec<(String, String, i64)>> {
         let rows = sqlx::query(
             "SELECT category, reason, CAST(SUM(count) AS BIGINT) AS n FROM error_counts
              WHERE environment_id = $1 AND hour >= $2 GROUP BY category, reason ORDER BY category, reason",

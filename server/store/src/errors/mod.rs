@@ -64,8 +64,18 @@ pub enum ItemKind {
 
 impl ItemKind {
     const ALL: [Self; 13] = [
-        Self::Event, Self::Attachment, Self::Feedback, Self::UserReport, Self::Session, Self::CheckIn,
-        Self::Transaction, Self::Spans, Self::Logs, Self::Metrics, Self::ReplayEvent, Self::ReplayRecording,
+        Self::Event,
+        Self::Attachment,
+        Self::Feedback,
+        Self::UserReport,
+        Self::Session,
+        Self::CheckIn,
+        Self::Transaction,
+        Self::Spans,
+        Self::Logs,
+        Self::Metrics,
+        Self::ReplayEvent,
+        Self::ReplayRecording,
         Self::Profile,
     ];
 

@@ -183,7 +183,9 @@ impl Errors<'_> {
     /// When the database fails.
     pub async fn event(self, issue: i64, event_id: Option<&str>) -> Result<Option<ErrorEventRow>> {
         let which = if event_id.is_some() { "event_id = $2" } else { "$2 = ''" };
-        let sql = format!("SELECT {EVENT} FROM error_events WHERE issue_id = $1 AND {which} ORDER BY id DESC LIMIT 1");
+        let sql = format!(
+            "SELECT {EVENT} FROM error_events WHERE issue_id = $1 AND {which} ORDER BY id DESC LIMIT 1"
+        );
         let row = sqlx::query(assembled(sql))
             .bind(issue)
             .bind(event_id.unwrap_or_default().to_owned())
@@ -248,7 +250,8 @@ impl Errors<'_> {
         let sql = format!(
             "SELECT {EVENT} FROM error_events WHERE app_id = $1 AND issue_id <> $2 ORDER BY id DESC LIMIT $3"
         );
-        let rows = sqlx::query(assembled(sql)).bind(app.0).bind(issue).bind(limit).fetch_all(self.0.read()).await?;
+        let rows =
+            sqlx::query(assembled(sql)).bind(app.0).bind(issue).bind(limit).fetch_all(self.0.read()).await?;
         rows.iter().map(event_row).collect()
     }
 
@@ -288,14 +291,20 @@ impl Errors<'_> {
     /// # Errors
     /// When the database fails.
     pub async fn releases(self, app: AppId, limit: i64) -> Result<Vec<ReleaseRow>> {
-        let rows = sqlx::query("SELECT id, name, first_seen FROM error_releases WHERE app_id = $1 ORDER BY id DESC LIMIT $2")
-            .bind(app.0)
-            .bind(limit)
-            .fetch_all(self.0.read())
-            .await?;
+        let rows = sqlx::query(
+            "SELECT id, name, first_seen FROM error_releases WHERE app_id = $1 ORDER BY id DESC LIMIT $2",
+        )
+        .bind(app.0)
+        .bind(limit)
+        .fetch_all(self.0.read())
+        .await?;
         rows.iter()
             .map(|r| {
-                Ok(ReleaseRow { id: r.try_get("id")?, name: r.try_get("name")?, first_seen: row::time(r, "first_seen")? })
+                Ok(ReleaseRow {
+                    id: r.try_get("id")?,
+                    name: r.try_get("name")?,
+                    first_seen: row::time(r, "first_seen")?,
+                })
             })
             .collect()
     }
@@ -392,7 +401,8 @@ impl Errors<'_> {
         .bind(limit)
         .fetch_all(self.0.read())
         .await?;
-        let text = |r: &AnyRow, column| Ok::<_, StoreError>(r.try_get::<Option<String>, _>(column)?.map(Into::into));
+        let text =
+            |r: &AnyRow, column| Ok::<_, StoreError>(r.try_get::<Option<String>, _>(column)?.map(Into::into));
         rows.iter()
             .map(|r| {
                 Ok(berth_schemas::issue::Feedback {
@@ -410,7 +420,9 @@ impl Errors<'_> {
     /// # Errors
     /// When the database fails.
     pub async fn highest_event(self) -> Result<i64> {
-        let row = sqlx::query("SELECT COALESCE(MAX(id), 0) AS n FROM error_events").fetch_one(self.0.read()).await?;
+        let row = sqlx::query("SELECT COALESCE(MAX(id), 0) AS n FROM error_events")
+            .fetch_one(self.0.read())
+            .await?;
         Ok(row.try_get("n")?)
     }
 }

@@ -97,6 +97,9 @@ pub struct Snapshot {
     /// The branch or tag that it came from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub branch: Option<String>,
+    /// Where it sends its errors, unless its variables say otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dsn: Option<String>,
     /// Its variables, with no references left in them.
     pub variables: Vec<SnapshotVariable>,
 }

@@ -147,6 +147,7 @@ pub fn new_release(deployment: DeploymentId) -> NewRelease {
         settings: AppSettings::default(),
         variables: Snapshot {
             branch: None,
+            dsn: None,
             variables: vec![SnapshotVariable {
                 name: "KEY".parse().unwrap(),
                 value: "s3cr3t value".into(),

@@ -18,7 +18,10 @@ use berth_deploy::{
 };
 use berth_forge::{ForgeConfig, Forges, Intake};
 use berth_mcp::McpConfig;
-use berth_observe::{CollectorConfig, LogCollector};
+use berth_observe::{
+    CollectorConfig, LogCollector,
+    errors::{ErrorIndex, Ingest},
+};
 use berth_proxy::{AccessSink, ListenOn, ProxyConfig, ProxyServer};
 use berth_schemas::Timestamp;
 use berth_store::{MasterKey, Store, StoreConfig};
@@ -72,6 +75,7 @@ pub(super) async fn fixture() -> Serving {
     let control = Arc::new(Control {
         registry: Arc::new(berth_tools::registry()),
         hooks: Hooks::new(Intake::new(Arc::clone(&context.forges))),
+        ingest: context.ingest.clone(),
         context,
         hosts: AllowedHosts::new(Vec::new()),
         limits: Limits { upload_max: 1 << 20, min_free_disk: 0 },
@@ -151,13 +155,18 @@ async fn context(data_dir: &std::path::Path, shutdown: &CancellationToken) -> Ar
         alone,
         successor: None,
         control: None,
+        errors: None,
     };
     let pipeline =
         Pipeline::open(store.clone(), engine, instance, proxy, collector, config, shutdown.child_token());
     let pipeline = pipeline.await.expect("a pipeline");
     let forge =
         ForgeConfig { public_url: "http://localhost".into(), allow_private: false, allow_local: false };
+    let index = ErrorIndex::start(store.clone(), None, shutdown.child_token()).expect("an index");
     Arc::new(Context {
+        ingest: Ingest::start(store.clone(), shutdown.child_token()),
+        error_index: index,
+        control_url: "http://localhost".into(),
         forges: Arc::new(Forges::new(store.clone(), forge)),
         store,
         pipeline,

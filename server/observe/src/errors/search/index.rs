@@ -1,0 +1,665 @@
+//! The index of events, in tantivy: one document per event, made from the store and thrown away with impunity.
+//!
+//! Every field of an event is a word `name:value` in one field of the index, so that any tag can be searched and
+//! counted without being declared. Texts are cut into words as code is: `getUserById` is found by `user`.
+
+use std::{collections::HashMap, path::Path};
+
+use berth_store::model::AppId;
+use tantivy::{
+    Index, IndexReader, IndexSettings, IndexWriter, ReloadPolicy, TantivyDocument, Term,
+    collector::{Collector, SegmentCollector},
+    columnar::{Column, StrColumn},
+    directory::MmapDirectory,
+    query::{
+        AllQuery, BooleanQuery, EmptyQuery, Occur, PhraseQuery, Query, RangeQuery, RegexQuery, TermQuery,
+    },
+    schema::{FAST, Field, INDEXED, IndexRecordOption, STRING, Schema, TextFieldIndexing, TextOptions},
+    tokenizer::{TextAnalyzer, Token, TokenStream, Tokenizer},
+};
+
+use super::grammar::Value;
+use crate::errors::event::Event;
+
+/// Raised when documents look different; the index is then built anew.
+const FORMAT: &str = "1";
+/// Memory of the writer in bytes.
+const WRITER_BYTES: usize = 30 << 20;
+/// Longest value that is indexed as a whole, in bytes.
+const MAX_VALUE: usize = 300;
+/// Longest text of a document in bytes.
+const MAX_TEXT: usize = 16 << 10;
+
+/// Why the index does not answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the index of errors: {0}")]
+pub struct IndexError(#[from] tantivy::TantivyError);
+
+type Result<T> = std::result::Result<T, IndexError>;
+
+/// The index.
+pub(super) struct SearchIndex {
+    index: Index,
+    reader: IndexReader,
+    fields: Fields,
+}
+
+/// Fields of a document.
+#[derive(Debug, Clone, Copy)]
+struct Fields {
+    event: Field,
+    issue: Field,
+    app: Field,
+    at: Field,
+    /// `name:value`.
+    pairs: Field,
+    /// Names of fields that there are.
+    names: Field,
+    /// Words.
+    text: Field,
+}
+
+/// What is indexed of an event.
+#[derive(Debug, Clone)]
+pub(super) struct Entry<'e> {
+    /// Its row.
+    pub(super) row: i64,
+    /// Row of its issue.
+    pub(super) issue: i64,
+    /// Its app.
+    pub(super) app: AppId,
+    /// Name of its environment at Berth.
+    pub(super) environment: &'e str,
+    /// Its id.
+    pub(super) event_id: &'e str,
+    /// When it happened, in microseconds.
+    pub(super) at: i64,
+    /// The event.
+    pub(super) event: &'e Event,
+}
+
+/// An issue with matching events.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Hit {
+    /// Matching events.
+    pub events: u64,
+    /// The best score.
+    pub score: f32,
+}
+
+impl SearchIndex {
+    /// Opens the index below `dir`, or begins a new one. What cannot be opened is thrown away.
+    ///
+    /// # Errors
+    /// When the directory cannot be written.
+    pub(super) fn open(dir: &Path) -> Result<Self> {
+        let (schema, fields) = schema();
+        std::fs::create_dir_all(dir).map_err(|e| tantivy::TantivyError::IoError(std::sync::Arc::new(e)))?;
+        let open =
+            || -> tantivy::Result<Index> { Index::open_or_create(MmapDirectory::open(dir)?, schema.clone()) };
+        let index = match open() {
+            Ok(index) => index,
+            Err(error) => {
+                tracing::warn!(%error, "the index of errors is damaged or of another version; it is built anew");
+                clear(dir);
+                open()?
+            }
+        };
+        Self::with(index, fields)
+    }
+
+    /// An index in memory, for tests.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(super) fn in_memory() -> Result<Self> {
+        let (schema, fields) = schema();
+        let index =
+            Index::create(tantivy::directory::RamDirectory::create(), schema, IndexSettings::default())?;
+        Self::with(index, fields)
+    }
+
+    fn with(index: Index, fields: Fields) -> Result<Self> {
+        index.tokenizers().register("code", TextAnalyzer::builder(CodeTokenizer::default()).build());
+        let reader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?;
+        Ok(Self { index, reader, fields })
+    }
+
+    /// A writer; there is one at a time.
+    ///
+    /// # Errors
+    /// When another has the lock.
+    pub(super) fn writer(&self) -> Result<Writer> {
+        let writer = self.index.writer_with_num_threads(1, WRITER_BYTES)?;
+        Ok(Writer { writer, fields: self.fields })
+    }
+
+    /// The row of the newest event that is in the index, as its last commit says.
+    #[must_use]
+    pub(super) fn position(&self) -> i64 {
+        let payload = self.index.load_metas().ok().and_then(|m| m.payload).unwrap_or_default();
+        let (format, row) = payload.split_once(' ').unwrap_or_default();
+        if format == FORMAT { row.parse().unwrap_or(0) } else { 0 }
+    }
+
+    /// Makes what was committed visible.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub(super) fn reload(&self) -> Result<()> {
+        Ok(self.reader.reload()?)
+    }
+
+    /// Issues with events that match, of one app or of all.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub(super) fn issues(&self, query: Box<dyn Query>, app: Option<AppId>) -> Result<HashMap<i64, Hit>> {
+        let query = self.of_app(query, app);
+        Ok(self.reader.searcher().search(&query, &ByIssue)?)
+    }
+
+    /// How often values of `fields` occur among the events that match.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub(super) fn facets(
+        &self,
+        query: Box<dyn Query>,
+        app: Option<AppId>,
+        fields: &[String],
+        most: usize,
+    ) -> Result<Vec<Vec<(String, u64)>>> {
+        let query = self.of_app(query, app);
+        let counts = self.reader.searcher().search(&query, &ByWord("pairs"))?;
+        let of = |name: &String| {
+            let prefix = format!("{name}:");
+            let mut values: Vec<(String, u64)> = counts
+                .iter()
+                .filter_map(|(pair, count)| Some((pair.strip_prefix(&prefix)?.to_owned(), *count)))
+                .collect();
+            values.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+            values.truncate(most);
+            values
+        };
+        Ok(fields.iter().map(of).collect())
+    }
+
+    /// Names of fields that an app's events have, or those of all.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub(super) fn names(&self, app: Option<AppId>) -> Result<Vec<String>> {
+        let query = self.of_app(Box::new(AllQuery), app);
+        let counts = self.reader.searcher().search(&query, &ByWord("names"))?;
+        let mut names: Vec<(String, u64)> = counts.into_iter().collect();
+        names.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        Ok(names.into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// Whether any event has a field of this name.
+    #[must_use]
+    pub(super) fn has_name(&self, name: &str) -> bool {
+        let term = Term::from_field_text(self.fields.names, name);
+        self.reader.searcher().doc_freq(&term).is_ok_and(|n| n > 0)
+    }
+
+    fn of_app(&self, query: Box<dyn Query>, app: Option<AppId>) -> Box<dyn Query> {
+        let Some(app) = app else { return query };
+        let of =
+            TermQuery::new(Term::from_field_u64(self.fields.app, unsigned(app.0)), IndexRecordOption::Basic);
+        Box::new(BooleanQuery::new(vec![(Occur::Must, query), (Occur::Must, Box::new(of))]))
+    }
+
+    /// Events whose field `name` has a value.
+    #[must_use]
+    pub(super) fn field_query(&self, name: &str, value: &Value) -> Box<dyn Query> {
+        match value {
+            Value::Word(word) if word.contains('*') => {
+                let pattern: String = word.split('*').map(escape_regex).collect::<Vec<_>>().join(".*");
+                let pattern = format!("{}{}", escape_regex(&format!("{name}:")), pattern.to_lowercase());
+                match RegexQuery::from_pattern(&pattern, self.fields.pairs) {
+                    Ok(query) => Box::new(query),
+                    Err(_) => Box::new(EmptyQuery),
+                }
+            }
+            Value::Word(word) | Value::Phrase(word) => self.pair(name, word),
+            Value::OneOf(words) => {
+                let any = words.iter().map(|w| (Occur::Should, self.pair(name, w))).collect();
+                Box::new(BooleanQuery::new(any))
+            }
+            Value::Compare(..) => Box::new(EmptyQuery),
+        }
+    }
+
+    fn pair(&self, name: &str, value: &str) -> Box<dyn Query> {
+        Box::new(TermQuery::new(
+            Term::from_field_text(self.fields.pairs, &pair(name, value)),
+            IndexRecordOption::Basic,
+        ))
+    }
+
+    /// Events that have a field.
+    #[must_use]
+    pub(super) fn has_query(&self, name: &str) -> Box<dyn Query> {
+        Box::new(TermQuery::new(Term::from_field_text(self.fields.names, name), IndexRecordOption::Basic))
+    }
+
+    /// Events within a time, in microseconds.
+    #[must_use]
+    pub(super) fn time_query(&self, from: Option<i64>, to: Option<i64>) -> Box<dyn Query> {
+        use std::ops::Bound;
+        let bound = |at: Option<i64>| {
+            at.map_or(Bound::Unbounded, |t| Bound::Included(Term::from_field_i64(self.fields.at, t)))
+        };
+        Box::new(RangeQuery::new(bound(from), bound(to)))
+    }
+
+    /// Events whose texts have these words, in this order.
+    #[must_use]
+    pub(super) fn text_query(&self, value: &Value) -> Box<dyn Query> {
+        let (Value::Word(text) | Value::Phrase(text) | Value::Compare(_, text)) = value else {
+            return Box::new(EmptyQuery);
+        };
+        if text.contains('*') && matches!(value, Value::Word(_)) {
+            let pattern: Vec<String> = text.split('*').map(escape_regex).collect();
+            return match RegexQuery::from_pattern(&pattern.join(".*").to_lowercase(), self.fields.text) {
+                Ok(query) => Box::new(query),
+                Err(_) => Box::new(EmptyQuery),
+            };
+        }
+        let mut terms = Vec::new();
+        words(text, |word, _| terms.push(Term::from_field_text(self.fields.text, word)));
+        match terms.len() {
+            0 => Box::new(AllQuery),
+            1 => Box::new(TermQuery::new(terms.remove(0), IndexRecordOption::WithFreqs)),
+            _ => Box::new(PhraseQuery::new(terms)),
+        }
+    }
+}
+
+/// The one writer.
+pub(super) struct Writer {
+    writer: IndexWriter,
+    fields: Fields,
+}
+
+impl Writer {
+    /// Adds an event.
+    ///
+    /// # Errors
+    /// When the index cannot be written.
+    pub(super) fn add(&mut self, entry: &Entry<'_>) -> Result<()> {
+        let fields = self.fields;
+        let mut document = TantivyDocument::new();
+        document.add_u64(fields.event, unsigned(entry.row));
+        document.add_u64(fields.issue, unsigned(entry.issue));
+        document.add_u64(fields.app, unsigned(entry.app.0));
+        document.add_i64(fields.at, entry.at);
+        let mut seen = std::collections::HashSet::new();
+        for (name, value) in pairs(entry) {
+            if seen.insert(name.clone()) {
+                document.add_text(fields.names, &name);
+            }
+            document.add_text(fields.pairs, pair(&name, &value));
+        }
+        document.add_text(fields.text, text(entry.event));
+        self.writer.add_document(document)?;
+        Ok(())
+    }
+
+    /// Takes the events of an issue out.
+    pub(super) fn remove_issue(&mut self, issue: i64) {
+        self.writer.delete_term(Term::from_field_u64(self.fields.issue, unsigned(issue)));
+    }
+
+    /// Takes an event out.
+    pub(super) fn remove_event(&mut self, row: i64) {
+        self.writer.delete_term(Term::from_field_u64(self.fields.event, unsigned(row)));
+    }
+
+    /// Takes all out.
+    ///
+    /// # Errors
+    /// When the index cannot be written.
+    pub(super) fn remove_all(&mut self) -> Result<()> {
+        self.writer.delete_all_documents()?;
+        Ok(())
+    }
+
+    /// Makes changes durable; `position` is the row of the newest event in them.
+    ///
+    /// # Errors
+    /// When the index cannot be written.
+    pub(super) fn commit(&mut self, position: i64) -> Result<()> {
+        let mut commit = self.writer.prepare_commit()?;
+        commit.set_payload(&format!("{FORMAT} {position}"));
+        commit.commit()?;
+        Ok(())
+    }
+}
+
+fn schema() -> (Schema, Fields) {
+    let mut builder = Schema::builder();
+    let words = TextFieldIndexing::default()
+        .set_tokenizer("code")
+        .set_index_option(IndexRecordOption::WithFreqsAndPositions);
+    let fields = Fields {
+        event: builder.add_u64_field("event", INDEXED),
+        issue: builder.add_u64_field("issue", INDEXED | FAST),
+        app: builder.add_u64_field("app", INDEXED),
+        at: builder.add_i64_field("at", INDEXED | FAST),
+        pairs: builder.add_text_field("pairs", STRING | FAST),
+        names: builder.add_text_field("names", STRING | FAST),
+        text: builder.add_text_field("text", TextOptions::default().set_indexing_options(words)),
+    };
+    (builder.build(), fields)
+}
+
+/// Removes the files of an index that nothing can read.
+fn clear(dir: &Path) {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    for entry in entries.filter(|e| e.file_type().is_ok_and(|t| t.is_file())) {
+        if let Err(error) = std::fs::remove_file(entry.path()) {
+            tracing::warn!(%error, file = %entry.path().display(), "a file of the old index stays");
+        }
+    }
+}
+
+#[expect(clippy::cast_sign_loss, reason = "row ids are positive")]
+fn unsigned(id: i64) -> u64 {
+    id.max(0) as u64
+}
+
+/// `name:value`, the value in lower case and not too long.
+fn pair(name: &str, value: &str) -> String {
+    format!("{name}:{}", crate::errors::read::cut(value, MAX_VALUE).to_lowercase())
+}
+
+/// Every field of an event that can be searched by name.
+fn pairs(entry: &Entry<'_>) -> Vec<(String, String)> {
+    let event = entry.event;
+    let mut pairs: Vec<(String, String)> = Vec::new();
+    let mut add = |name: &str, value: Option<&str>| {
+        if let Some(value) = value.filter(|v| !v.is_empty()) {
+            pairs.push((name.to_owned(), value.to_owned()));
+        }
+    };
+    add("level", Some(event.level.as_str()));
+    add("environment", Some(entry.environment));
+    add("id", Some(entry.event_id));
+    add("platform", Some(&event.platform));
+    add("release", event.release.as_deref());
+    add("dist", event.dist.as_deref());
+    add("transaction", event.transaction.as_deref());
+    add("logger", event.logger.as_deref());
+    add("server_name", event.server_name.as_deref());
+    add("sdk", event.sdk.as_deref());
+    add("trace", event.trace_id.as_deref());
+    add("culprit", event.culprit().as_deref());
+    add("user.id", event.user.id.as_deref());
+    add("user.email", event.user.email.as_deref());
+    add("user.username", event.user.username.as_deref());
+    add("user.ip", event.user.ip.as_deref());
+    if let Some(request) = &event.request {
+        add("url", request.url.as_deref());
+        add("method", request.method.as_deref());
+    }
+    if let Some(handled) = event.handled() {
+        add("handled", Some(if handled { "true" } else { "false" }));
+    }
+    for exception in &event.exceptions {
+        add("type", exception.kind.as_deref());
+        add("mechanism", exception.mechanism.as_deref());
+    }
+    for (name, value) in &event.about {
+        add(name, Some(value));
+        // `browser:chrome` finds "Chrome 149", too.
+        let plain = value.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.').trim_end();
+        if plain != value {
+            add(name, Some(plain));
+        }
+    }
+    for frame in event.main_stack().iter().filter(|f| f.in_app).rev().take(10) {
+        add("function", frame.function.as_deref());
+        add("file", frame.filename.as_deref());
+        add("module", frame.module.as_deref());
+    }
+    for (name, value) in &event.tags {
+        add(name, Some(value));
+    }
+    pairs
+}
+
+/// All words of an event.
+fn text(event: &Event) -> String {
+    let mut text = String::new();
+    let mut add = |part: Option<&str>| {
+        if let Some(part) = part.filter(|_| text.len() < MAX_TEXT) {
+            text.push_str(crate::errors::read::cut(part, MAX_TEXT));
+            text.push('\n');
+        }
+    };
+    for exception in event.exceptions.iter().rev() {
+        add(exception.kind.as_deref());
+        add(exception.value.as_deref());
+    }
+    if let Some(message) = &event.message {
+        add(Some(&message.formatted));
+    }
+    add(event.transaction.as_deref());
+    for frame in event.main_stack().iter().rev().take(30) {
+        add(frame.function.as_deref());
+        add(frame.filename.as_deref());
+        add(frame.code.as_deref().filter(|c| c.len() < 200));
+    }
+    add(event.request.as_ref().and_then(|r| r.url.as_deref()));
+    for crumb in event.breadcrumbs.iter().rev().take(30) {
+        add(crumb.message.as_deref());
+    }
+    for (_, value) in &event.tags {
+        add(Some(value));
+    }
+    text
+}
+
+/// Cuts text into words as code is written: at what is no letter or digit, and where camelCase begins a word. Each word
+/// is given with its place; all are in lower case.
+fn words(text: &str, mut with: impl FnMut(&str, std::ops::Range<usize>)) {
+    let mut word = String::new();
+    let (mut begin, mut last) = (0, None::<char>);
+    let mut chars = text.char_indices().peekable();
+    while let Some((at, c)) = chars.next() {
+        let next = chars.peek().map(|(_, c)| *c);
+        let new = match last {
+            Some(before) if c.is_uppercase() => {
+                before.is_lowercase()
+                    || before.is_numeric()
+                    || (before.is_uppercase() && next.is_some_and(char::is_lowercase))
+            }
+            _ => false,
+        };
+        if !word.is_empty() && (!c.is_alphanumeric() || new) {
+            with(&word, begin..at);
+            word.clear();
+        }
+        if c.is_alphanumeric() {
+            if word.is_empty() {
+                begin = at;
+            }
+            if word.len() < 80 {
+                word.extend(c.to_lowercase());
+            }
+            last = Some(c);
+        } else {
+            last = None;
+        }
+    }
+    if !word.is_empty() {
+        with(&word, begin..text.len());
+    }
+}
+
+fn escape_regex(text: &str) -> String {
+    regex::escape(text)
+}
+
+#[derive(Clone, Default)]
+struct CodeTokenizer {
+    tokens: Vec<Token>,
+}
+
+struct CodeTokens<'t> {
+    tokens: &'t mut Vec<Token>,
+    at: usize,
+}
+
+impl Tokenizer for CodeTokenizer {
+    type TokenStream<'a> = CodeTokens<'a>;
+
+    fn token_stream<'a>(&'a mut self, text: &'a str) -> CodeTokens<'a> {
+        self.tokens.clear();
+        let tokens = &mut self.tokens;
+        words(text, |word, place| {
+            tokens.push(Token {
+                offset_from: place.start,
+                offset_to: place.end,
+                position: tokens.len(),
+                text: word.to_owned(),
+                position_length: 1,
+            });
+        });
+        CodeTokens { tokens: &mut self.tokens, at: 0 }
+    }
+}
+
+impl TokenStream for CodeTokens<'_> {
+    fn advance(&mut self) -> bool {
+        self.at += 1;
+        self.at <= self.tokens.len()
+    }
+
+    fn token(&self) -> &Token {
+        &self.tokens[self.at - 1]
+    }
+
+    fn token_mut(&mut self) -> &mut Token {
+        &mut self.tokens[self.at - 1]
+    }
+}
+
+/// Collects matching events by issue.
+struct ByIssue;
+
+struct IssueCounts {
+    issue: Column<u64>,
+    hits: HashMap<i64, Hit>,
+}
+
+impl Collector for ByIssue {
+    type Fruit = HashMap<i64, Hit>;
+    type Child = IssueCounts;
+
+    fn for_segment(&self, _: u32, segment: &tantivy::SegmentReader) -> tantivy::Result<IssueCounts> {
+        Ok(IssueCounts { issue: segment.fast_fields().u64("issue")?, hits: HashMap::new() })
+    }
+
+    fn requires_scoring(&self) -> bool {
+        true
+    }
+
+    fn merge_fruits(&self, segments: Vec<HashMap<i64, Hit>>) -> tantivy::Result<HashMap<i64, Hit>> {
+        let mut all: HashMap<i64, Hit> = HashMap::new();
+        for (issue, hit) in segments.into_iter().flatten() {
+            let sum = all.entry(issue).or_default();
+            sum.events += hit.events;
+            sum.score = sum.score.max(hit.score);
+        }
+        Ok(all)
+    }
+}
+
+impl SegmentCollector for IssueCounts {
+    type Fruit = HashMap<i64, Hit>;
+
+    fn collect(&mut self, doc: u32, score: f32) {
+        if let Some(issue) = self.issue.first(doc) {
+            let hit = self.hits.entry(i64::try_from(issue).unwrap_or(0)).or_default();
+            hit.events += 1;
+            hit.score = hit.score.max(score);
+        }
+    }
+
+    fn harvest(self) -> HashMap<i64, Hit> {
+        self.hits
+    }
+}
+
+/// Counts the words of a field.
+struct ByWord(&'static str);
+
+struct WordCounts {
+    column: Option<StrColumn>,
+    counts: HashMap<u64, u64>,
+}
+
+impl Collector for ByWord {
+    type Fruit = HashMap<String, u64>;
+    type Child = WordCounts;
+
+    fn for_segment(&self, _: u32, segment: &tantivy::SegmentReader) -> tantivy::Result<WordCounts> {
+        Ok(WordCounts { column: segment.fast_fields().str(self.0)?, counts: HashMap::new() })
+    }
+
+    fn requires_scoring(&self) -> bool {
+        false
+    }
+
+    fn merge_fruits(&self, segments: Vec<HashMap<String, u64>>) -> tantivy::Result<HashMap<String, u64>> {
+        let mut all = HashMap::new();
+        for (word, count) in segments.into_iter().flatten() {
+            *all.entry(word).or_default() += count;
+        }
+        Ok(all)
+    }
+}
+
+impl SegmentCollector for WordCounts {
+    type Fruit = HashMap<String, u64>;
+
+    fn collect(&mut self, doc: u32, _: f32) {
+        if let Some(column) = &self.column {
+            for word in column.term_ords(doc) {
+                *self.counts.entry(word).or_default() += 1;
+            }
+        }
+    }
+
+    fn harvest(self) -> HashMap<String, u64> {
+        let Some(column) = self.column else { return HashMap::new() };
+        let word = |ord: u64| {
+            let mut word = String::new();
+            column.ord_to_str(ord, &mut word).is_ok_and(|found| found).then_some(word)
+        };
+        self.counts.into_iter().filter_map(|(ord, count)| Some((word(ord)?, count))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_is_cut_into_words() {
+        let cut = |text: &str| {
+            let mut all = Vec::new();
+            words(text, |word, _| all.push(word.to_owned()));
+            all
+        };
+        assert_eq!(cut("getUserById"), ["get", "user", "by", "id"]);
+        assert_eq!(cut("src/cart_total.ts:12"), ["src", "cart", "total", "ts", "12"]);
+        assert_eq!(cut("HTTPServer XMLHttpRequest"), ["http", "server", "xml", "http", "request"]);
+        assert_eq!(cut("日本 Größe"), ["日本", "größe"]);
+        assert_eq!(cut("ECONNREFUSED"), ["econnrefused"]);
+    }
+}

@@ -1,0 +1,402 @@
+//! Keeps the index up to date: a task that follows the store's events by their row.
+//!
+//! The last row is part of each commit of the index, so a crash loses nothing: what is missing is read from the store.
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use berth_schemas::{
+    Code, Problem, Timestamp,
+    issue::{Facet, FacetValue},
+};
+use berth_store::{
+    ErrorEventRow, Store,
+    model::{AppId, EnvironmentId},
+};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    grammar::{self, QueryError},
+    index::{Entry, IndexError, SearchIndex, Writer},
+    plan::{Planner, Sought, Wrong},
+};
+use crate::errors::event::Event;
+
+/// Events that are read at a time.
+const BATCH: i64 = 500;
+/// How long what was added may stay invisible.
+const COMMIT: Duration = Duration::from_millis(700);
+/// How often to look without being told.
+const LOOK: Duration = Duration::from_secs(30);
+/// Values of a facet.
+const FACET_VALUES: usize = 10;
+/// Orders that may wait.
+const ORDERS: usize = 64;
+
+/// The index of errors with its task; cheap to clone.
+#[derive(Clone)]
+pub struct ErrorIndex {
+    shared: Arc<Shared>,
+    orders: mpsc::Sender<(Order, oneshot::Sender<()>)>,
+}
+
+struct Shared {
+    index: SearchIndex,
+    store: Store,
+    wake: Notify,
+    position: AtomicI64,
+    tasks: TaskTracker,
+}
+
+impl std::fmt::Debug for ErrorIndex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ErrorIndex").finish_non_exhaustive()
+    }
+}
+
+/// What is asked of the task.
+enum Order {
+    /// Take an issue's events out.
+    RemoveIssue(i64),
+    /// Take events out.
+    RemoveEvents(Vec<i64>),
+    /// Take an issue's events out and read them again.
+    Again(i64),
+    /// Build it anew.
+    Rebuild,
+}
+
+impl ErrorIndex {
+    /// Opens the index below `dir`, or in memory without one, and starts its task.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn start(store: Store, dir: Option<&Path>, shutdown: CancellationToken) -> Result<Self, IndexError> {
+        let index = match dir {
+            Some(dir) => SearchIndex::open(dir)?,
+            None => SearchIndex::in_memory()?,
+        };
+        let writer = index.writer()?;
+        let (orders, received) = mpsc::channel(ORDERS);
+        let position = AtomicI64::new(index.position());
+        let shared =
+            Arc::new(Shared { index, store, wake: Notify::new(), position, tasks: TaskTracker::new() });
+        shared.tasks.spawn(follow(Arc::clone(&shared), writer, received, shutdown));
+        shared.tasks.close();
+        Ok(Self { shared, orders })
+    }
+
+    /// Says that there may be new events.
+    pub fn wake(&self) {
+        self.shared.wake.notify_one();
+    }
+
+    /// Waits until the task has ended, after the shutdown.
+    pub async fn stopped(&self) {
+        self.shared.tasks.wait().await;
+    }
+
+    /// The row of the newest event that can be found.
+    #[must_use]
+    pub fn position(&self) -> i64 {
+        self.shared.position.load(Ordering::Relaxed)
+    }
+
+    /// Takes an issue's events out.
+    pub async fn remove_issue(&self, issue: i64) {
+        self.order(Order::RemoveIssue(issue)).await;
+    }
+
+    /// Takes events out, by their rows.
+    pub async fn remove_events(&self, rows: Vec<i64>) {
+        self.order(Order::RemoveEvents(rows)).await;
+    }
+
+    /// Reads an issue's events again, because they belong to another issue now.
+    pub async fn read_again(&self, issue: i64) {
+        self.order(Order::Again(issue)).await;
+    }
+
+    /// Builds the index anew from the store; searching goes on meanwhile and finds more and more.
+    pub async fn rebuild(&self) {
+        self.order(Order::Rebuild).await;
+    }
+
+    async fn order(&self, order: Order) {
+        let (done, heard) = oneshot::channel();
+        // At shutdown nobody takes orders; what was meant is found at the next start or by rebuilding.
+        if self.orders.send((order, done)).await.is_ok() {
+            let _ = heard.await;
+        }
+    }
+
+    /// What a query asks for.
+    ///
+    /// # Errors
+    /// `InvalidInput` with the place of the mistake and what would be right, or `Internal`.
+    pub async fn seek(&self, query: &str, app: Option<AppId>, now: Timestamp) -> Result<Sought, Problem> {
+        let (shared, query) = (Arc::clone(&self.shared), query.to_owned());
+        aside(move || {
+            let expr = grammar::parse(&query).map_err(|e| mistake(&query, &e))?;
+            let planner = Planner { index: &shared.index, app, now };
+            planner.seek(&expr).map_err(|e| wrong(&query, e))
+        })
+        .await
+    }
+
+    /// How often values of `fields` occur among the events that a query is about.
+    ///
+    /// # Errors
+    /// As [`ErrorIndex::seek`].
+    pub async fn facets(
+        &self,
+        query: &str,
+        app: Option<AppId>,
+        now: Timestamp,
+        fields: Vec<String>,
+    ) -> Result<Vec<Facet>, Problem> {
+        let (shared, query) = (Arc::clone(&self.shared), query.to_owned());
+        aside(move || {
+            let expr = grammar::parse(&query).map_err(|e| mistake(&query, &e))?;
+            let planner = Planner { index: &shared.index, app, now };
+            let events = planner.events(&expr).map_err(|e| wrong(&query, e))?;
+            let counts = shared.index.facets(events, app, &fields, FACET_VALUES).map_err(|e| failed(&e))?;
+            let facet = |(field, values): (String, Vec<(String, u64)>)| Facet {
+                field,
+                values: values
+                    .into_iter()
+                    .map(|(value, events)| FacetValue { value: value.into(), events })
+                    .collect(),
+            };
+            Ok(fields.into_iter().zip(counts).map(facet).collect())
+        })
+        .await
+    }
+
+    /// Names of fields and tags that an app's events have, the most frequent first.
+    ///
+    /// # Errors
+    /// `Internal` when the index does not answer.
+    pub async fn names(&self, app: Option<AppId>) -> Result<Vec<String>, Problem> {
+        let shared = Arc::clone(&self.shared);
+        aside(move || shared.index.names(app).map_err(|e| failed(&e))).await
+    }
+}
+
+async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    let lost = |_| Problem::new(Code::Internal, "The search ended badly; the daemon's log says more.");
+    tokio::task::spawn_blocking(work).await.map_err(lost)?
+}
+
+fn mistake(query: &str, error: &QueryError) -> Problem {
+    let problem = Problem::invalid("query", format!("{error}: {query:?}."));
+    match &error.instead {
+        Some(instead) => {
+            problem.hint(format!("Perhaps {instead:?} was meant; error_fields shows the grammar."))
+        }
+        None => problem.hint("error_fields shows the grammar and the fields."),
+    }
+}
+
+fn wrong(query: &str, wrong: Wrong) -> Problem {
+    match wrong {
+        Wrong::Query(error) => mistake(query, &error),
+        Wrong::Index(error) => failed(&error),
+    }
+}
+
+fn failed(error: &IndexError) -> Problem {
+    tracing::error!(%error, "a search failed");
+    Problem::new(Code::Internal, "The index of errors does not answer.")
+        .hint("error_index_rebuild builds it anew from the store; nothing is lost.")
+}
+
+struct Follower {
+    shared: Arc<Shared>,
+    /// Taken out while a batch is added beside the runtime.
+    writer: Option<Writer>,
+    position: i64,
+    dirty_since: Option<Instant>,
+    names: HashMap<EnvironmentId, String>,
+}
+
+async fn follow(
+    shared: Arc<Shared>,
+    writer: Writer,
+    mut orders: mpsc::Receiver<(Order, oneshot::Sender<()>)>,
+    shutdown: CancellationToken,
+) {
+    let position = shared.index.position();
+    let mut follower = Follower {
+        shared: Arc::clone(&shared),
+        writer: Some(writer),
+        position,
+        dirty_since: None,
+        names: HashMap::new(),
+    };
+    // A store that is older than the index was put back from a copy: the index knows rows that came to be otherwise.
+    if shared.store.errors().highest_event().await.is_ok_and(|newest| newest < position) {
+        follower.rebuild().await;
+    }
+    while !shutdown.is_cancelled() {
+        let added = match follower.add_next().await {
+            Ok(added) => added,
+            Err(error) => {
+                tracing::warn!(%error, "the index of errors could not be brought up to date; trying again");
+                tokio::select! {
+                    () = tokio::time::sleep(Duration::from_secs(5)) => {}
+                    () = shutdown.cancelled() => break,
+                }
+                false
+            }
+        };
+        follower.commit_if_due(!added).await;
+        if added && orders.is_empty() {
+            continue;
+        }
+        let idle = if added { Duration::ZERO } else { LOOK };
+        tokio::select! {
+            biased;
+            Some((order, done)) = orders.recv() => {
+                follower.obey(order).await;
+                let _ = done.send(());
+            }
+            () = shared.wake.notified() => {}
+            () = tokio::time::sleep(idle) => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+    follower.commit_if_due(true).await;
+}
+
+impl Follower {
+    /// Adds the next events; false if there are none.
+    async fn add_next(&mut self) -> Result<bool, Problem> {
+        let rows = self.shared.store.errors().events_after(self.position, BATCH).await?;
+        let Some(last) = rows.last().map(|r| r.id) else { return Ok(false) };
+        self.add(rows).await?;
+        self.position = last;
+        Ok(true)
+    }
+
+    async fn add(&mut self, rows: Vec<ErrorEventRow>) -> Result<(), Problem> {
+        for row in &rows {
+            if !self.names.contains_key(&row.environment_id) {
+                let app = self.shared.store.apps().by_environment(row.environment_id).await?;
+                let name = app.map_or_else(String::new, |a| a.environment.name.to_string());
+                self.names.insert(row.environment_id, name);
+            }
+        }
+        let Some(mut writer) = self.writer.take() else {
+            return Err(Problem::new(Code::Internal, "the index's writer is gone"));
+        };
+        let names = self.names.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            let outcome = rows.iter().try_for_each(|row| {
+                let body = serde_json::from_slice(&row.body).unwrap_or_default();
+                let Some(event) = Event::read(&body) else { return Ok(()) };
+                let environment = names.get(&row.environment_id).map_or("", String::as_str);
+                writer.add(&Entry {
+                    row: row.id,
+                    issue: row.issue_id,
+                    app: row.app_id,
+                    environment,
+                    event_id: &row.event_id,
+                    at: row.at.0,
+                    event: &event,
+                })
+            });
+            (writer, outcome)
+        })
+        .await;
+        let (writer, outcome) = done.map_err(|_| Problem::new(Code::Internal, "indexing ended badly"))?;
+        self.writer = Some(writer);
+        outcome.map_err(|e| Problem::new(Code::Internal, e.to_string()))?;
+        self.dirty_since.get_or_insert_with(Instant::now);
+        Ok(())
+    }
+
+    async fn commit_if_due(&mut self, idle: bool) {
+        let Some(since) = self.dirty_since else { return };
+        if !idle && since.elapsed() < COMMIT {
+            return;
+        }
+        let Some(mut writer) = self.writer.take() else { return };
+        let (shared, position) = (Arc::clone(&self.shared), self.position);
+        let done = tokio::task::spawn_blocking(move || {
+            let outcome = writer.commit(position).and_then(|()| shared.index.reload());
+            (writer, outcome)
+        })
+        .await;
+        match done {
+            Ok((writer, outcome)) => {
+                self.writer = Some(writer);
+                match outcome {
+                    Ok(()) => {
+                        self.dirty_since = None;
+                        self.shared.position.store(position, Ordering::Relaxed);
+                    }
+                    Err(error) => tracing::warn!(%error, "the index of errors was not written"),
+                }
+            }
+            Err(error) => tracing::error!(%error, "writing the index of errors ended badly"),
+        }
+    }
+
+    async fn obey(&mut self, order: Order) {
+        if let Some(writer) = &mut self.writer {
+            match &order {
+                Order::RemoveIssue(issue) | Order::Again(issue) => writer.remove_issue(*issue),
+                Order::RemoveEvents(rows) => rows.iter().for_each(|row| writer.remove_event(*row)),
+                Order::Rebuild => {}
+            }
+        }
+        self.dirty_since.get_or_insert_with(Instant::now);
+        match order {
+            Order::Again(issue) => {
+                if let Err(error) = self.read_again(issue).await {
+                    tracing::warn!(%error, "an issue's events were not indexed again; error_index_rebuild helps");
+                }
+            }
+            Order::Rebuild => self.rebuild().await,
+            Order::RemoveIssue(_) | Order::RemoveEvents(_) => {}
+        }
+        self.commit_if_due(true).await;
+    }
+
+    async fn read_again(&mut self, issue: i64) -> Result<(), Problem> {
+        let mut before = None;
+        loop {
+            let rows = self.shared.store.errors().events_of(issue, None, before, BATCH).await?;
+            let Some(last) = rows.last().map(|r| r.id) else { return Ok(()) };
+            before = Some(last);
+            // What is not indexed yet comes by itself. The deletion counts for what was added before, so an event that
+            // came from another issue is taken out first.
+            let known: Vec<_> = rows.into_iter().filter(|r| r.id <= self.position).collect();
+            if let Some(writer) = &mut self.writer {
+                known.iter().for_each(|row| writer.remove_event(row.id));
+            }
+            self.add(known).await?;
+        }
+    }
+
+    async fn rebuild(&mut self) {
+        if let Some(writer) = &mut self.writer
+            && let Err(error) = writer.remove_all()
+        {
+            tracing::warn!(%error, "the index of errors was not emptied");
+        }
+        self.position = 0;
+        self.dirty_since.get_or_insert_with(Instant::now);
+    }
+}

@@ -1,0 +1,641 @@
+//! Searching errors, and one issue or event in full.
+
+use std::collections::HashMap;
+
+use berth_observe::errors::{
+    event::Event,
+    search::{FIELDS, GRAMMAR},
+    show::{self, About},
+};
+use berth_schemas::{
+    Code, EnvironmentName, Problem, Scope, Timestamp, Untrusted,
+    issue::{
+        AttachmentShown, ErrorEvent, ErrorEventGet, ErrorEventList, ErrorField, ErrorFieldList, ErrorFields,
+        ErrorGet, ErrorIndexRebuild, ErrorIndexState, ErrorReleaseCompare, ErrorSearch, EventDetail,
+        EventSummary, EventSummaryPage, FacetValue, IssueDetail, IssuePage, IssueSort, ReleaseComparison,
+        ReleaseErrors, StandingOut,
+    },
+};
+use berth_store::{
+    ErrorEventRow, IssueOrder, IssueRow, ReleaseRow,
+    model::{AppId, AppRow, DeploymentRow},
+};
+use serde_json::Value;
+
+use crate::{
+    errors::{find_issue, line, summary, time},
+    find, page,
+    page::Keep,
+    registry::{Brief, Call, Hints, Method, Spec, Tier, Tool},
+    text::Text,
+};
+
+/// Seconds of a day.
+const DAY: i64 = 24 * 3600;
+/// Events by which it is told what stands out.
+const SAMPLE: i64 = 100;
+/// Facets of a search.
+const MAX_FACETS: usize = 5;
+/// Bytes of an event as the client sent it, in an answer.
+const MAX_RAW: usize = 200_000;
+
+pub(crate) fn tools() -> Vec<Tool> {
+    let read = |name, title, description, path| Spec {
+        name,
+        title,
+        description,
+        hints: Hints::READ,
+        scope: Scope::Read,
+        tier: Tier::Extended,
+        method: Method::Get,
+        path,
+    };
+    vec![
+        Tool::new(
+            read(
+                "error_search",
+                "Search errors",
+                "Search error issues of one app or all, by words and fields: is:open level:error release:1.2.* user.email:a@b.example \"connection refused\". Sorted by last seen, first seen, events, users or relevance; facets count values. error_fields shows the grammar; error_get explains one.",
+                "/v1/errors",
+            ),
+            search,
+        ),
+        Tool::new(
+            read(
+                "error_fields",
+                "Show how errors are searched",
+                "Show the grammar and the fields by which errors can be searched, with an app's own tags.",
+                "/v1/error-fields",
+            ),
+            fields,
+        ),
+        Tool::new(
+            read(
+                "error_get",
+                "Explain an error",
+                "Explain one issue (WEB-7K): what and where with source lines, since when, which release, deployment and commits brought it, how often and for how many users, what stands out, breadcrumbs, request, similar issues. The first call when something is broken.",
+                "/v1/errors/{issue}",
+            ),
+            get,
+        ),
+        Tool::new(
+            read(
+                "error_event_list",
+                "List events of an error",
+                "List the events of an issue, newest first, with time, release, text and user.",
+                "/v1/errors/{issue}/events",
+            ),
+            events,
+        ),
+        Tool::new(
+            read(
+                "error_event_get",
+                "Show an error event",
+                "Show one event of an issue with stack, breadcrumbs, request and tags; raw=true adds all that the client sent, secrets filtered.",
+                "/v1/errors/{issue}/event",
+            ),
+            event,
+        ),
+        Tool::new(
+            read(
+                "error_release_compare",
+                "Compare a release's errors",
+                "Tell whether a release is worse than the one before: new and returned issues, events and users an hour, with numbers and reasons.",
+                "/v1/apps/{app}/errors/releases",
+            ),
+            compare,
+        ),
+        Tool::new(
+            Spec {
+                name: "error_index_rebuild",
+                title: "Rebuild the error index",
+                description: "Build the search index of errors anew from the store, while serving. Needed only when searches miss what error_event_list shows.",
+                hints: Hints::UPDATE,
+                scope: Scope::Admin,
+                tier: Tier::Extended,
+                method: Method::Post,
+                path: "/v1/error-index/rebuild",
+            },
+            rebuild,
+        ),
+    ]
+}
+
+async fn search(call: Call, input: ErrorSearch) -> Result<IssuePage, Problem> {
+    let limit = page::limit(input.limit, 20, 100)?;
+    let offset = page::number_cursor(input.cursor.as_deref())?.unwrap_or(0);
+    let app = match &input.app {
+        Some(slug) => Some(find::app(&call, slug).await?.id),
+        None => None,
+    };
+    let query = input.query.as_deref().map_or("is:open", str::trim);
+    let now = time(&call);
+    let sought = call.context.error_index.seek(query, app, now).await?;
+    let sort = input.sort.unwrap_or(IssueSort::LastSeen);
+    let view = &call.principal.visible;
+    let errors = call.context.store.errors();
+    let (rows, total) = match (sort, &sought.scores) {
+        (IssueSort::Relevance, Some(scores)) => {
+            let everything = (0, i64::try_from(scores.len()).unwrap_or(i64::MAX).min(2_000));
+            let (mut rows, total) =
+                errors.issues(view, app, &sought.filter, IssueOrder::LastSeen, everything).await?;
+            let score = |row: &IssueRow| scores.get(&row.id).map_or(0.0, |hit| hit.score);
+            rows.sort_by(|a, b| score(b).total_cmp(&score(a)).then(b.last_seen.cmp(&a.last_seen)));
+            let skip = usize::try_from(offset).unwrap_or(usize::MAX);
+            let take = usize::try_from(limit).unwrap_or(0);
+            (rows.into_iter().skip(skip).take(take).collect(), total)
+        }
+        (sort, _) => {
+            let order = match sort {
+                IssueSort::FirstSeen => IssueOrder::FirstSeen,
+                IssueSort::Events => IssueOrder::Events,
+                IssueSort::Users => IssueOrder::Users,
+                IssueSort::LastSeen | IssueSort::Relevance => IssueOrder::LastSeen,
+            };
+            errors.issues(view, app, &sought.filter, order, (offset, limit)).await?
+        }
+    };
+    let mut issues: Vec<_> = rows.iter().map(summary).collect();
+    page::fit(&mut issues, Keep::First, call.budget, input.limit.is_some());
+    let facets = facets(&call, &input, query, app, now).await?;
+    let next = offset + i64::try_from(issues.len()).unwrap_or(0);
+    Ok(IssuePage { issues, total, next_cursor: (next < total).then(|| next.to_string()), facets })
+}
+
+async fn facets(
+    call: &Call,
+    input: &ErrorSearch,
+    query: &str,
+    app: Option<AppId>,
+    now: Timestamp,
+) -> Result<Vec<berth_schemas::issue::Facet>, Problem> {
+    let Some(fields) = input.facets.clone().filter(|f| !f.is_empty()) else { return Ok(Vec::new()) };
+    if fields.len() > MAX_FACETS || fields.iter().any(|f| f.is_empty() || f.len() > 100) {
+        return Err(Problem::invalid(
+            "facets",
+            format!("facets takes at most {MAX_FACETS} names of fields."),
+        ));
+    }
+    if app.is_none() && call.principal.visible != berth_store::model::Visible::All {
+        return Err(Problem::invalid("facets", "With a token for some projects, facets want an app."));
+    }
+    call.context.error_index.facets(query, app, now, fields).await
+}
+
+async fn fields(call: Call, input: ErrorFields) -> Result<ErrorFieldList, Problem> {
+    let mut fields: Vec<ErrorField> = FIELDS
+        .iter()
+        .map(|(name, about)| ErrorField { name: (*name).into(), about: (*about).to_owned() })
+        .collect();
+    if let Some(slug) = &input.app {
+        let app = find::app(&call, slug).await?;
+        let names = call.context.error_index.names(Some(app.id)).await?;
+        let tags = names.into_iter().filter(|n| FIELDS.iter().all(|(f, _)| f != n)).take(100);
+        fields.extend(
+            tags.map(|name| ErrorField { name: name.into(), about: format!("a tag of {}", app.slug) }),
+        );
+    }
+    Ok(ErrorFieldList { grammar: GRAMMAR.to_owned(), fields })
+}
+
+/// The event of an issue with this id, or its newest.
+pub(crate) async fn find_event(
+    call: &Call,
+    issue: &IssueRow,
+    id: Option<&str>,
+) -> Result<ErrorEventRow, Problem> {
+    let wanted = match id {
+        Some(id) => Some(berth_observe::errors::accept::event_id(id).ok_or_else(|| {
+            Problem::invalid("event", "An event's id has 32 hexadecimal digits; error_event_list shows them.")
+        })?),
+        None => None,
+    };
+    let row = call.context.store.errors().event(issue.id, wanted.as_deref()).await?;
+    row.ok_or_else(|| {
+        let name = issue.reference();
+        match wanted {
+            Some(id) => Problem {
+                field: Some("event".into()),
+                ..Problem::new(Code::NotFound, format!("{name} has no event {id}."))
+            }
+            .hint("error_event_list shows those that are kept."),
+            None => {
+                Problem::new(Code::NotFound, format!("No event of {name} is kept any more; its counts are."))
+            }
+        }
+    })
+}
+
+async fn environment_name(call: &Call, row: &ErrorEventRow) -> Result<EnvironmentName, Problem> {
+    let app = call.context.store.apps().by_environment(row.environment_id).await?;
+    Ok(app.map_or_else(EnvironmentName::production, |a| a.environment.name))
+}
+
+async fn shown(call: &Call, issue: &IssueRow, row: &ErrorEventRow) -> Result<(EventDetail, Value), Problem> {
+    let damaged = || Problem::new(Code::Internal, format!("The event {} is damaged.", row.event_id));
+    let body: Value = serde_json::from_slice(&row.body).map_err(|_| damaged())?;
+    let event = Event::read(&body).ok_or_else(damaged)?;
+    let about = About {
+        event_id: row.event_id.clone(),
+        issue: issue.reference(),
+        at: row.at,
+        environment: environment_name(call, row).await?,
+    };
+    let mut detail = show::detail(about, &event, &body);
+    let attachments = call.context.store.errors().attachments(row.app_id, &row.event_id).await?;
+    detail.attachments =
+        attachments.into_iter().map(|(name, bytes)| AttachmentShown { name: name.into(), bytes }).collect();
+    Ok((detail, body))
+}
+
+async fn get(call: Call, input: ErrorGet) -> Result<IssueDetail, Problem> {
+    let issue = find_issue(&call, &input.issue).await?;
+    let errors = call.context.store.errors();
+    let now = time(&call);
+    let hours = errors.hours(issue.id, now.plus_seconds(-2 * DAY)).await?;
+    let day = now.plus_seconds(-DAY);
+    let latest = match errors.event(issue.id, None).await? {
+        Some(row) => Some(shown(&call, &issue, &row).await?.0),
+        None => None,
+    };
+    let alike = errors.alike(&issue, 5).await?;
+    let cause = cause(&call, &issue).await?;
+    Ok(IssueDetail {
+        events_24h: hours.iter().filter(|h| h.hour >= day).map(|h| h.events).sum(),
+        hours,
+        releases: named(errors.releases_of(issue.id).await?),
+        first_deployment: cause.deployment,
+        first_commit: cause.commit,
+        last_good_commit: cause.good,
+        stands_out: stands_out(&call, &issue).await?,
+        grouped_by: issue.reasons.clone(),
+        similar: alike.iter().map(IssueRow::reference).collect(),
+        feedback: errors.feedback(&issue, 5).await?,
+        latest,
+        summary: summary(&issue),
+    })
+}
+
+fn named(counts: Vec<(String, i64)>) -> Vec<FacetValue> {
+    let value =
+        |(name, count): (String, i64)| FacetValue { value: name.into(), events: count.unsigned_abs() };
+    counts.into_iter().map(value).collect()
+}
+
+/// Which deployment an issue came with.
+#[derive(Default)]
+struct Cause {
+    deployment: Option<String>,
+    commit: Option<String>,
+    good: Option<String>,
+}
+
+/// The deployment that was live when an issue was first seen, and the commit before it.
+async fn cause(call: &Call, issue: &IssueRow) -> Result<Cause, Problem> {
+    let newest = call.context.store.deployments().list(issue.app_id, None, None, 200).await?;
+    let lived: Vec<&DeploymentRow> =
+        newest.iter().filter(|d| d.release.is_some() && d.finished_at.is_some()).collect();
+    // By the name of its release, or else by the time.
+    let named = |d: &&&DeploymentRow| {
+        let name = berth_deploy::error_release(&d.reference(), d.commit.as_deref());
+        issue.first_release.as_ref() == Some(&name)
+    };
+    let earlier = |d: &&&DeploymentRow| d.finished_at.is_some_and(|at| at <= issue.first_seen);
+    let first = lived.iter().rfind(named).or_else(|| lived.iter().find(earlier));
+    let Some(first) = first else { return Ok(Cause::default()) };
+    let before = lived.iter().find(|d| d.environment_id == first.environment_id && d.number < first.number);
+    Ok(Cause {
+        deployment: Some(first.reference().to_string()),
+        commit: first.commit.clone(),
+        good: before.and_then(|d| d.commit.clone()).filter(|c| Some(c) != first.commit.as_ref()),
+    })
+}
+
+/// Values that are much more frequent in an issue's events than in the app's others.
+async fn stands_out(call: &Call, issue: &IssueRow) -> Result<Vec<StandingOut>, Problem> {
+    let errors = call.context.store.errors();
+    let here = errors.events_of(issue.id, None, None, SAMPLE).await?;
+    let elsewhere = errors.events_beside(issue.app_id, issue.id, SAMPLE).await?;
+    // A value of one event says nothing.
+    if here.len() < 2 {
+        return Ok(Vec::new());
+    }
+    let (ours, others) = (values(&here), values(&elsewhere));
+    let percent =
+        |count: usize, of: usize| u32::try_from((count * 100).checked_div(of).unwrap_or(0)).unwrap_or(100);
+    let mut found: Vec<StandingOut> = ours
+        .into_iter()
+        .filter_map(|(pair, count)| {
+            let (here, there) = (
+                percent(count, here.len()),
+                percent(others.get(&pair).copied().unwrap_or(0), elsewhere.len()),
+            );
+            (here >= 60 && here >= there + 30).then(|| StandingOut {
+                field: pair.0.into(),
+                value: pair.1.into(),
+                here,
+                elsewhere: there,
+            })
+        })
+        .collect();
+    found.sort_by_key(|s| std::cmp::Reverse((s.here - s.elsewhere, s.field.0.clone())));
+    found.truncate(8);
+    Ok(found)
+}
+
+fn values(rows: &[ErrorEventRow]) -> HashMap<(String, String), usize> {
+    let mut counts: HashMap<(String, String), usize> = HashMap::new();
+    for row in rows {
+        let body: Value = serde_json::from_slice(&row.body).unwrap_or_default();
+        let Some(event) = Event::read(&body) else { continue };
+        let mut pairs: Vec<(String, String)> = event.tags.clone();
+        pairs.extend(event.about.iter().map(|(n, v)| ((*n).to_owned(), v.clone())));
+        for (name, value) in [
+            ("release", event.release.clone()),
+            ("transaction", event.transaction.clone()),
+            ("server_name", event.server_name.clone()),
+            ("environment", event.environment.clone()),
+        ] {
+            pairs.extend(value.map(|v| (name.to_owned(), v)));
+        }
+        pairs.sort();
+        pairs.dedup();
+        for pair in pairs {
+            *counts.entry(pair).or_default() += 1;
+        }
+    }
+    counts
+}
+
+async fn events(call: Call, input: ErrorEventList) -> Result<EventSummaryPage, Problem> {
+    let limit = page::limit(input.limit, 20, 100)?;
+    let before = page::number_cursor(input.cursor.as_deref())?;
+    let issue = find_issue(&call, &input.issue).await?;
+    let environment = match &input.environment {
+        Some(name) => Some(find::app_in(&call, &issue.app, Some(name)).await?.environment.id),
+        None => None,
+    };
+    let rows = call.context.store.errors().events_of(issue.id, environment, before, limit + 1).await?;
+    let more = rows.len() > usize::try_from(limit).unwrap_or(0);
+    let mut listed = Vec::new();
+    for row in rows.iter().take(usize::try_from(limit).unwrap_or(0)) {
+        let body: Value = serde_json::from_slice(&row.body).unwrap_or_default();
+        let event = Event::read(&body);
+        let event = event.as_ref();
+        listed.push((
+            row.id,
+            EventSummary {
+                event: row.event_id.clone(),
+                at: row.at,
+                environment: environment_name(&call, row).await?,
+                release: Untrusted::maybe(event.and_then(|e| e.release.clone())),
+                value: event.map(|e| first_line(&e.value())).unwrap_or_default().into(),
+                user: Untrusted::maybe(event.and_then(|e| show::user(&e.user))),
+            },
+        ));
+    }
+    let cut = page::fit(&mut listed, Keep::First, call.budget, input.limit.is_some());
+    let next = listed.last().map(|(id, _)| id.to_string()).filter(|_| more || cut);
+    Ok(EventSummaryPage { events: listed.into_iter().map(|(_, e)| e).collect(), next_cursor: next })
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().chars().take(200).collect()
+}
+
+async fn event(call: Call, input: ErrorEventGet) -> Result<ErrorEvent, Problem> {
+    let issue = find_issue(&call, &input.issue).await?;
+    let row = find_event(&call, &issue, input.event.as_deref()).await?;
+    let (event, body) = shown(&call, &issue, &row).await?;
+    let raw = input.raw.then(|| {
+        let text = body.to_string();
+        let cut: String = text.chars().take(MAX_RAW).collect();
+        cut.into()
+    });
+    Ok(ErrorEvent { event, raw })
+}
+
+async fn compare(call: Call, input: ErrorReleaseCompare) -> Result<ReleaseComparison, Problem> {
+    let app = find::app(&call, &input.app).await?;
+    let releases = call.context.store.errors().releases(app.id, 500).await?;
+    let names: Vec<String> = releases.iter().take(10).map(|r| r.name.clone()).collect();
+    let find = |field: &str, name: &str| {
+        releases.iter().position(|r| r.name == name).ok_or_else(|| Problem {
+            field: Some(field.to_owned()),
+            ..Problem::not_found("release", name, &names)
+        })
+    };
+    let position = match &input.release {
+        Some(name) => find("release", name)?,
+        None => 0,
+    };
+    let Some(release) = releases.get(position) else {
+        return Err(Problem::new(Code::NotFound, format!("No error of {} names a release.", app.slug))
+            .hint("Set release in the SDK's init, or deploy with SENTRY_RELEASE, which Berth sets."));
+    };
+    let with = match &input.with {
+        Some(name) => releases.get(find("with", name)?),
+        None => releases.get(position + 1),
+    };
+    let until = |release: &ReleaseRow| {
+        let after = releases.iter().rev().find(|r| r.id > release.id);
+        after.map_or_else(|| time(&call), |r| r.first_seen)
+    };
+    let new = call.context.store.errors().issues_new_in(app.id, release, 20).await?;
+    let ours = stats(&call, &app, release, until(release)).await?;
+    let theirs = match with {
+        Some(with) => Some(stats(&call, &app, with, until(with)).await?),
+        None => None,
+    };
+    let mut why = Vec::new();
+    let count = |regressed: bool| new.iter().filter(|i| i.regressed == regressed).count();
+    if count(false) > 0 {
+        why.push(format!("{} issues were first seen in it", count(false)));
+    }
+    if count(true) > 0 {
+        why.push(format!("{} resolved issues came back", count(true)));
+    }
+    if let Some(theirs) = &theirs
+        && ours.events >= 10
+        && ours.per_hour > 2.0 * theirs.per_hour
+    {
+        why.push(format!("{:.1} events an hour instead of {:.1}", ours.per_hour, theirs.per_hour));
+    }
+    Ok(ReleaseComparison {
+        worse: theirs.is_some() && !why.is_empty(),
+        release: ours,
+        with: theirs,
+        why,
+        new_issues: new.iter().map(summary).collect(),
+    })
+}
+
+async fn stats(
+    call: &Call,
+    app: &AppRow,
+    release: &ReleaseRow,
+    until: Timestamp,
+) -> Result<ReleaseErrors, Problem> {
+    let stats = call.context.store.errors().release_stats(app.id, release.id).await?;
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    let (hours, events) =
+        ((until.millis_since(release.first_seen) as f64 / 3_600_000.0).max(0.1), stats.events as f64);
+    let round = |n: f64| (n * 100.0).round() / 100.0;
+    Ok(ReleaseErrors {
+        release: release.name.as_str().into(),
+        first_seen: release.first_seen,
+        events: stats.events,
+        hours: round(hours),
+        per_hour: round(events / hours),
+        issues: stats.issues,
+        users: stats.users,
+    })
+}
+
+async fn rebuild(call: Call, _: ErrorIndexRebuild) -> Result<ErrorIndexState, Problem> {
+    find::demand_all_projects(&call, "error_index_rebuild")?;
+    call.context.error_index.rebuild().await;
+    let events = call.context.store.errors().highest_event().await?;
+    Ok(ErrorIndexState { begun: true, events })
+}
+
+impl Brief for IssuePage {
+    fn brief(&self) -> Text {
+        if self.issues.is_empty() {
+            return "No issue matches. error_search without a query lists the open ones; dsn_get shows how errors get here.".into();
+        }
+        let text = Text::from(format!("{} of {} issues:\n", self.issues.len(), self.total))
+            .quote_lines(self.issues.iter().map(|i| line(i).into()));
+        self.facets.iter().fold(text, |text, facet| {
+            let values: Vec<String> =
+                facet.values.iter().map(|v| format!("{} ×{}", v.value.0, v.events)).collect();
+            text.say(format!("\n{}: ", facet.field)).quote(&values.join(", ").into())
+        })
+    }
+}
+
+impl Brief for ErrorFieldList {
+    fn brief(&self) -> Text {
+        let lines = self.fields.iter().map(|f| format!("{}: {}", f.name.0, f.about).into());
+        Text::from(format!("{}\nFields:\n", self.grammar)).quote_lines(lines)
+    }
+}
+
+/// An event for a reader who sees nothing else.
+fn story(event: &EventDetail) -> Vec<String> {
+    let mut lines = Vec::new();
+    for exception in &event.exceptions {
+        let kind = exception.kind.as_ref().map_or("Stack", |k| k.0.as_str());
+        let value = exception.value.as_ref().map(|v| format!(": {}", v.0)).unwrap_or_default();
+        lines.push(format!("{kind}{value}"));
+        for frame in &exception.frames {
+            let mark = if frame.in_app { "" } else { " (package)" };
+            lines.push(format!("  at {}{mark}", frame.place.0));
+            if let Some(code) = &frame.code {
+                lines.extend(code.0.lines().map(|l| format!("      {l}")));
+            }
+        }
+    }
+    if let Some(message) = &event.message {
+        lines.push(format!("Message: {}", message.0));
+    }
+    if let Some(request) = &event.request {
+        let part = |t: &Option<Untrusted>| t.as_ref().map(|t| t.0.clone()).unwrap_or_default();
+        lines.push(format!("Request: {} {}", part(&request.method), part(&request.url)));
+    }
+    if let Some(user) = &event.user {
+        lines.push(format!("User: {}", user.0));
+    }
+    if !event.tags.is_empty() {
+        let tags: Vec<String> = event.tags.iter().map(|t| format!("{}={}", t.name.0, t.value.0)).collect();
+        lines.push(format!("Tags: {}", tags.join(", ")));
+    }
+    if !event.breadcrumbs.is_empty() {
+        lines.push("Before it:".into());
+        lines.extend(event.breadcrumbs.iter().map(|c| {
+            let at = c.at.map(|at| format!("{at} ")).unwrap_or_default();
+            format!("  {at}{}", c.text.0)
+        }));
+    }
+    lines
+}
+
+impl Brief for IssueDetail {
+    fn brief(&self) -> Text {
+        let mut text = Text::new().quote_lines([line(&self.summary).into()]).say(format!(
+            "\nFirst seen {}, {} events in the last 24 hours.",
+            self.summary.first_seen, self.events_24h
+        ));
+        if let Some(deployment) = &self.first_deployment {
+            text = text.say(format!(" {deployment} was live then"));
+            text = match (&self.last_good_commit, &self.first_commit) {
+                (Some(good), Some(bad)) => text.say(format!("; look at the commits {good}..{bad}.")),
+                _ => text.say("."),
+            };
+        }
+        if !self.stands_out.is_empty() {
+            text = text.say("\nStands out: ").quote_lines(self.stands_out.iter().map(|s| {
+                format!("{}={} ({} % here, {} % elsewhere)", s.field.0, s.value.0, s.here, s.elsewhere).into()
+            }));
+        }
+        if let Some(event) = &self.latest {
+            text = text.say(format!("\nNewest event {} at {}:\n", event.event, event.at));
+            text = text.quote_lines(story(event).into_iter().map(Into::into));
+        }
+        if !self.similar.is_empty() {
+            let similar: Vec<String> = self.similar.iter().map(ToString::to_string).collect();
+            text = text.say(format!("\nSimilar: {}.", similar.join(", ")));
+        }
+        text.say(format!("\nWhen it is mended: error_resolve(issue={:?}).", self.summary.issue.to_string()))
+    }
+}
+
+impl Brief for EventSummaryPage {
+    fn brief(&self) -> Text {
+        if self.events.is_empty() {
+            return "No event is kept.".into();
+        }
+        Text::new().quote_lines(self.events.iter().map(|e| {
+            let of = |t: &Option<Untrusted>| t.as_ref().map(|t| format!(" {}", t.0)).unwrap_or_default();
+            format!("{} {} {}{}{} {}", e.at, e.event, e.environment, of(&e.release), of(&e.user), e.value.0)
+                .into()
+        }))
+    }
+}
+
+impl Brief for ErrorEvent {
+    fn brief(&self) -> Text {
+        let event = &self.event;
+        let text = Text::from(format!("Event {} of {} at {}:\n", event.event, event.issue, event.at));
+        text.quote_lines(story(event).into_iter().map(Into::into))
+    }
+}
+
+impl Brief for ReleaseComparison {
+    fn brief(&self) -> Text {
+        let rate = |r: &ReleaseErrors| {
+            format!("{} events ({:.1} an hour), {} issues, {} users", r.events, r.per_hour, r.issues, r.users)
+        };
+        let mut text = Text::new().quote(&self.release.release).say(format!(": {}.", rate(&self.release)));
+        if let Some(with) = &self.with {
+            text = text.say(" Before, ").quote(&with.release).say(format!(": {}.", rate(with)));
+        }
+        let verdict = match (self.worse, &self.with) {
+            (true, _) => format!(" It is worse: {}.", self.why.join("; ")),
+            (false, Some(_)) => " It is not worse.".to_owned(),
+            (false, None) => " There is no release before it to compare with.".to_owned(),
+        };
+        text = text.say(verdict);
+        if !self.new_issues.is_empty() {
+            text = text.say("\nNew or back:\n").quote_lines(self.new_issues.iter().map(|i| line(i).into()));
+        }
+        text
+    }
+}
+
+impl Brief for ErrorIndexState {
+    fn brief(&self) -> Text {
+        format!("The index is being built anew from {} events; searches find more and more.", self.events)
+            .into()
+    }
+}
