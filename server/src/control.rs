@@ -160,7 +160,7 @@ impl ControlPlane {
         let ingest = Ingest::start(store.clone(), shutdown.child_token());
         let index = daemon.config.data_dir.join("index").join("errors");
         let index = ErrorIndex::start(store.clone(), Some(&index), shutdown.child_token())
-            .map_err(|e| Failure::local(&e.to_string()))?;
+            .map_err(|e| Failure::local(e.to_string()))?;
         let digester = Digester::start(store.clone(), ingest.clone(), index.clone(), shutdown.child_token());
         let listening = daemon.sockets.duplicate(Role::Control)?;
         let listening = listening.ok_or_else(|| Failure::local("the control plane has no socket"))?;
@@ -353,6 +353,8 @@ fn retention_config(config: &Config) -> RetentionConfig {
         log_age: config.log_retention,
         log_bytes: config.log_max_bytes,
         request_age: config.request_retention,
+        error_age: config.error_retention,
+        error_events: config.error_max_events,
         ..RetentionConfig::default()
     }
 }

@@ -17,7 +17,7 @@ use berth_schemas::{
     },
 };
 use berth_store::{
-    ErrorEventRow, IssueOrder, IssueRow, ReleaseRow,
+    ErrorEventRow, ErrorReleaseRow, IssueOrder, IssueRow,
     model::{AppId, AppRow, DeploymentRow},
 };
 use serde_json::Value;
@@ -437,7 +437,7 @@ async fn compare(call: Call, input: ErrorReleaseCompare) -> Result<ReleaseCompar
         Some(name) => releases.get(find("with", name)?),
         None => releases.get(position + 1),
     };
-    let until = |release: &ReleaseRow| {
+    let until = |release: &ErrorReleaseRow| {
         let after = releases.iter().rev().find(|r| r.id > release.id);
         after.map_or_else(|| time(&call), |r| r.first_seen)
     };
@@ -473,7 +473,7 @@ async fn compare(call: Call, input: ErrorReleaseCompare) -> Result<ReleaseCompar
 async fn stats(
     call: &Call,
     app: &AppRow,
-    release: &ReleaseRow,
+    release: &ErrorReleaseRow,
     until: Timestamp,
 ) -> Result<ReleaseErrors, Problem> {
     let stats = call.context.store.errors().release_stats(app.id, release.id).await?;

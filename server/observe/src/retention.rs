@@ -1,4 +1,4 @@
-//! Keeps runtime logs and request records within their limits of age and size.
+//! Keeps runtime logs, request records and errors within their limits of age and size.
 
 use std::time::Duration;
 
@@ -21,6 +21,10 @@ pub struct RetentionConfig {
     pub request_age: Duration,
     /// Bytes of request records.
     pub request_bytes: u64,
+    /// Age of the oldest error event; issues without events are kept twice as long.
+    pub error_age: Duration,
+    /// Error events of each app.
+    pub error_events: u64,
     /// How often to look.
     pub every: Duration,
 }
@@ -33,6 +37,8 @@ impl Default for RetentionConfig {
             log_bytes: 512 << 20,
             request_age: Duration::from_secs(3 * DAY),
             request_bytes: 256 << 20,
+            error_age: Duration::from_secs(90 * DAY),
+            error_events: 1_000_000,
             every: Duration::from_secs(60),
         }
     }
@@ -58,7 +64,7 @@ impl Retention {
                 tokio::select! {
                     () = shutdown.cancelled() => return,
                     done = prune(&store, &config) => if let Err(error) = done {
-                        tracing::warn!(%error, "old logs and requests were not removed");
+                        tracing::warn!(%error, "old logs, requests and errors were not removed");
                     },
                 }
             }
@@ -80,8 +86,11 @@ async fn prune(store: &Store, config: &RetentionConfig) -> Result<()> {
     let logs = store.logs().prune(before(now, config.log_age), bytes(config.log_bytes)).await?;
     let requests =
         store.requests().prune(before(now, config.request_age), bytes(config.request_bytes)).await?;
-    if logs.rows + requests.rows > 0 {
-        tracing::debug!(lines = logs.rows, requests = requests.rows, "removed old logs and requests");
+    let (old, forgotten) = (before(now, config.error_age), before(now, config.error_age * 2));
+    let errors = store.errors().prune(old, bytes(config.error_events), forgotten).await?;
+    if logs.rows + requests.rows + errors.rows > 0 {
+        let (lines, requests, errors) = (logs.rows, requests.rows, errors.rows);
+        tracing::debug!(lines, requests, errors, "removed old logs, requests and errors");
         store.shrink(SHRINK_PAGES).await?;
     }
     Ok(())

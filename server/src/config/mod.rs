@@ -105,6 +105,10 @@ pub struct Config {
     pub log_max_bytes: u64,
     /// How long access records are kept.
     pub request_retention: Duration,
+    /// Age of the oldest error event.
+    pub error_retention: Duration,
+    /// Error events of an app that are kept.
+    pub error_max_events: u64,
     /// Bytes that must stay free on the data directory's disk.
     pub min_free_disk: u64,
     /// Bytes of build cache that Berth keeps.
@@ -183,6 +187,8 @@ impl Config {
             concurrent_builds: usize::try_from(read.number("concurrent_builds")).unwrap_or(1),
             log_retention: DAY * u32::try_from(read.number("log_retention_days")).unwrap_or(1),
             log_max_bytes: read.number("log_max_mb") * MIB,
+            error_retention: DAY * u32::try_from(read.number("error_retention_days")).unwrap_or(1),
+            error_max_events: read.number("error_max_events"),
             request_retention: DAY * u32::try_from(read.number("request_retention_days")).unwrap_or(1),
             min_free_disk: read.number("min_free_disk_mb") * MIB,
             build_cache: read.number("build_cache_mb") * MIB,

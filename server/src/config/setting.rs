@@ -146,6 +146,18 @@ pub const SETTINGS: &[Setting] = &[
         "1024",
         "MiB of what apps print that is kept in all; the oldest goes first.",
     ),
+    setting(
+        "error_retention_days",
+        number(1, 3650),
+        "90",
+        "Days for which error events are kept; their issues and counts stay twice as long.",
+    ),
+    setting(
+        "error_max_events",
+        number(100, 100_000_000),
+        "1000000",
+        "Error events that are kept of each app, the newest ones.",
+    ),
     setting("request_retention_days", number(1, 3650), "7", "Days for which access records are kept."),
     setting(
         "min_free_disk_mb",

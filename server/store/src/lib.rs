@@ -58,8 +58,8 @@ pub use domains::{DomainPlan, DomainRow, Domains};
 pub use environments::Environments;
 pub use error::{Result, StoreError};
 pub use errors::{
-    Body, DigestedEvent, ErrorEventRow, ErrorItem, Errors, Filed, IntakeRow, IssueFilter, IssueOrder,
-    IssueRow, ItemKind, NewIntake, ReleaseRow, ReleaseStats, Until,
+    Body, DigestedEvent, ErrorEventRow, ErrorItem, ErrorReleaseRow, Errors, Filed, IntakeRow, IssueFilter,
+    IssueOrder, IssueRow, ItemKind, NewIntake, ReleaseStats, Until,
 };
 pub use events::Events;
 pub use forge_reports::{ForgeReports, ReportRow};

@@ -282,11 +282,9 @@ fn component(frame: &Frame) -> Option<String> {
 fn is_telling(name: &str, frame: &Frame) -> bool {
     let file = frame.filename.as_deref().or(frame.abs_path.as_deref()).unwrap_or_default();
     let may_be_minified = !frame.mapped && (file.ends_with("js") || file.starts_with("http"));
-    let short = name.chars().count() <= 2;
-    !name.is_empty()
-        && !(short && may_be_minified)
-        && !name.contains("<anonymous>")
-        && !name.contains("<unknown>")
+    let minified = may_be_minified && name.chars().count() <= 2;
+    let nameless = name.is_empty() || name.contains("<anonymous>") || name.contains("<unknown>");
+    !minified && !nameless
 }
 
 /// The function without what generators append and what it is called through.

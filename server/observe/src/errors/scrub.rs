@@ -265,7 +265,7 @@ fn luhn(digits: &[u32]) -> bool {
             _ => *d,
         })
         .sum();
-    sum % 10 == 0 && digits.iter().any(|d| *d != 0)
+    sum.is_multiple_of(10) && digits.iter().any(|d| *d != 0)
 }
 
 fn shorten(value: Option<&mut Value>) {

@@ -309,15 +309,21 @@ impl Errors<'_> {
                 rows += i64::try_from(gone).unwrap_or(0);
             }
         }
-        let mut write = Write::begin(self.0).await?;
-        sqlx::query(
-            "DELETE FROM error_issues WHERE last_seen < $1
-             AND NOT EXISTS (SELECT 1 FROM error_events e WHERE e.issue_id = error_issues.id)",
-        )
-        .bind(forget.0)
-        .execute(write.conn())
-        .await?;
-        write.commit().await?;
+        let old = sqlx::query("SELECT 1 FROM error_issues WHERE last_seen < $1 LIMIT 1")
+            .bind(forget.0)
+            .fetch_optional(self.0.read())
+            .await?;
+        if old.is_some() {
+            let mut write = Write::begin(self.0).await?;
+            sqlx::query(
+                "DELETE FROM error_issues WHERE last_seen < $1
+                 AND NOT EXISTS (SELECT 1 FROM error_events e WHERE e.issue_id = error_issues.id)",
+            )
+            .bind(forget.0)
+            .execute(write.conn())
+            .await?;
+            write.commit().await?;
+        }
         Ok(Pruned { rows, bytes: 0 })
     }
 

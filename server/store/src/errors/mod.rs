@@ -14,7 +14,7 @@ use berth_schemas::{AppSlug, IssueRef, Timestamp};
 pub use change::Until;
 pub use digest::{Body, DigestedEvent, Filed};
 pub use intake::{IntakeRow, NewIntake};
-pub use query::{IssueFilter, IssueOrder, ReleaseRow, ReleaseStats};
+pub use query::{ErrorReleaseRow, IssueFilter, IssueOrder, ReleaseStats};
 
 use crate::{
     error::{Result, StoreError},

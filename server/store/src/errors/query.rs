@@ -107,7 +107,7 @@ fn joined(parts: &[IssueFilter], with: &str, empty: &str, texts: &mut Vec<String
 
 /// A release as clients name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReleaseRow {
+pub struct ErrorReleaseRow {
     /// Row id; later ones were first seen later.
     pub id: i64,
     /// Its name.
@@ -290,7 +290,7 @@ impl Errors<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn releases(self, app: AppId, limit: i64) -> Result<Vec<ReleaseRow>> {
+    pub async fn releases(self, app: AppId, limit: i64) -> Result<Vec<ErrorReleaseRow>> {
         let rows = sqlx::query(
             "SELECT id, name, first_seen FROM error_releases WHERE app_id = $1 ORDER BY id DESC LIMIT $2",
         )
@@ -300,7 +300,7 @@ impl Errors<'_> {
         .await?;
         rows.iter()
             .map(|r| {
-                Ok(ReleaseRow {
+                Ok(ErrorReleaseRow {
                     id: r.try_get("id")?,
                     name: r.try_get("name")?,
                     first_seen: row::time(r, "first_seen")?,
@@ -333,7 +333,12 @@ impl Errors<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn issues_new_in(self, app: AppId, release: &ReleaseRow, limit: i64) -> Result<Vec<IssueRow>> {
+    pub async fn issues_new_in(
+        self,
+        app: AppId,
+        release: &ErrorReleaseRow,
+        limit: i64,
+    ) -> Result<Vec<IssueRow>> {
         let sql = format!(
             "SELECT {ISSUE} FROM error_issues i JOIN apps a ON a.id = i.app_id
              WHERE i.app_id = $1 AND (i.first_release = $2 OR (i.regressed = 1 AND EXISTS

@@ -4,6 +4,7 @@ mod deploying;
 mod dns_providers;
 mod domains;
 mod environments;
+mod errors;
 mod identity;
 mod isolation;
 mod pushing;
@@ -16,6 +17,7 @@ pub use deploying::*;
 pub use dns_providers::*;
 pub use domains::*;
 pub use environments::*;
+pub use errors::*;
 pub use identity::*;
 pub use isolation::*;
 pub use pushing::*;
@@ -37,6 +39,10 @@ macro_rules! scenarios {
             tokens_work_until_they_expire_or_are_revoked,
             a_limited_token_cannot_make_a_wider_one,
             a_deleted_project_takes_its_tokens_along,
+            events_become_issues_and_are_counted_once,
+            a_resolved_issue_comes_back_in_a_newer_release_only,
+            merged_and_split_issues_stay_so,
+            what_is_old_goes_and_its_counts_stay,
             names_are_taken_once,
             settings_that_do_not_differ_change_nothing,
             variables_are_sealed_and_events_name_them_only,

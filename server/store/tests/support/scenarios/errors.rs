@@ -1,0 +1,169 @@
+//! Stories about errors of apps.
+
+use berth_schemas::issue::{IssueState, Level};
+
+use crate::support::*;
+
+fn item(n: u32, kind: ItemKind, body: &str) -> ErrorItem {
+    ErrorItem { kind, event_id: Some(format!("{n:032x}")), name: None, body: body.as_bytes().to_vec() }
+}
+
+fn read(row: &IntakeRow, kind: &str, release: &str, user: &str) -> DigestedEvent {
+    DigestedEvent {
+        intake: row.id,
+        app: row.app,
+        environment: row.environment,
+        event_id: row.event_id.clone().unwrap(),
+        at: None,
+        received_at: row.received_at,
+        kind: kind.into(),
+        value: "nul \0 and 'quotes'".into(),
+        culprit: None,
+        level: Level::Error,
+        platform: "python".into(),
+        handled: Some(false),
+        release: Some(release.into()),
+        user_key: Some(format!("id:{user}")),
+        strict: format!("strict-{kind}"),
+        loose: None,
+        reasons: Vec::new(),
+        body: Body::Compressed(row.body.clone()),
+    }
+}
+
+async fn sent(world: &World, app: &AppRow, events: &[(u32, &str, &str, &str)]) {
+    let items = events.iter().map(|(n, ..)| item(*n, ItemKind::Event, "{\"a\":1}")).collect();
+    let errors = world.store.errors();
+    let request = NewIntake {
+        app: app.id,
+        environment: app.environment.id,
+        received_at: world.store.clock().now(),
+        items,
+        dropped: vec![("session".into(), "invalid".into(), 2)],
+    };
+    errors.accept(&[request]).await.unwrap();
+    let rows = errors.waiting(100).await.unwrap();
+    let read: Vec<_> =
+        rows.iter().zip(events).map(|(r, (_, kind, release, user))| read(r, kind, release, user)).collect();
+    errors.digest(&read, &[], &[]).await.unwrap();
+    assert_eq!(errors.backlog().await.unwrap(), 0);
+}
+
+async fn issue(world: &World, number: i64) -> IssueRow {
+    let which = format!("WEB-{number}").parse().unwrap();
+    world.store.errors().issue(&Visible::All, &which).await.unwrap().unwrap()
+}
+
+pub async fn events_become_issues_and_are_counted_once(world: World) {
+    let app = world.app("web").await;
+    sent(
+        &world,
+        &app,
+        &[(1, "A", "1", "ann"), (2, "A", "1", "bob"), (3, "B", "1", "ann"), (3, "B", "1", "ann")],
+    )
+    .await;
+    sent(&world, &app, &[(1, "A", "1", "ann"), (4, "A", "2", "ann")]).await;
+    let (a, b) = (issue(&world, 1).await, issue(&world, 2).await);
+    assert_eq!((a.events, a.users, b.events, b.users), (3, 2, 1, 1));
+    assert_eq!(a.first_release.as_deref(), Some("1"));
+    let errors = world.store.errors();
+    let event = errors.event(a.id, Some(&format!("{:032x}", 4))).await.unwrap().unwrap();
+    assert_eq!(event.body, b"{\"a\":1}");
+    assert_eq!(errors.releases_of(a.id).await.unwrap(), [("2".to_owned(), 1), ("1".to_owned(), 2)]);
+    let counts = errors.counts(app.environment.id, berth_schemas::Timestamp(0)).await.unwrap();
+    assert_eq!(
+        counts,
+        [("error".to_owned(), String::new(), 4), ("session".to_owned(), "invalid".to_owned(), 4)]
+    );
+    let stranger = Visible::Projects(vec![ProjectId(999)]);
+    assert!(errors.issue(&stranger, &a.reference()).await.unwrap().is_none());
+    let (found, total) = errors
+        .issues(&Visible::All, Some(app.id), &IssueFilter::All(Vec::new()), IssueOrder::Events, (0, 1))
+        .await
+        .unwrap();
+    assert_eq!((found[0].id, total), (a.id, 2));
+}
+
+pub async fn a_resolved_issue_comes_back_in_a_newer_release_only(world: World) {
+    let app = world.app("web").await;
+    let (errors, root) = (world.store.errors(), Principal::daemon());
+    sent(&world, &app, &[(1, "A", "1", "ann")]).await;
+    errors.resolve(&root, &issue(&world, 1).await, true).await.unwrap();
+    sent(&world, &app, &[(2, "A", "1", "ann")]).await;
+    assert_eq!(issue(&world, 1).await.state, IssueState::Resolved);
+    sent(&world, &app, &[(3, "A", "2", "ann")]).await;
+    let back = issue(&world, 1).await;
+    assert_eq!((back.state, back.regressed), (IssueState::Open, true));
+    errors.resolve(&root, &back, false).await.unwrap();
+    sent(&world, &app, &[(4, "A", "1", "ann")]).await;
+    assert_eq!(issue(&world, 1).await.state, IssueState::Resolved, "an older release proves nothing");
+    sent(&world, &app, &[(5, "A", "2", "ann")]).await;
+    assert_eq!(issue(&world, 1).await.state, IssueState::Open, "the same one does");
+    errors
+        .ignore(&root, &issue(&world, 1).await, Until { users: Some(1), ..Until::default() })
+        .await
+        .unwrap();
+    sent(&world, &app, &[(6, "A", "2", "ann")]).await;
+    assert_eq!(issue(&world, 1).await.state, IssueState::Ignored);
+    sent(&world, &app, &[(7, "A", "2", "bob")]).await;
+    assert_eq!(issue(&world, 1).await.state, IssueState::Open);
+    let kinds = world
+        .store
+        .events()
+        .list(&Visible::All, Some(&app.slug), Some("error."), None, None, 50)
+        .await
+        .unwrap();
+    let regressed = kinds.iter().filter(|e| e.kind == "error.regressed").count();
+    assert_eq!(regressed, 2, "{kinds:?}");
+}
+
+pub async fn merged_and_split_issues_stay_so(world: World) {
+    let app = world.app("web").await;
+    let (errors, root) = (world.store.errors(), Principal::daemon());
+    sent(&world, &app, &[(1, "A", "1", "ann"), (2, "B", "1", "bob")]).await;
+    errors.merge(&root, &issue(&world, 2).await, &issue(&world, 1).await).await.unwrap();
+    sent(&world, &app, &[(3, "B", "1", "eve")]).await;
+    let one = issue(&world, 1).await;
+    assert_eq!((one.events, one.users), (3, 3));
+    let hours: i64 =
+        errors.hours(one.id, berth_schemas::Timestamp(0)).await.unwrap().iter().map(|h| h.events).sum();
+    assert_eq!(hours, 3);
+    let number = errors.split(&root, &one, "strict-B").await.unwrap();
+    assert_eq!(number, 3, "a number is given once");
+    sent(&world, &app, &[(4, "B", "1", "eve")]).await;
+    let (one, three) = (issue(&world, 1).await, issue(&world, 3).await);
+    assert_eq!((one.events, three.events, three.users), (1, 3, 2));
+    errors.delete_issue(&root, &three).await.unwrap();
+    sent(&world, &app, &[(5, "B", "1", "eve")]).await;
+    assert_eq!(issue(&world, 4).await.events, 1);
+}
+
+pub async fn what_is_old_goes_and_its_counts_stay(world: World) {
+    let app = world.app("web").await;
+    let (errors, root) = (world.store.errors(), Principal::daemon());
+    sent(&world, &app, &[(1, "A", "1", "ann"), (2, "A", "1", "ann"), (3, "A", "1", "bob")]).await;
+    let old = berth_schemas::Timestamp(0);
+    errors.prune(old, 2, old).await.unwrap();
+    let one = issue(&world, 1).await;
+    assert_eq!(one.events, 3);
+    assert_eq!(errors.events_of(one.id, None, None, 10).await.unwrap().len(), 2);
+    assert_eq!(errors.count_of_user(app.id, "bob").await.unwrap(), 1);
+    assert_eq!(errors.delete_user(&root, app.id, "bob").await.unwrap().len(), 1);
+    world.advance(3600);
+    let now = world.store.clock().now();
+    errors.prune(now, 1000, now).await.unwrap();
+    let which = "WEB-1".parse().unwrap();
+    assert!(errors.issue(&Visible::All, &which).await.unwrap().is_none());
+    // What an app sent before it went is not in the way.
+    let request = NewIntake {
+        app: app.id,
+        environment: EnvironmentId(999),
+        received_at: now,
+        items: vec![item(9, ItemKind::Session, "{}")],
+        dropped: Vec::new(),
+    };
+    errors.accept(&[request]).await.unwrap();
+    let rows = errors.waiting(10).await.unwrap();
+    errors.digest(&[], &rows, &[]).await.unwrap();
+    assert_eq!(errors.backlog().await.unwrap(), 0);
+}
