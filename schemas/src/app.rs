@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AppSlug, DeploymentRef, EnvironmentName, ProjectSlug, Timestamp, deployment::DeploymentState,
+    AppSlug, DeploymentRef, DomainName, EnvironmentName, ProjectSlug, Timestamp, deployment::DeploymentState,
     job::JobHandle,
 };
 
@@ -104,6 +104,14 @@ pub struct AppSettings {
     /// More places where the app answers, as host or host/path-prefix.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub routes: Option<Vec<String>>,
+    /// Path at which the app is asked with ?domain=<host> whether an unknown host is its own; 2xx: it leads there and
+    /// gets a certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_demand_ask: Option<String>,
+    /// Hosts approved so in a day. Default 50.
+    #[schemars(range(min = 1, max = 10000))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_demand_limit: Option<u32>,
     /// Variables that must be set before a deployment starts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub required_variables: Option<Vec<String>>,
@@ -125,6 +133,13 @@ pub struct AppSettings {
     /// Static releases: answer unknown paths with index.html, for apps that route in the browser.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spa_fallback: Option<bool>,
+}
+
+impl AppSettings {
+    /// The hosts of all routes, which the world may know. One that is no domain name gets no certificate.
+    pub fn route_hosts(&self) -> impl Iterator<Item = DomainName> {
+        self.routes.iter().flatten().filter_map(|route| route.split('/').next()?.parse().ok())
+    }
 }
 
 /// What gets a preview: an environment of its own, which goes with it.

@@ -259,6 +259,38 @@ pub enum DomainStatus {
     Plain,
 }
 
+/// How a domain came to be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum DomainOrigin {
+    /// Somebody added it.
+    #[default]
+    Added,
+    /// Its app approved it when a visitor asked for it (settings.on_demand_ask); it goes when the app no longer does.
+    OnDemand,
+}
+
+impl DomainOrigin {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Added, Self::OnDemand];
+
+    /// Its name on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Added => "added",
+            Self::OnDemand => "on_demand",
+        }
+    }
+
+    /// The origin of this name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|origin| origin.as_str() == text)
+    }
+}
+
 /// A certificate as it is shown; its key never is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
@@ -328,6 +360,8 @@ pub struct DomainSummary {
     pub app: AppSlug,
     /// The environment of the app.
     pub environment: EnvironmentName,
+    /// How it came to be.
+    pub origin: DomainOrigin,
     /// Where visitors are sent instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redirect_to: Option<DomainName>,
@@ -350,6 +384,8 @@ pub struct DomainDetail {
     pub app: AppSlug,
     /// The environment of the app.
     pub environment: EnvironmentName,
+    /// How it came to be.
+    pub origin: DomainOrigin,
     /// Where it answers.
     pub url: String,
     /// Where visitors are sent instead of to the app.
@@ -376,6 +412,9 @@ pub struct DomainDetail {
     pub created_at: Timestamp,
     /// Who added it.
     pub created_by: String,
+    /// When its app was last asked whether it still approves it (origin on_demand).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_at: Option<Timestamp>,
     /// What to do next.
     pub next: String,
 }

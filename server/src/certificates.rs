@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use berth_certs::{AcmeConfig, CertsConfig, OwnNames, is_public};
+use async_trait::async_trait;
+use berth_certs::{AcmeConfig, Answer, Approver, CertsConfig, OwnNames, is_public};
+use berth_deploy::{Pipeline, probe::ProbeOutcome};
 use berth_schemas::DomainName;
+use berth_store::model::AppRow;
 
 use crate::{cli::failure::Failure, config::Config, control::Daemon, serve::file_failure};
 
@@ -57,4 +60,20 @@ pub fn config(daemon: &Daemon) -> Result<CertsConfig, Failure> {
         ),
         control_host: control_host(config),
     })
+}
+
+/// Asks apps by their live releases.
+pub struct Asks(pub Pipeline);
+
+#[async_trait]
+impl Approver for Asks {
+    async fn ask(&self, app: &AppRow, path: &str) -> Answer {
+        match self.0.ask_release(app, path).await {
+            None => Answer::Unknown("it has no container that could be asked".into()),
+            Some(ProbeOutcome::Healthy { status } | ProbeOutcome::Status { code: status, .. }) => {
+                Answer::of_status(status)
+            }
+            Some(silent) => Answer::Unknown(silent.to_string()),
+        }
+    }
 }

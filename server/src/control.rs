@@ -155,6 +155,7 @@ impl ControlPlane {
             shutdown.child_token(),
         )
         .await?;
+        certs.approve_by(Arc::new(certificates::Asks(pipeline.clone())));
         let remains = Remains::start(store.clone(), &daemon.outlet);
         let retention = Retention::start(store.clone(), retention_config(config), shutdown.child_token());
         let ingest = Ingest::start(store.clone(), shutdown.child_token());

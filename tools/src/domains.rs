@@ -4,8 +4,8 @@ use berth_certs::Seen;
 use berth_schemas::{
     Code, DomainName, Problem, Scope, Untrusted,
     domain::{
-        DomainAdd, DomainCertificateSet, DomainDetail, DomainGet, DomainList, DomainPage, DomainRemove,
-        DomainRemoved, DomainRenew, DomainStatus, DomainSummary, DomainUpdate, DomainVerify,
+        DomainAdd, DomainCertificateSet, DomainDetail, DomainGet, DomainList, DomainOrigin, DomainPage,
+        DomainRemove, DomainRemoved, DomainRenew, DomainStatus, DomainSummary, DomainUpdate, DomainVerify,
     },
     rules::DomainRules,
 };
@@ -81,7 +81,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             Spec {
                 name: "domain_verify",
                 title: "Look at a domain again now",
-                description: "Go on now with what waits for a domain's certificate, as after a change in DNS, instead of at the next try; wait_s waits for the outcome. Limits of the authority still hold.",
+                description: "Go on now with what waits for a domain's certificate, as after a change in DNS, instead of at the next try; wait_s waits for the outcome. Limits of the authority still hold. For a domain that came on demand its app is asked again, too: if it says no, the domain is dropped.",
                 hints: Hints::UPDATE.open_world(),
                 scope: Scope::Write,
                 tier: Tier::Extended,
@@ -225,6 +225,7 @@ async fn detail(call: &Call, row: DomainRow) -> Result<DomainDetail, Problem> {
         domain: row.name,
         app: row.app,
         environment: row.environment,
+        origin: row.origin,
         redirect_to: row.redirect_to,
         challenge: row.challenge,
         rules: row.rules.shown(),
@@ -234,6 +235,7 @@ async fn detail(call: &Call, row: DomainRow) -> Result<DomainDetail, Problem> {
         dns: None,
         created_at: row.created_at,
         created_by: row.created_by,
+        asked_at: row.asked_at,
         next,
     })
 }
@@ -242,6 +244,7 @@ async fn verify(call: Call, input: DomainVerify) -> Result<DomainDetail, Problem
     let wait = follow::wait(input.wait_s, 10)?;
     let row = find::domain(&call, &input.domain).await?;
     let certs = &call.context.certs;
+    certs.ask_again(&row).await?;
     let before = certs.see(&row.name).await?.order;
     certs.look_now(&row.name).await?;
     certs.settle(&row.name, before.as_ref(), wait).await?;
@@ -282,6 +285,7 @@ async fn list(call: Call, input: DomainList) -> Result<DomainPage, Problem> {
             domain: row.name,
             app: row.app,
             environment: row.environment,
+            origin: row.origin,
             redirect_to: row.redirect_to,
         });
     }
@@ -346,6 +350,9 @@ async fn remove(call: Call, input: DomainRemove) -> Result<DomainRemoved, Proble
             false => "remove its certificate".to_owned(),
         });
     }
+    if row.origin == DomainOrigin::OnDemand {
+        removes.push(format!("it comes again with the next visitor whom {} approves", row.app));
+    }
     if input.dry_run {
         return Ok(DomainRemoved { domain: row.name, removes, removed: false });
     }
@@ -373,6 +380,9 @@ impl Brief for DomainDetail {
             None => format!("leads to {} ({})", self.app, self.environment),
         };
         let mut text = Text::from(format!("{} {leads}. It is {}.", self.domain, says(self.status)));
+        if self.origin == DomainOrigin::OnDemand {
+            text = text.say(" Its app approved it on demand.");
+        }
         if let Some(c) = &self.certificate {
             text = text.say(format!("\nCertificate: valid until {}", c.not_after));
             text = text.say_if(c.renew_at.map(|at| format!(", renewed at {at}")));
@@ -411,6 +421,7 @@ impl Brief for DomainPage {
             let to = d.redirect_to.as_ref().map_or_else(|| d.app.to_string(), ToString::to_string);
             text = text.say(format!("\n{} → {to}, {}", d.domain, says(d.status)));
             text = text.say_if(d.expires_at.map(|at| format!(", until {at}")));
+            text = text.say_if((d.origin == DomainOrigin::OnDemand).then_some(", on demand"));
         }
         text.say_if(self.next_cursor.as_ref().map(|c| format!("\nMore with cursor={c:?}.")))
     }

@@ -22,6 +22,8 @@ pub(crate) fn check(settings: &AppSettings, allow_local: bool) -> Result<(), Pro
     text("build_command", s.build_command.as_deref(), command)?;
     text("start_command", s.start_command.as_deref(), command)?;
     text("health_path", s.health_path.as_deref(), url_path)?;
+    text("on_demand_ask", s.on_demand_ask.as_deref(), url_path)?;
+    range("on_demand_limit", s.on_demand_limit, 1, 10_000)?;
     range("port", s.port.map(u32::from), 1, 65_535)?;
     range("health_timeout_s", s.health_timeout_s, 1, 300)?;
     range("health_interval_s", s.health_interval_s, 1, 60)?;

@@ -4,7 +4,8 @@
 //! does not: SQL, routing, the rules that the data plane enforces.
 //!
 //! `service` finds which names want a certificate, `decide` says what is to be ordered where and when, `order` carries
-//! one order through, `shown` is what the data plane shows of it, `view` says how a name is. Keys are ECDSA P-256.
+//! one order through, `shown` is what the data plane shows of it, `view` says how a name is, `on_demand` takes names
+//! that apps approve while a visitor waits. Keys are ECDSA P-256.
 //!
 //! Left out on purpose: OCSP, and with it stapling. Let's Encrypt ended its OCSP service in 2025 in favour of short
 //! lives and revocation lists; renewal information (`ari`) is how an authority asks for an early replacement.
@@ -20,6 +21,7 @@ pub mod dns;
 mod due;
 mod fault;
 mod lock;
+mod on_demand;
 mod order;
 mod service;
 mod shown;
@@ -27,5 +29,6 @@ mod view;
 mod x509;
 
 pub use config::{AcmeConfig, CertsConfig, ExternalAccount, Fallback, OwnNames, is_public};
+pub use on_demand::{Answer, Approver};
 pub use service::Certs;
 pub use view::Seen;

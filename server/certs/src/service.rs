@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
@@ -17,7 +17,7 @@ use berth_schemas::{
     domain::{ChallengeKind, DomainStatus, OrderShown, OrderState},
 };
 use berth_store::{
-    CertificateRow, Fault, NewOrder, OrderRow, Store, StoreError,
+    CertificateRow, DomainRow, Fault, NewOrder, OrderRow, Store, StoreError,
     model::{AppId, Principal, Visible},
 };
 use tokio::sync::{Notify, Semaphore, broadcast, watch};
@@ -25,11 +25,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     client,
-    config::{AcmeConfig, CertsConfig, OwnNames},
+    config::{AcmeConfig, CertsConfig, OwnNames, is_public},
     decide::{self, Offer, Past, later},
     dns::Dns,
     due::{Due, before, due, next_try, past, placed_lately},
     lock::lock,
+    on_demand::{Approver, Asked},
     shown::Shown,
 };
 
@@ -50,8 +51,8 @@ pub(crate) struct Wanted {
     pub(crate) name: DomainName,
     pub(crate) app: Option<AppId>,
     pub(crate) prefer: Option<ChallengeKind>,
-    /// The name that Berth gave to an app itself.
-    pub(crate) is_app_host: bool,
+    /// A certificate of its wildcard does for it, too: nobody added it as a domain of its own.
+    pub(crate) shares_wildcard: bool,
 }
 
 /// Certificates of all names. Cheap to clone.
@@ -73,11 +74,14 @@ pub(crate) struct Inner {
     /// Names whose authorities are being asked when to renew.
     asking: Mutex<HashSet<DomainName>>,
     slots: Arc<Semaphore>,
-    wake: Notify,
+    /// Who asks apps about names.
+    pub(crate) approver: OnceLock<Arc<dyn Approver>>,
+    pub(crate) asked: Asked,
+    pub(crate) wake: Notify,
     /// Something about a certificate or an order has changed.
-    moved: watch::Sender<()>,
+    pub(crate) moved: watch::Sender<()>,
     tasks: TaskTracker,
-    shutdown: CancellationToken,
+    pub(crate) shutdown: CancellationToken,
 }
 
 impl Certs {
@@ -108,6 +112,8 @@ impl Certs {
             active: Mutex::default(),
             asking: Mutex::default(),
             slots: Arc::new(Semaphore::new(AT_ONCE)),
+            approver: OnceLock::new(),
+            asked: Asked::default(),
             wake: Notify::new(),
             moved: watch::channel(()).0,
             tasks: TaskTracker::new(),
@@ -362,21 +368,24 @@ impl Inner {
     /// Begins what is due; returns when the next thing is.
     async fn look(self: &Arc<Self>) -> Result<Timestamp, StoreError> {
         let now = self.now();
-        let mut wanted = self.wanted().await?;
+        let domains = self.store.domains().all().await?;
         let certificates: HashMap<DomainName, CertificateRow> =
             self.store.certificates().all().await?.into_iter().map(|c| (c.name.clone(), c)).collect();
         let recent = self.store.acme().recent(before(now, MEMORY)).await?;
+        let mut of: HashMap<DomainName, Vec<OrderRow>> = HashMap::new();
+        for row in &recent {
+            of.entry(row.name.clone()).or_default().push(row.clone());
+        }
+        let dropped = self.look_at_approved(&domains, &certificates, &of).await?;
+        let mut wanted = self.wanted(domains).await?;
+        wanted.retain(|name, _| !dropped.contains(name));
         let has_wildcard = |name: &DomainName| {
             name.wildcard().and_then(|w| certificates.get(&w)).is_some_and(|c| c.not_after > now)
         };
-        wanted.retain(|name, one| !(one.is_app_host && has_wildcard(name)));
+        wanted.retain(|name, one| !(one.shares_wildcard && has_wildcard(name)));
         self.tidy(&wanted, &certificates, &recent, now).await?;
         let Some(acme) = self.config.acme.clone() else { return Ok(later(now, LOOK_INTERVAL)) };
         let mut placed = placed_lately(&recent, now);
-        let mut of: HashMap<DomainName, Vec<OrderRow>> = HashMap::new();
-        for row in recent {
-            of.entry(row.name.clone()).or_default().push(row);
-        }
         let mut next = later(now, LOOK_INTERVAL);
         for wanted in wanted.into_values() {
             let orders = of.remove(&wanted.name).unwrap_or_default();
@@ -440,29 +449,31 @@ impl Inner {
     }
 
     /// Every name that wants a certificate, whether one can be had or not.
-    async fn wanted(&self) -> Result<BTreeMap<DomainName, Wanted>, StoreError> {
+    async fn wanted(&self, domains: Vec<DomainRow>) -> Result<BTreeMap<DomainName, Wanted>, StoreError> {
         let mut wanted = BTreeMap::new();
-        let mut add = |name: DomainName, app, prefer, is_app_host| {
-            let one = Wanted { name: name.clone(), app, prefer, is_app_host };
+        let mut add = |name: DomainName, app, prefer, shares_wildcard| {
+            let one = Wanted { name: name.clone(), app, prefer, shares_wildcard };
             wanted.entry(name).or_insert(one);
         };
-        for row in self.store.domains().all().await? {
+        for row in domains {
             add(row.name, Some(row.app_id), row.challenge, false);
         }
         if let Some(host) = &self.config.control_host {
             add(host.clone(), None, None, false);
         }
-        if let Some(own) = &self.config.own {
-            if self.has_own_wildcard(own).await? {
-                let base = &own.base;
-                if let Ok(name) = format!("*.{base}").parse() {
-                    add(name, None, None, false);
-                }
-            }
-            for app in self.store.apps().all_environments(&Visible::All).await? {
-                if let Ok(name) = (own.host)(&app).parse() {
-                    add(name, Some(app.id), None, true);
-                }
+        if let Some(own) = &self.config.own
+            && self.has_own_wildcard(own).await?
+            && let Ok(name) = format!("*.{}", own.base).parse()
+        {
+            add(name, None, None, false);
+        }
+        for app in self.store.apps().all_environments(&Visible::All).await? {
+            let host = self.config.own.as_ref().and_then(|own| (own.host)(&app).parse().ok());
+            // Routes are for an app's visitors, not for those of its previews.
+            let routes =
+                app.settings.route_hosts().filter(|host| app.is_production() && is_public(host.as_str()));
+            for name in host.into_iter().chain(routes) {
+                add(name, Some(app.id), None, true);
             }
         }
         Ok(wanted)

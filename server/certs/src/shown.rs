@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use berth_proxy::{CertificateTable, ChallengeTable, ProxyHandle, certified_key};
+use berth_proxy::{CertificateSource, CertificateTable, ChallengeTable, ProxyHandle, certified_key};
 use berth_schemas::DomainName;
 use berth_store::CertificateRow;
 use rustls::sign::CertifiedKey;
@@ -65,6 +65,16 @@ impl Shown {
         }
         state.certificates = next;
         self.publish(&state);
+    }
+
+    /// The certificate that is shown for this very name.
+    pub(crate) fn certificate(&self, name: &DomainName) -> Option<Arc<CertifiedKey>> {
+        self.lock().certificates.get(name).map(|(_, key)| Arc::clone(key))
+    }
+
+    /// Where the data plane gets what is not shown yet.
+    pub(crate) fn set_source(&self, source: Arc<dyn CertificateSource>) {
+        self.proxy.set_certificate_source(Some(source));
     }
 
     /// Answers an HTTP-01 challenge.

@@ -41,7 +41,9 @@ use crate::{
     gate::{Gates, Turns},
     jobs::Place,
     journal::{DeploymentUpdate, Watchers},
+    limits,
     previews::Sleepers,
+    probe::{HealthProbe, ProbeOutcome},
     push::GitSlots,
     routes::Routes,
     stall,
@@ -372,6 +374,21 @@ impl Pipeline {
                 TrafficMode::Maintenance { .. } => AppState::Maintenance,
             },
         }
+    }
+
+    /// What a live release in containers answers to a GET of `path`, asked by the daemon itself; none where there is
+    /// no such release. A release of files is not asked: it would answer whatever it holds.
+    pub async fn ask_release(&self, app: &AppRow, path: &str) -> Option<ProbeOutcome> {
+        let target = self.0.routes.serving_target(app.environment.id)?;
+        let replicas = target.replicas();
+        let healthy = replicas.iter().find(|(_, _, healthy)| *healthy);
+        let (_, addr, _) = healthy.or_else(|| replicas.first())?;
+        let probe = HealthProbe {
+            path: path.to_owned(),
+            host: Some(self.0.config.addresses.host(&app.slug, &app.environment.name)),
+            timeout: limits::ASK,
+        };
+        Some(probe.attempt(*addr).await)
     }
 
     /// Why an app does not serve as it should and could not be put right, if so.

@@ -1,7 +1,13 @@
 //! Domains: host names of one's own, each leading to an environment of an app. A name is unique in the
 //! installation, and who has a wildcard has the names below it.
 
-use berth_schemas::{DomainName, EnvironmentName, Timestamp, domain::ChallengeKind, rules::DomainRules};
+use std::time::Duration;
+
+use berth_schemas::{
+    DomainName, EnvironmentName, Timestamp,
+    domain::{ChallengeKind, DomainOrigin},
+    rules::DomainRules,
+};
 use serde_json::json;
 use sqlx::{Row, any::AnyRow};
 
@@ -15,8 +21,14 @@ use crate::{
 };
 
 const SELECT: &str = "SELECT d.id, d.name, d.app_id, a.slug AS app, a.project_id, d.environment_id,
-    e.name AS environment, d.redirect_to, d.challenge, d.rules, d.created_at, d.created_by
+    e.name AS environment, d.redirect_to, d.challenge, d.rules, d.created_at, d.created_by, d.origin,
+    d.asked_at, d.refused_at
     FROM domains d JOIN apps a ON a.id = d.app_id JOIN environments e ON e.id = d.environment_id";
+
+/// Names that one app may have approved at the same time.
+const MOST_ON_DEMAND: i64 = 10_000;
+/// Over which approvals are counted.
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Most domains in a page.
 const MAX_PAGE: i64 = 500;
@@ -48,6 +60,21 @@ pub struct DomainRow {
     pub created_at: Timestamp,
     /// Who added it.
     pub created_by: String,
+    /// How it came to be.
+    pub origin: DomainOrigin,
+    /// When its app was last asked whether it approves it.
+    pub asked_at: Option<Timestamp>,
+    /// Since when the app says no.
+    pub refused_at: Option<Timestamp>,
+}
+
+/// What came of a name that an app approved.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Approved {
+    /// It is a domain of the app now.
+    Taken(Box<DomainRow>),
+    /// The app has had as many names in a day, or has as many in all, as it may.
+    Exhausted,
 }
 
 /// What can be changed about a domain.
@@ -138,6 +165,13 @@ impl Domains<'_> {
         let app = &plan.app;
         still_there(&mut write, by, app).await?;
         free_of_others(&mut write, name, app.project_id).await?;
+        // What an app of the project approved on demand is kept from now on, with its certificate.
+        sqlx::query("DELETE FROM domains WHERE name = $1 AND origin = $2 AND app_id IN (SELECT id FROM apps WHERE project_id = $3)")
+            .bind(name.as_str().to_owned())
+            .bind(DomainOrigin::OnDemand.as_str())
+            .bind(app.project_id.0)
+            .execute(write.conn())
+            .await?;
         sqlx::query(
             "INSERT INTO domains (name, app_id, environment_id, redirect_to, challenge, created_at, created_by, rules)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
@@ -161,6 +195,91 @@ impl Domains<'_> {
         let row = get(&mut write, name).await?;
         write.commit().await?;
         Ok(row)
+    }
+
+    /// Takes a name that its app approved. `limit` is how many it may approve in a day.
+    ///
+    /// # Errors
+    /// When the name is taken, or lies below a wildcard of another project.
+    pub async fn approve(self, app: &AppRow, name: &DomainName, limit: u32) -> Result<Approved> {
+        let mut write = Write::begin(self.0).await?;
+        let by = Principal::daemon();
+        still_there(&mut write, &by, app).await?;
+        free_of_others(&mut write, name, app.project_id).await?;
+        let since = write.now.0.saturating_sub(i64::try_from(DAY.as_micros()).unwrap_or(i64::MAX));
+        // By what was told, so that names which come and go count, too.
+        let counts = sqlx::query(
+            "SELECT (SELECT COUNT(*) FROM events WHERE app = $1 AND app_id = $2 AND kind = 'domain.approved' AND at > $3) AS today,
+             (SELECT COUNT(*) FROM domains WHERE app_id = $2 AND origin = 'on_demand') AS now",
+        )
+        .bind(app.slug.as_str().to_owned())
+        .bind(app.id.0)
+        .bind(since)
+        .fetch_one(write.conn())
+        .await?;
+        let (today, now): (i64, i64) = (counts.try_get("today")?, counts.try_get("now")?);
+        if today >= i64::from(limit) || now >= MOST_ON_DEMAND {
+            return Ok(Approved::Exhausted);
+        }
+        sqlx::query(
+            "INSERT INTO domains (name, app_id, environment_id, created_at, created_by, origin, asked_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $4)",
+        )
+        .bind(name.as_str().to_owned())
+        .bind(app.id.0)
+        .bind(app.environment.id.0)
+        .bind(write.now.0)
+        .bind(by.name.clone())
+        .bind(DomainOrigin::OnDemand.as_str())
+        .execute(write.conn())
+        .await
+        .map_err(|e| StoreError::taken(e, "domain", name.as_str()))?;
+        let summary = format!("{} approved the domain {name}, which somebody asked for.", app.slug);
+        tell(&mut write, &by, app, "domain.approved", summary, name).await?;
+        let row = get(&mut write, name).await?;
+        write.commit().await?;
+        Ok(Approved::Taken(Box::new(row)))
+    }
+
+    /// Notes that an app was asked about a name that it had approved, and since when it says no.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn asked(self, name: &DomainName, refused_at: Option<Timestamp>) -> Result<()> {
+        let mut write = Write::begin(self.0).await?;
+        sqlx::query("UPDATE domains SET asked_at = $1, refused_at = $2 WHERE name = $3 AND origin = $4")
+            .bind(write.now.0)
+            .bind(refused_at.map(|t| t.0))
+            .bind(name.as_str().to_owned())
+            .bind(DomainOrigin::OnDemand.as_str())
+            .execute(write.conn())
+            .await?;
+        write.commit().await
+    }
+
+    /// Removes a name that came on demand, with its certificate and what is on order for it. `why` ends the sentence
+    /// that tells of it. False if it is gone already, or somebody keeps it.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn drop_approved(self, name: &DomainName, why: &str) -> Result<bool> {
+        let mut write = Write::begin(self.0).await?;
+        let sql = format!("{SELECT} WHERE d.name = $1 AND d.origin = 'on_demand'");
+        let row =
+            sqlx::query(assembled(sql)).bind(name.as_str().to_owned()).fetch_optional(write.conn()).await?;
+        let Some(row) = row.as_ref().map(from_row).transpose()? else { return Ok(false) };
+        sqlx::query("DELETE FROM domains WHERE id = $1").bind(row.id).execute(write.conn()).await?;
+        crate::acme::forget(&mut write, name).await?;
+        let event = NewEvent {
+            kind: "domain.dropped",
+            by: Principal::daemon().name,
+            app: Some(row.app_id),
+            summary: format!("The domain {name} was dropped from {}: {why}.", row.app),
+            data: json!({ "domain": name, "why": why }),
+        };
+        write.event_in(row.project_id, Some(row.app.clone()), event).await?;
+        write.commit().await?;
+        Ok(true)
     }
 
     /// Changes where a domain leads and how. If nothing differs, nothing is written.
@@ -303,5 +422,8 @@ fn from_row(r: &AnyRow) -> Result<DomainRow> {
         rules: row::json(r, "domains", "rules")?,
         created_at: row::time(r, "created_at")?,
         created_by: r.try_get("created_by")?,
+        origin: row::word(r, "domains", "origin", DomainOrigin::parse)?,
+        asked_at: row::time_opt(r, "asked_at")?,
+        refused_at: row::time_opt(r, "refused_at")?,
     })
 }

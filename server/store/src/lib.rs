@@ -54,7 +54,7 @@ pub use clock::Clock;
 pub use database::SQLITE_FILE;
 pub use deployments::Deployments;
 pub use dns_providers::{DnsProviderRow, DnsProviders, NewDnsProvider};
-pub use domains::{DomainPlan, DomainRow, Domains};
+pub use domains::{Approved, DomainPlan, DomainRow, Domains};
 pub use environments::Environments;
 pub use error::{Result, StoreError};
 pub use errors::{

@@ -35,6 +35,7 @@ pub(crate) const ALL: &[Migration] = &[
     Migration { version: 6, name: "repositories", sql: include_str!("../migrations/0006_repositories.sql") },
     Migration { version: 7, name: "references", sql: include_str!("../migrations/0007_references.sql") },
     Migration { version: 8, name: "errors", sql: include_str!("../migrations/0008_errors.sql") },
+    Migration { version: 9, name: "on_demand", sql: include_str!("../migrations/0009_on_demand.sql") },
 ];
 
 /// Brings the database to the newest schema.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "openssl looks on from outside")]
 
+mod on_demand;
 mod pebble;
 
 use std::{
@@ -40,8 +41,6 @@ async fn berth(ports: &Ports, pebble: &Pebble, more: &[&str]) -> Berth {
     let (http, https) = (format!("127.0.0.1:{}", ports.http), format!("127.0.0.1:{}", ports.https));
     let root = pebble.root().display().to_string();
     let mut flags = vec![
-        "--docker-host",
-        "unix:///nonexistent/docker.sock",
         "--http-addr",
         &http,
         "--https-addr",
@@ -56,7 +55,11 @@ async fn berth(ports: &Ports, pebble: &Pebble, more: &[&str]) -> Berth {
     if !more.contains(&"--acme-directories") {
         flags.extend(["--acme-directories", &pebble.directory]);
     }
-    flags.extend(more);
+    match more {
+        // The machine's own.
+        ["--docker-host", "", more @ ..] => flags.extend(more),
+        _ => flags.extend([&["--docker-host", "unix:///nonexistent/docker.sock"], more].concat()),
+    }
     Berth::start_with(&flags).await
 }
 

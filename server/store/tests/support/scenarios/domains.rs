@@ -1,6 +1,6 @@
 use berth_schemas::{
     DomainName, Scope, Timestamp,
-    domain::{ChallengeKind, OrderState, OrderTrouble},
+    domain::{ChallengeKind, DomainOrigin, OrderState, OrderTrouble},
 };
 use berth_store::*;
 
@@ -75,6 +75,42 @@ pub async fn a_domain_has_one_owner(world: World) {
     assert_eq!(told.unwrap().len(), 1, "the same again changes nothing");
     world.store.apps().delete(web.id, "t").await.unwrap();
     assert_eq!(domains.all().await.unwrap().len(), 2, "the domains go with their app");
+}
+
+pub async fn what_an_app_approves_is_its_own_until_it_is_dropped(world: World) {
+    let root = Principal::daemon();
+    let (web, api) = (world.app("web").await, world.app_in("other", "api").await);
+    let domains = world.store.domains();
+    domains.create(&root, &name("*.example.org"), plan(&api)).await.unwrap();
+    let below = domains.approve(&web, &name("a.example.org"), 9).await;
+    assert!(matches!(below, Err(StoreError::Conflict { .. })), "{below:?}");
+    let Approved::Taken(row) = domains.approve(&web, &name("a.example.com"), 2).await.unwrap() else {
+        panic!()
+    };
+    assert_eq!(
+        (row.origin, row.asked_at, row.refused_at),
+        (DomainOrigin::OnDemand, Some(row.created_at), None)
+    );
+    let again = domains.approve(&api, &name("a.example.com"), 2).await;
+    assert!(matches!(again, Err(StoreError::Taken { .. })), "{again:?}");
+    // One that is dropped has had its part of the day all the same, and its certificate goes with it.
+    domains.approve(&web, &name("b.example.com"), 2).await.unwrap();
+    world.store.certificates().attach(&root, web.id, &name("b.example.com"), certificate("k")).await.unwrap();
+    assert!(domains.drop_approved(&name("b.example.com"), "it was enough").await.unwrap());
+    assert!(!domains.drop_approved(&name("b.example.com"), "it was enough").await.unwrap());
+    assert!(world.store.certificates().all().await.unwrap().is_empty());
+    assert_eq!(domains.approve(&web, &name("c.example.com"), 2).await.unwrap(), Approved::Exhausted);
+    world.advance(25 * 3600 * 1_000_000);
+    assert!(matches!(domains.approve(&web, &name("c.example.com"), 2).await, Ok(Approved::Taken(_))));
+    domains.asked(&name("c.example.com"), Some(Timestamp(7))).await.unwrap();
+    let asked = domains.by_name(&Visible::All, &name("c.example.com")).await.unwrap().unwrap();
+    assert_eq!((asked.asked_at >= Some(asked.created_at), asked.refused_at), (true, Some(Timestamp(7))));
+    // Who adds it keeps it; nobody of another project can.
+    let theirs = domains.create(&root, &name("c.example.com"), plan(&api)).await;
+    assert!(matches!(theirs, Err(StoreError::Taken { .. })), "{theirs:?}");
+    let kept = domains.create(&root, &name("c.example.com"), plan(&web)).await.unwrap();
+    assert_eq!(kept.origin, DomainOrigin::Added);
+    assert!(!domains.drop_approved(&name("c.example.com"), "it was enough").await.unwrap());
 }
 
 pub async fn an_order_goes_its_way_once(mut world: World) {

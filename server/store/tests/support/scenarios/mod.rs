@@ -79,6 +79,7 @@ macro_rules! scenarios {
             a_key_does_the_work_once,
             credentials_of_dns_providers_are_sealed,
             a_domain_has_one_owner,
+            what_an_app_approves_is_its_own_until_it_is_dropped,
             an_order_goes_its_way_once,
             keys_of_certificates_and_accounts_are_sealed,
             logs_are_searched,
