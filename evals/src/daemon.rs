@@ -4,6 +4,7 @@
 use std::{
     fs::File,
     net::SocketAddr,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -55,15 +56,38 @@ impl Daemon {
     /// # Errors
     /// When it does not start; the error ends with its log.
     pub async fn start(berth: &Path, directory: tempfile::TempDir, flags: &[&str]) -> Result<Self> {
+        Self::start_in(berth, directory, flags, None).await
+    }
+
+    /// The same in a process group of its own, so that what ends its starter's group leaves it running; for one that
+    /// [`Self::leave`] leaves behind.
+    ///
+    /// # Errors
+    /// When it does not start; the error ends with its log.
+    pub async fn start_apart(berth: &Path, directory: tempfile::TempDir, flags: &[&str]) -> Result<Self> {
+        Self::start_in(berth, directory, flags, Some(0)).await
+    }
+
+    async fn start_in(
+        berth: &Path,
+        directory: tempfile::TempDir,
+        flags: &[&str],
+        group: Option<i32>,
+    ) -> Result<Self> {
         let log_file = directory.path().join("daemon.log");
-        let started = Self::try_start(berth, directory, flags).await;
+        let started = Self::try_start(berth, directory, flags, group).await;
         started.map_err(|error| match std::fs::read_to_string(log_file) {
             Ok(log) => error.context(format!("the daemon's log ends: {}", tail(&log))),
             Err(_) => error,
         })
     }
 
-    async fn try_start(berth: &Path, directory: tempfile::TempDir, flags: &[&str]) -> Result<Self> {
+    async fn try_start(
+        berth: &Path,
+        directory: tempfile::TempDir,
+        flags: &[&str],
+        group: Option<i32>,
+    ) -> Result<Self> {
         let path = directory.path();
         let log = File::options().create(true).append(true).open(path.join("daemon.log"))?;
         let presence = path.join("data/daemon.json");
@@ -78,6 +102,9 @@ impl Daemon {
             .env_remove("BERTH_TOKEN")
             .stdout(log.try_clone()?)
             .stderr(log);
+        if let Some(group) = group {
+            command.process_group(group);
+        }
         let began = Instant::now();
         let mut process = Program::start(&mut command)?;
         let client = reqwest::Client::builder().no_proxy().build()?;
@@ -126,6 +153,23 @@ impl Daemon {
         self.process.kill()?;
         let directory = std::mem::replace(&mut self.directory, tempfile::tempdir()?);
         Self::start(berth, directory, flags).await
+    }
+
+    /// Ends it in peace and keeps what it wrote.
+    ///
+    /// # Errors
+    /// When no temporary folder can be made.
+    pub fn stop(mut self) -> Result<tempfile::TempDir> {
+        Ok(std::mem::replace(&mut self.directory, tempfile::tempdir()?))
+    }
+
+    /// Leaves it running and its files in place; whoever takes them ends the process and removes the folder.
+    #[must_use]
+    pub fn leave(mut self) -> PathBuf {
+        self.directory.disable_cleanup(true);
+        let folder = self.directory.path().to_path_buf();
+        std::mem::forget(self);
+        folder
     }
 
     /// Where its data lies.

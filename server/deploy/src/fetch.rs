@@ -81,9 +81,10 @@ impl Inner {
                 .hint("Upload the source again.")
                 .into());
         }
+        // Forges pack a repository into one folder. Files that came one by one are where their names say.
         let options = ExtractOptions {
             limits: Limits { bytes: self.config.max_source_bytes, ..Limits::default() },
-            strip_top_folder: true,
+            strip_top_folder: matches!(attempt.row.source, DeploymentSource::Upload { .. }),
         };
         let to = tree.to_path_buf();
         let report = self

@@ -1,0 +1,188 @@
+//! Arguments made from a tool's input schema: some that fit, and some that are wrong in one known way.
+
+use serde_json::{Map, Value, json};
+
+/// Chance that is the same at every run (splitmix64).
+#[derive(Debug, Clone)]
+pub struct Dice(u64);
+
+impl Dice {
+    /// Dice with a seed.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next number.
+    pub fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `n`; 0 if `n` is 0.
+    pub fn below(&mut self, n: usize) -> usize {
+        usize::try_from(self.roll() % u64::try_from(n.max(1)).unwrap_or(1)).unwrap_or(0)
+    }
+
+    /// One of these.
+    pub fn pick<'a, T>(&mut self, items: &'a [T]) -> Option<&'a T> {
+        items.get(self.below(items.len()))
+    }
+}
+
+/// Names that a stranger might try.
+const NAMES: &[&str] = &["shop", "web", "api", "production", "staging", "wiki", "nothing", "shop#1"];
+
+/// An input that fits a schema, as far as a schema says it.
+#[must_use]
+pub fn random(schema: &Value, dice: &mut Dice) -> Value {
+    random_at(schema, schema, dice, 0)
+}
+
+fn random_at(root: &Value, schema: &Value, dice: &mut Dice, depth: usize) -> Value {
+    if let Some(target) = schema["$ref"].as_str().and_then(|r| root.pointer(r.trim_start_matches('#'))) {
+        return random_at(root, target, dice, depth + 1);
+    }
+    if let Some(choice) = schema["enum"].as_array().and_then(|all| dice.pick(all)) {
+        return choice.clone();
+    }
+    if let Some(choice) = schema["oneOf"].as_array().and_then(|all| dice.pick(all)) {
+        return random_at(root, choice, dice, depth + 1);
+    }
+    if let Some(fixed) = schema.get("const") {
+        return fixed.clone();
+    }
+    match schema["type"].as_str() {
+        Some("object") => {
+            let required: Vec<&str> =
+                schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            let mut map = Map::new();
+            for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+                if required.contains(&name.as_str()) || (depth < 2 && dice.below(3) == 0) {
+                    map.insert(name.clone(), random_at(root, inner, dice, depth + 1));
+                }
+            }
+            Value::Object(map)
+        }
+        Some("array") if depth > 4 => json!([]),
+        Some("array") => json!([random_at(root, &schema["items"], dice, depth + 1)]),
+        Some("integer") => {
+            let least = schema["minimum"].as_i64().unwrap_or(0);
+            let most = schema["maximum"].as_i64().unwrap_or(least + 100);
+            let range = usize::try_from(most.saturating_sub(least)).unwrap_or(0) + 1;
+            json!(least.saturating_add(i64::try_from(dice.below(range)).unwrap_or(0)))
+        }
+        Some("number") => json!(schema["minimum"].as_f64().unwrap_or(1.0)),
+        Some("boolean") => json!(dice.below(2) == 0),
+        _ => json!(dice.pick(NAMES)),
+    }
+}
+
+/// An input that is wrong in one way.
+#[derive(Debug, Clone)]
+pub struct Wrong {
+    /// What was done to it.
+    pub how: String,
+    /// The field that a refusal must name.
+    pub field: String,
+    /// The input.
+    pub input: Value,
+}
+
+/// Every way to be wrong that a schema rules out, made from an input that is right. Each must be refused, with its field
+/// named.
+#[must_use]
+pub fn wrong(schema: &Value, right: &Value) -> Vec<Wrong> {
+    let mut found = Vec::new();
+    let mut add = |how: &str, field: &str, value: Option<Value>| {
+        let mut input = right.clone();
+        match (input.as_object_mut(), value) {
+            (Some(map), Some(value)) => drop(map.insert(field.to_owned(), value)),
+            (Some(map), None) => drop(map.remove(field)),
+            _ => {}
+        }
+        found.push(Wrong { how: format!("{field}: {how}"), field: field.to_owned(), input });
+    };
+    for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        add("left out", name, None);
+    }
+    add("unknown", "no_such_field", Some(json!(1)));
+    for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+        let inner =
+            inner["$ref"].as_str().and_then(|r| schema.pointer(r.trim_start_matches('#'))).unwrap_or(inner);
+        let number = matches!(inner["type"].as_str(), Some("integer" | "number"));
+        match inner["type"].as_str() {
+            Some("string") => add("a number", name, Some(json!(7))),
+            Some("integer" | "number" | "boolean") => add("a text", name, Some(json!("seven"))),
+            Some("array") => add("a number", name, Some(json!(7))),
+            Some("object") => add("a text", name, Some(json!("seven"))),
+            _ => {}
+        }
+        if inner["type"].is_string() {
+            add("a list of lists", name, Some(json!([[[]]])));
+        }
+        if inner["enum"].is_array() {
+            add("none of its values", name, Some(json!("no_such_value")));
+        }
+        if number && inner["maximum"].is_number() {
+            add("too large", name, Some(json!(inner["maximum"].as_f64().map_or(0, |m| m as i64 + 1))));
+        }
+        if number && inner["minimum"].as_f64().is_some_and(|m| m >= 0.0) {
+            add("negative", name, Some(json!(-1)));
+        }
+        if inner["pattern"].is_string() {
+            for (how, text) in [
+                ("a path", "../../etc/passwd".to_owned()),
+                ("empty", String::new()),
+                ("too long", "a".repeat(5000)),
+                ("with control characters", "sh\u{0}op\u{1b}[2J".to_owned()),
+                ("in another script", "ѕһор".to_owned()),
+                ("a command", "shop; rm -rf /".to_owned()),
+            ] {
+                add(how, name, Some(json!(text)));
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_inputs_differ_from_the_right_one_in_their_field() {
+        let schema = json!({
+            "type": "object", "required": ["app"],
+            "properties": {
+                "app": { "type": "string", "pattern": "^[a-z]+$" },
+                "limit": { "type": "integer", "minimum": 1, "maximum": 9 },
+                "kind": { "type": "string", "enum": ["a", "b"] }
+            }
+        });
+        let right = json!({ "app": "shop" });
+        let all = wrong(&schema, &right);
+        assert!(all.len() > 14, "{}", all.len());
+        for one in &all {
+            assert_ne!(one.input, right, "{}", one.how);
+            let mut without = one.input.clone();
+            without.as_object_mut().unwrap().remove(&one.field);
+            let mut right = right.clone();
+            right.as_object_mut().unwrap().remove(&one.field);
+            assert_eq!(without, right, "{}", one.how);
+        }
+    }
+
+    #[test]
+    fn the_same_seed_has_the_same_inputs() {
+        let schema = json!({ "type": "object", "required": ["n"], "properties": { "n": { "type": "integer", "minimum": 1, "maximum": 50 } } });
+        let inputs =
+            |seed: u64| (0..5).map(|i| random(&schema, &mut Dice::new(seed + i))).collect::<Vec<_>>();
+        assert_eq!(inputs(1), inputs(1));
+        assert_ne!(inputs(1), inputs(100));
+        assert!(inputs(1).iter().all(|v| (1..=50).contains(&v["n"].as_i64().unwrap())));
+    }
+}

@@ -1,0 +1,74 @@
+//! The exam's own exam, without a model: every task can be done and cannot be passed by chance.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may fail this way")]
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use berth_evals::{
+    harness::{
+        gate,
+        task::{Kind, Task},
+        world::{World, Worlds},
+    },
+    program::program,
+};
+
+/// Tasks at the same time: the tests around this one want cores, too.
+const JOBS: usize = 3;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The daemon's program, if it has been built; says so where it has not, and fails where it must have been.
+/// `BERTH_TEST_PROGRAM` names another one.
+fn berth() -> Option<PathBuf> {
+    let beside = Path::new(env!("CARGO_BIN_EXE_berth-evals")).with_file_name("berth");
+    let path = std::env::var_os("BERTH_TEST_PROGRAM").map_or(beside, PathBuf::from);
+    if program(&path).arg("--version").output().is_ok_and(|o| o.status.success()) {
+        return Some(path);
+    }
+    let required = std::env::var_os("BERTH_TEST_REQUIRE_BERTH").is_some();
+    assert!(!required, "berth is not built: cargo build -p berth");
+    println!("skipped: berth is not built (cargo build -p berth)");
+    None
+}
+
+/// Tasks whose world this machine can make; says which it cannot.
+fn possible(tasks: Vec<Task>) -> Vec<Task> {
+    let worlds: BTreeMap<String, bool> = tasks
+        .iter()
+        .map(|t| (t.world.clone(), World::read(root(), &t.world).unwrap().lacks().is_empty()))
+        .collect();
+    tasks
+        .into_iter()
+        .filter(|t| {
+            let can = worlds[&t.world];
+            if !can {
+                println!("skipped: {} (its world needs what this machine lacks)", t.id);
+            }
+            can
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn every_task_can_be_done_and_nothing_wrong_passes() {
+    let Some(berth) = berth() else { return };
+    let tasks = possible(Task::all(root()).unwrap());
+    let worlds = Arc::new(Worlds::new(berth, root().to_path_buf()));
+    let wrong = gate::check_all(worlds, tasks, JOBS).await.unwrap();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn the_exam_has_tasks_of_every_kind() {
+    let tasks = Task::all(root()).unwrap();
+    for kind in Kind::ALL {
+        assert!(tasks.iter().any(|t| t.kind == kind), "no task is of the kind {kind:?}");
+    }
+}
