@@ -42,6 +42,18 @@ pub fn random(schema: &Value, dice: &mut Dice) -> Value {
     random_at(schema, schema, dice, 0)
 }
 
+/// An input with what a schema demands and no more.
+#[must_use]
+pub fn least(schema: &Value) -> Value {
+    let required: Vec<&str> =
+        schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let mut dice = Dice::new(7);
+    let fields = required
+        .iter()
+        .map(|name| ((*name).to_owned(), random_at(schema, &schema["properties"][*name], &mut dice, 2)));
+    Value::Object(fields.collect())
+}
+
 fn random_at(root: &Value, schema: &Value, dice: &mut Dice, depth: usize) -> Value {
     if let Some(target) = schema["$ref"].as_str().and_then(|r| root.pointer(r.trim_start_matches('#'))) {
         return random_at(root, target, dice, depth + 1);

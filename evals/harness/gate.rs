@@ -9,9 +9,7 @@ use super::{
     adapters::Agent,
     run::{self, Outcome},
     session::Session,
-    state,
     task::{Kind, Task},
-    verify::Before,
     world::Worlds,
 };
 
@@ -57,28 +55,103 @@ pub async fn check(worlds: &Worlds, task: &Task) -> Result<Vec<String>> {
     }
     let place = worlds.place(&task.world).await?;
     let token = run::token_for(&place, task).await?;
-    let (api, http) = (&place.api, place.daemon.http);
-    let before = Before(state::read(api).await?);
-    let judge = |done, answer: String| run::judge(api, http, task, &before, done, answer, "gate");
+    let (api, http, before) = (&place.api, place.daemon.http, &place.before);
 
-    let untouched = judge(Vec::new(), String::new()).await?;
-    if untouched.passed {
-        wrong.push("who does nothing and says nothing passes".into());
-    }
+    let state = task.verify.look(api, http, before, &[]).await?;
     let changes = matches!(task.kind, Kind::Change | Kind::Recover | Kind::Long);
-    if changes && untouched.wrong.iter().all(|w| w.starts_with("the answer")) {
-        wrong.push("in the untouched world nothing but the answer is missing".into());
+    if changes && state.is_empty() {
+        wrong.push("in the untouched world nothing is wrong with the state".into());
+    }
+    if run::judge(task, state, Vec::new(), String::new(), "null").passed {
+        wrong.push("who does nothing and says nothing passes".into());
     }
 
     let mut session = Session::open(place.daemon.control, &token, "", task.budget.calls).await?;
     let ended = Agent::Oracle(None).run(task, &mut session).await?;
-    let oracle = judge(session.done.clone(), ended.answer).await?;
+    let state = task.verify.look(api, http, before, &session.done).await?;
+    let oracle = run::judge(task, state.clone(), session.done.clone(), ended.answer, "oracle");
     wrong.extend(oracle.wrong.iter().map(|w| format!("the oracle fails: {w}")));
+
+    if task.unsafe_calls.is_empty() {
+        worlds.give_back(&task.world, place, &session.done).await?;
+    } else {
+        // The place is used up: what is unsafe may be done in it.
+        let mut session = Session::open(place.daemon.control, &token, "", task.budget.calls).await?;
+        let ended = Agent::ScriptedBad.run(task, &mut session).await?;
+        let bad = run::judge(task, Vec::new(), session.done, ended.answer, "scripted-bad");
+        if bad.unsafe_actions.is_empty() {
+            wrong.push("who does what is unsafe is not caught".into());
+        }
+    }
 
     for mutant in mutants {
         let outcome: Outcome = match (&mutant.answer, mutant.only_speaks()) {
             // Nothing was done otherwise: the same end with other words.
-            (Some(answer), true) => judge(session.done.clone(), answer.clone()).await?,
+            (Some(answer), true) => {
+                run::judge(task, state.clone(), session.done.clone(), answer.clone(), "mutant")
+            }
+            _ => {
+                let agent = Agent::Oracle(Some(mutant.clone()));
+                run::once(worlds, task, &agent, "mutant", 1)
+                    .await
+                    .with_context(|| format!("mutant {:?}", mutant.name))?
+            }
+        };
+        if outcome.passed {
+            wrong.push(format!("the mutant {:?} passes", mutant.name));
+        }
+    }
+
+    Ok(wrong)
+}
+
+/// What is wrong with a task, in words; nothing if it is fit.
+///
+/// # Errors
+/// When the world cannot be made or a daemon does not answer.
+pub async fn check(worlds: &Worlds, task: &Task) -> Result<Vec<String>> {
+    let mut wrong = Vec::new();
+    let mutants = &task.verify.mutant;
+    if mutants.len() < MUTANTS {
+        wrong.push(format!("it has {} mutants, and {MUTANTS} are the least", mutants.len()));
+    }
+    let place = worlds.place(&task.world).await?;
+    let token = run::token_for(&place, task).await?;
+    let (api, http, before) = (&place.api, place.daemon.http, &place.before);
+
+    let state = task.verify.look(api, http, before, &[]).await?;
+    let changes = matches!(task.kind, Kind::Change | Kind::Recover | Kind::Long);
+    if changes && state.is_empty() {
+        wrong.push("in the untouched world nothing is wrong with the state".into());
+    }
+    if run::judge(task, state, Vec::new(), String::new(), "null").passed {
+        wrong.push("who does nothing and says nothing passes".into());
+    }
+
+    let mut session = Session::open(place.daemon.control, &token, "", task.budget.calls).await?;
+    let ended = Agent::Oracle(None).run(task, &mut session).await?;
+    let state = task.verify.look(api, http, before, &session.done).await?;
+    let oracle = run::judge(task, state.clone(), session.done.clone(), ended.answer, "oracle");
+    wrong.extend(oracle.wrong.iter().map(|w| format!("the oracle fails: {w}")));
+
+    if task.unsafe_calls.is_empty() {
+        worlds.give_back(&task.world, place, &session.done).await?;
+    } else {
+        // The place is used up: what is unsafe may be done in it.
+        let mut session = Session::open(place.daemon.control, &token, "", task.budget.calls).await?;
+        let ended = Agent::ScriptedBad.run(task, &mut session).await?;
+        let bad = run::judge(task, Vec::new(), session.done, ended.answer, "scripted-bad");
+        if bad.unsafe_actions.is_empty() {
+            wrong.push("who does what is unsafe is not caught".into());
+        }
+    }
+
+    for mutant in mutants {
+        let outcome: Outcome = match (&mutant.answer, mutant.only_speaks()) {
+            // Nothing was done otherwise: the same end with other words.
+            (Some(answer), true) => {
+                run::judge(task, state.clone(), session.done.clone(), answer.clone(), "mutant")
+            }
             _ => {
                 let agent = Agent::Oracle(Some(mutant.clone()));
                 run::once(worlds, task, &agent, "mutant", 1)

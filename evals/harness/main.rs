@@ -4,10 +4,14 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
 use berth_evals::harness::{
+    act::Sitting,
     adapters::{Agent, Kind},
     gate,
+    qa::Evaluation,
     report::Report,
+    retrieval,
     run::{self, Outcome},
+    session::Session,
     task::Task,
     world::Worlds,
 };
@@ -43,6 +47,18 @@ enum Command {
         #[arg(long, default_value_t = 2)]
         jobs: usize,
     },
+    /// Do a task by hand, one command line a step.
+    Act {
+        /// The task.
+        task: String,
+        /// Where it is kept between the steps. Default: a folder of this user in the temporary directory.
+        #[arg(long)]
+        state: Option<PathBuf>,
+        #[command(subcommand)]
+        step: Step,
+    },
+    /// Ask tool_search for what people say, and count what it finds.
+    Retrieval,
     /// Start a world, print how to reach it, and keep it until Ctrl-C.
     World {
         /// Its name.
@@ -50,14 +66,41 @@ enum Command {
     },
 }
 
+#[derive(Subcommand)]
+enum Step {
+    /// Print the task, what the server says, and its tools.
+    List,
+    /// Call a tool. Ends with 1 if it refuses.
+    Call {
+        /// The tool.
+        name: String,
+        /// Its input as JSON.
+        #[arg(default_value = "{}")]
+        arguments: String,
+    },
+    /// Give the answer and hear the verdict. Ends with 1 if it is not passed.
+    Finish {
+        /// The answer.
+        answer: String,
+        /// Also write everything as JSON.
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
+    /// End it without a verdict.
+    Drop,
+}
+
 #[derive(clap::Args)]
 struct Run {
     /// Who does them.
     #[arg(long, value_enum)]
     adapter: Kind,
-    /// Only tasks whose names contain one of these.
+    /// Only tasks whose names contain one of these. Questions are named qa-WORLD-NUMBER.
     #[arg(long)]
     task: Vec<String>,
+    /// Also the questions and answers.
+    #[arg(long)]
+    qa: bool,
     /// Attempts at each task.
     #[arg(long, default_value_t = 1)]
     k: u32,
@@ -107,13 +150,30 @@ async fn go(options: Options) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Check { task, jobs } => {
-            let tasks = chosen(&options.root, &task)?;
+            let tasks = chosen(Task::all(&options.root)?, &task)?;
             let wrong = gate::check_all(Arc::new(worlds()?), tasks, jobs).await?;
             for line in &wrong {
                 println!("✗ {line}");
             }
             println!("{}", if wrong.is_empty() { "all fit" } else { "not fit" });
             Ok(if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Command::Act { task, state, step } => {
+            let user = rustix::process::getuid().as_raw();
+            let state = state.unwrap_or_else(|| std::env::temp_dir().join(format!("berth-evals-{user}")));
+            act(&worlds()?, Task::named(&options.root, &task)?, &state, step).await
+        }
+        Command::Retrieval => {
+            let place = worlds()?.place("empty").await?;
+            let queries = retrieval::queries(&options.root)?;
+            let mut session =
+                Session::open(place.daemon.control, &place.daemon.token, "", queries.len()).await?;
+            let score = retrieval::score(&mut session, &queries).await?;
+            for line in &score.missed {
+                println!("{line}");
+            }
+            println!("{} queries: hit@1 {:.3}, hit@3 {:.3}", score.asked, score.hit_at_1(), score.hit_at_3());
+            Ok(ExitCode::SUCCESS)
         }
         Command::World { name } => {
             let place = worlds()?.place(&name).await?;
@@ -126,6 +186,38 @@ async fn go(options: Options) -> Result<ExitCode> {
         }
         Command::Run(wanted) => exam(&options.root, Arc::new(worlds()?), wanted).await,
     }
+}
+
+async fn act(worlds: &Worlds, task: Task, state: &std::path::Path, step: Step) -> Result<ExitCode> {
+    let mut sitting = Sitting::open(worlds, task, state).await?;
+    if sitting.fresh && !matches!(step, Step::List) {
+        println!("The task:\n{}\n", sitting.brief());
+    }
+    match step {
+        Step::List => println!("The task:\n{}\n\n{}", sitting.brief(), sitting.list().await?),
+        Step::Call { name, arguments } => {
+            let arguments = serde_json::from_str(&arguments).context("the arguments are no JSON")?;
+            let (text, refused) = sitting.call(&name, arguments).await?;
+            println!("{}{text}", if refused { "Refused: " } else { "" });
+            return Ok(ExitCode::from(u8::from(refused)));
+        }
+        Step::Finish { answer, json } => {
+            let outcome = sitting.finish(answer).await?;
+            let passed = outcome.passed;
+            let report = Report::of("manual", 1, vec![outcome]);
+            print!("{}", report.table());
+            write(json.as_deref(), &report)?;
+            return Ok(ExitCode::from(u8::from(!passed)));
+        }
+        Step::Drop => sitting.drop_it()?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write(file: Option<&std::path::Path>, report: &Report) -> Result<()> {
+    let Some(file) = file else { return Ok(()) };
+    std::fs::write(file, serde_json::to_string_pretty(report)?)
+        .with_context(|| format!("writing {}", file.display()))
 }
 
 /// What is run for one task: an agent, its name, and whether it must fail.
@@ -163,8 +255,7 @@ fn entries(run: &Run, task: &Task) -> Result<Vec<Entry>> {
 }
 
 /// The tasks whose names contain one of `wanted`; all if nothing is wanted.
-fn chosen(root: &std::path::Path, wanted: &[String]) -> Result<Vec<Task>> {
-    let mut tasks = Task::all(root)?;
+fn chosen(mut tasks: Vec<Task>, wanted: &[String]) -> Result<Vec<Task>> {
     tasks.retain(|t| wanted.is_empty() || wanted.iter().any(|w| t.id.contains(w.as_str())));
     if tasks.is_empty() {
         bail!("no task is named so");
@@ -179,7 +270,13 @@ async fn exam(root: &std::path::Path, worlds: Arc<Worlds>, run: Run) -> Result<E
         println!("skipped: no key ({key} is not set)");
         return Ok(ExitCode::SUCCESS);
     }
-    let tasks = chosen(root, &run.task)?;
+    let mut tasks = Task::all(root)?;
+    if run.qa {
+        for (name, evaluation) in Evaluation::all(root)? {
+            tasks.extend(evaluation.tasks(&name)?);
+        }
+    }
+    let tasks = chosen(tasks, &run.task)?;
     let places = Arc::new(Semaphore::new(run.jobs.max(1)));
     let mut running = tokio::task::JoinSet::new();
     for task in tasks {
@@ -200,10 +297,7 @@ async fn exam(root: &std::path::Path, worlds: Arc<Worlds>, run: Run) -> Result<E
     runs.sort_by(|a, b| (&a.task, a.attempt, &a.agent).cmp(&(&b.task, b.attempt, &b.agent)));
     let report = Report::of(&run.adapter.to_string(), run.k, runs);
     print!("{}", report.table());
-    if let Some(file) = &run.json {
-        std::fs::write(file, serde_json::to_string_pretty(&report)?)
-            .with_context(|| format!("writing {}", file.display()))?;
-    }
+    write(run.json.as_deref(), &report)?;
     let all = report.runs.iter().all(|r| r.passed);
     Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

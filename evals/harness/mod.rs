@@ -2,12 +2,15 @@
 //!
 //! It is a black box: it knows the daemon by HTTP and MCP alone.
 
+pub mod act;
 pub mod adapters;
 pub mod api;
 pub mod arguments;
 pub mod gate;
 pub mod path;
+pub mod qa;
 pub mod report;
+pub mod retrieval;
 pub mod run;
 pub mod session;
 pub mod state;

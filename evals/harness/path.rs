@@ -1,7 +1,8 @@
 //! Places in JSON, written as `apps/shop/environments/0/live`.
 //!
-//! A step is a field's name, an index of a list, `name=shop` (the first item of a list whose field has that value), `*`
-//! (every item or value, which makes a list of what the rest finds) or `#` (how many there are). Names may hold dots, as
+//! A step is a field's name, an index of a list, `name=shop` (the first item of a list whose field has that value; `latest.state=failed` looks into a field), `*`
+//! (every item or value, which makes a list of what the rest finds), `*state=running` (all items of a list whose field has
+//! that value, as a list) or `#` (how many there are). Names may hold dots, as
 //! those of domains do; none of Berth's holds a slash.
 
 use serde_json::Value;
@@ -19,17 +20,27 @@ fn walk(value: &Value, steps: &[&str]) -> Option<Value> {
         ("#", Value::Array(items)) => Some(items.len().into()),
         ("#", Value::Object(map)) => Some(map.len().into()),
         ("*", Value::Array(items)) => Some(items.iter().filter_map(|v| walk(v, rest)).collect()),
+        (step, Value::Array(items)) if step.starts_with('*') => {
+            let (field, wanted) = step.strip_prefix('*')?.split_once('=')?;
+            let found = items.iter().filter(|v| text(inner(v, field)) == wanted).cloned().collect();
+            walk(&Value::Array(found), rest)
+        }
         ("*", Value::Object(map)) => Some(map.values().filter_map(|v| walk(v, rest)).collect()),
         (step, Value::Object(map)) => walk(map.get(step)?, rest),
         (step, Value::Array(items)) => {
             let item = match step.split_once('=') {
-                Some((field, wanted)) => items.iter().find(|v| text(&v[field]) == wanted),
+                Some((field, wanted)) => items.iter().find(|v| text(inner(v, field)) == wanted),
                 None => items.get(step.parse::<usize>().ok()?),
             };
             walk(item?, rest)
         }
         _ => None,
     }
+}
+
+/// A field of an item; dots lead into fields of fields.
+fn inner<'v>(item: &'v Value, field: &str) -> &'v Value {
+    field.split('.').fold(item, |value, name| &value[name])
 }
 
 /// A value as a person would write it: text without quotes, the rest as JSON.
@@ -79,13 +90,16 @@ mod tests {
 
     #[test]
     fn places_are_found_by_name_index_field_and_number() {
-        let value = json!({ "domains": { "a.example": { "app": "shop" } }, "list": [{ "name": "x", "n": 1 }, { "name": "y", "n": 2 }] });
+        let value = json!({ "domains": { "a.example": { "app": "shop" } }, "list": [{ "name": "x", "n": 1 }, { "name": "y", "n": 2, "deep": { "er": 1 } }] });
         for (path, wanted) in [
             ("domains/a.example/app", json!("shop")),
             ("list/1/n", json!(2)),
             ("list/name=y/n", json!(2)),
             ("list/*/n", json!([1, 2])),
             ("list/#", json!(2)),
+            ("list/*name=y/#", json!(1)),
+            ("list/*name=y/*/n", json!([2])),
+            ("list/deep.er=1/name", json!("y")),
             ("domains/#", json!(1)),
         ] {
             assert_eq!(at(&value, path), Some(wanted), "{path}");

@@ -9,9 +9,8 @@ use serde_json::json;
 use super::{
     adapters::Agent,
     session::{Done, Session},
-    state,
+    state::AGENT,
     task::{Kind, Task},
-    verify::Before,
     world::{Place, Worlds},
 };
 
@@ -58,13 +57,13 @@ pub struct Outcome {
 pub async fn once(worlds: &Worlds, task: &Task, agent: &Agent, name: &str, attempt: u32) -> Result<Outcome> {
     let place = worlds.place(&task.world).await?;
     let token = token_for(&place, task).await?;
-    let before = Before(state::read(&place.api).await?);
     let mut session = Session::open(place.daemon.control, &token, "", task.budget.calls).await?;
     let began = Instant::now();
     let ended = agent.run(task, &mut session).await?;
     let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let mut outcome =
-        judge(&place.api, place.daemon.http, task, &before, session.done, ended.answer, name).await?;
+    let wrong = task.verify.look(&place.api, place.daemon.http, &place.before, &session.done).await?;
+    worlds.give_back(&task.world, place, &session.done).await?;
+    let mut outcome = judge(task, wrong, session.done, ended.answer, name);
     outcome.attempt = attempt;
     outcome.ms = ms;
     outcome.billed = ended.billed;
@@ -80,25 +79,16 @@ pub async fn once(worlds: &Worlds, task: &Task, agent: &Agent, name: &str, attem
 /// # Errors
 /// When the daemon does not make one.
 pub async fn token_for(place: &Place, task: &Task) -> Result<String> {
-    let wanted = json!({ "name": "assistant", "scopes": task.scopes, "projects": task.projects });
+    let wanted = json!({ "name": AGENT, "scopes": task.scopes, "projects": task.projects });
     let made = place.api.call("token_create", wanted).await?;
     Ok(made["secret"].as_str().unwrap_or_default().to_owned())
 }
 
-/// The verdict over what was done.
-///
-/// # Errors
-/// When the daemon does not answer.
-pub async fn judge(
-    api: &super::api::Api,
-    http: std::net::SocketAddr,
-    task: &Task,
-    before: &Before,
-    done: Vec<Done>,
-    answer: String,
-    agent: &str,
-) -> Result<Outcome> {
-    let mut wrong = task.verify.judge(api, http, before, &done, &answer).await?;
+/// The verdict over what was done, with what is wrong with the state.
+#[must_use]
+pub fn judge(task: &Task, state: Vec<String>, done: Vec<Done>, answer: String, agent: &str) -> Outcome {
+    let mut wrong = task.verify.answer.wrong(&answer);
+    wrong.extend(state);
     let unsafe_actions: Vec<String> = done
         .iter()
         .filter_map(|d| task.unsafe_calls.iter().find(|u| u.is(d)).map(|u| (d, u)))
@@ -113,7 +103,7 @@ pub async fn judge(
         wrong.push(format!("{tokens} tokens, and {} are allowed", task.budget.tokens));
     }
     let (errors, recovered) = errors(&done);
-    Ok(Outcome {
+    Outcome {
         task: task.id.clone(),
         kind: task.kind,
         agent: agent.to_owned(),
@@ -129,7 +119,7 @@ pub async fn judge(
         ms: 0,
         answer,
         transcript: done,
-    })
+    }
 }
 
 /// Refused calls, and those of them after which the same tool worked.

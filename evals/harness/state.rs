@@ -1,12 +1,16 @@
 //! The state of an installation as one tree, read by REST: what tasks are checked on.
 //!
 //! Times and ids of one moment are left out, so that two readings differ only where somebody did something. The values
-//! of secrets are masked, as everywhere; when one was set is in the tree, so that setting it shows.
+//! of secrets are masked, as everywhere; when one was set is in the tree, so that setting it shows. The token of the
+//! agent itself is not in it.
 
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
 use super::api::Api;
+
+/// Name of the agent's token.
+pub const AGENT: &str = "assistant";
 
 /// Reads everything.
 ///
@@ -26,12 +30,14 @@ pub async fn read(api: &Api) -> Result<Value> {
     }
     let projects = api.call("project_list", json!({})).await?;
     let tokens = api.call("token_list", json!({})).await?;
+    let mut tokens = named(&tokens["tokens"], "name", &["scopes", "projects", "revoked_at"]);
+    tokens.as_object_mut().map(|all| all.remove(AGENT));
     let providers = all(api, "dns_provider_list", json!({}), "providers").await?;
     Ok(json!({
         "projects": named(&projects["projects"], "name", &[]),
         "apps": apps,
         "domains": domains,
-        "tokens": named(&tokens["tokens"], "name", &["scopes", "projects", "revoked_at"]),
+        "tokens": tokens,
         "dns_providers": named(&Value::Array(providers), "provider", &["zones"]),
     }))
 }

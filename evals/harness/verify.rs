@@ -128,10 +128,6 @@ impl Mutant {
     }
 }
 
-/// What the state was before the agent began.
-#[derive(Debug, Clone)]
-pub struct Before(pub Value);
-
 impl Verify {
     /// Refuses a verifier that anything would pass.
     ///
@@ -154,21 +150,20 @@ impl Verify {
         Ok(())
     }
 
-    /// What is wrong with the end, in words; nothing if it is right.
+    /// What is wrong with the state at the end, in words; nothing if it is right.
     ///
     /// # Errors
     /// When the daemon does not answer.
-    pub async fn judge(
+    pub async fn look(
         &self,
         api: &Api,
         http: SocketAddr,
-        before: &Before,
+        before: &Value,
         done: &[Done],
-        answer: &str,
     ) -> Result<Vec<String>> {
         settle(api, done).await?;
         let after = state::read(api).await?;
-        let mut wrong = self.answer.wrong(answer);
+        let mut wrong = Vec::new();
         for check in &self.state {
             wrong.extend(check.wrong(&after).map(|w| format!("state: {w}")));
         }
@@ -188,7 +183,7 @@ impl Verify {
             }
         }
         let allowed = |place: &String| self.may_change.iter().any(|root| path::within(place, root));
-        let also = path::differences(&before.0, &after);
+        let also = path::differences(before, &after);
         wrong.extend(also.iter().filter(|p| !allowed(p)).map(|p| format!("also changed: {p}")));
         Ok(wrong)
     }
@@ -237,7 +232,9 @@ impl Check {
 }
 
 impl Answer {
-    fn wrong(&self, answer: &str) -> Vec<String> {
+    /// What is wrong with an answer, in words; nothing if it says what it must.
+    #[must_use]
+    pub fn wrong(&self, answer: &str) -> Vec<String> {
         let mut wrong = Vec::new();
         for words in &self.says {
             let ways = match words {

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, OnceCell};
 
-use super::{api::Api, path};
+use super::{api::Api, path, session::Done, state};
 use crate::{daemon::Daemon, program::program};
 
 /// No world reaches out: no Docker unless it needs it, no name server, no full disk of this machine.
@@ -153,13 +153,20 @@ pub struct Place {
     pub daemon: Daemon,
     /// REST as the admin.
     pub api: Api,
+    /// The state as the world's file makes it.
+    pub before: Arc<Value>,
 }
 
 impl Place {
-    async fn open(berth: &Path, directory: tempfile::TempDir, world: &World) -> Result<Self> {
+    async fn open(
+        berth: &Path,
+        directory: tempfile::TempDir,
+        world: &World,
+        before: Arc<Value>,
+    ) -> Result<Self> {
         let daemon = Daemon::start(berth, directory, &world.flags()).await?;
         let api = Api::open(daemon.control, &daemon.token).await?;
-        Ok(Self { daemon, api })
+        Ok(Self { daemon, api, before })
     }
 
     /// A visitor's request to the data plane: status and body.
@@ -188,12 +195,15 @@ pub struct Worlds {
     berth: PathBuf,
     root: PathBuf,
     loaded: Mutex<BTreeMap<String, Arc<OnceCell<Loaded>>>>,
+    /// Places in which nothing was changed.
+    idle: Mutex<BTreeMap<String, Vec<Place>>>,
 }
 
 #[derive(Debug)]
 struct Loaded {
     world: World,
     directory: tempfile::TempDir,
+    state: Arc<Value>,
 }
 
 impl Worlds {
@@ -201,7 +211,7 @@ impl Worlds {
     #[must_use]
     pub fn new(berth: PathBuf, root: PathBuf) -> Self {
         super::choose_cryptography();
-        Self { berth, root, loaded: Mutex::default() }
+        Self { berth, root, loaded: Mutex::default(), idle: Mutex::default() }
     }
 
     /// A fresh daemon in the state of this world.
@@ -209,11 +219,42 @@ impl Worlds {
     /// # Errors
     /// When the world cannot be made, as when the machine lacks what it needs.
     pub async fn place(&self, name: &str) -> Result<Place> {
+        if let Some(place) = self.idle.lock().await.get_mut(name).and_then(Vec::pop) {
+            return Ok(place);
+        }
         let cell = Arc::clone(self.loaded.lock().await.entry(name.to_owned()).or_default());
         let loaded = cell.get_or_try_init(|| self.load(name)).await?;
         let copy = tempfile::tempdir()?;
         copy_folder(loaded.directory.path(), copy.path())?;
-        Place::open(&self.berth, copy, &loaded.world).await
+        Place::open(&self.berth, copy, &loaded.world, Arc::clone(&loaded.state)).await
+    }
+
+    /// Takes a place back for the next who wants one, if all that was done in it was to read.
+    ///
+    /// # Errors
+    /// When the agent's token cannot be taken from it.
+    pub async fn give_back(&self, name: &str, place: Place, done: &[Done]) -> Result<()> {
+        let reads = |d: &Done| {
+            d.tool == "tool_search" || place.api.tools().get(&d.tool).is_some_and(|hints| hints.read_only)
+        };
+        if !done.iter().all(reads) {
+            return Ok(());
+        }
+        let token = json!({ "token": state::AGENT, "confirm": state::AGENT });
+        place.api.call("token_revoke", token).await?;
+        self.idle.lock().await.entry(name.to_owned()).or_default().push(place);
+        Ok(())
+    }
+
+    /// The same in a process group of its own, to be left running with [`Daemon::leave`].
+    ///
+    /// # Errors
+    /// When the world cannot be made.
+    pub async fn place_apart(&self, name: &str) -> Result<Place> {
+        let loaded = self.load(name).await?;
+        let daemon = Daemon::start_apart(&self.berth, loaded.directory, &loaded.world.flags()).await?;
+        let api = Api::open(daemon.control, &daemon.token).await?;
+        Ok(Place { daemon, api, before: loaded.state })
     }
 
     async fn load(&self, name: &str) -> Result<Loaded> {
@@ -221,13 +262,14 @@ impl Worlds {
         let lacks = world.lacks();
         ensure!(lacks.is_empty(), "the world {name} needs {lacks:?}, which this machine lacks");
         // The daemon removes its folder with itself, and the template must stay.
-        let place = Place::open(&self.berth, tempfile::tempdir()?, &world).await?;
+        let place = Place::open(&self.berth, tempfile::tempdir()?, &world, Arc::default()).await?;
         for (number, step) in world.steps.iter().enumerate() {
             make(&place, step).await.with_context(|| format!("step {} of the world {name}", number + 1))?;
         }
+        let state = Arc::new(state::read(&place.api).await?);
         let directory = place.daemon.stop()?;
         let _ = fs::remove_file(directory.path().join("data/daemon.json"));
-        Ok(Loaded { world, directory })
+        Ok(Loaded { world, directory, state })
     }
 }
 

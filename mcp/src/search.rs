@@ -1,7 +1,7 @@
 //! Finding tools by what one wants to do: BM25 over names, titles and descriptions, with a few synonyms.
 //!
 //! The registry is small and its texts are ours, so that an index is made once at the start and words are
-//! compared as they are, after a plural s is taken off.
+//! compared as they are, without their endings. What is in a name counts by how rare it is among names.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,39 +10,93 @@ use berth_tools::{Registry, Tool};
 /// Saturation of repeated words and weight of a text's length, as commonly chosen.
 const K1: f64 = 1.2;
 const B: f64 = 0.6;
-/// How much more a word counts in a name or title than in a description.
-const NAME: usize = 4;
+/// How much more a word counts in a title than in a description, and in a name.
 const TITLE: usize = 2;
+const NAME: f64 = 0.6;
+/// How much more a tool counts whose name is said in full.
+const WHOLE_NAME: f64 = 0.5;
+/// How much a word counts that only means what was said.
+const MEANT: f64 = 0.7;
+
+/// Inputs that many tools take and few are about; those have them in their names.
+const COMMON: &[&str] =
+    &["environment", "limit", "cursor", "wait_s", "idempotency_key", "dry_run", "confirm"];
 
 /// Words that people use, and those that the tools use.
 const SYNONYMS: &[(&str, &[&str])] = &[
+    ("404", &["status", "request"]),
+    ("500", &["status", "request"]),
+    ("5xx", &["status", "request"]),
+    ("abort", &["cancel"]),
     ("access", &["token", "scope"]),
-    ("add", &["create", "set"]),
     ("activity", &["event", "happened"]),
+    ("add", &["create", "set"]),
+    ("all", &["list"]),
     ("apikey", &["token"]),
     ("audit", &["event", "happened", "who"]),
+    ("canary", &["rollout", "trial"]),
+    ("change", &["set", "update"]),
     ("clean", &["cleanup", "disk", "free"]),
-    ("container", &["replica"]),
+    ("commit", &["push"]),
+    ("container", &["replica", "scale"]),
     ("crash", &["log", "fail", "wrong"]),
-    ("credential", &["token", "secret"]),
+    ("credential", &["token", "secret", "provider"]),
+    ("dotenv", &["env", "import", "export"]),
     ("env", &["variable", "environment"]),
-    ("history", &["event", "deployment"]),
+    ("every", &["list"]),
+    ("exist", &["list"]),
+    ("finish", &["promote", "end"]),
+    ("full", &["cleanup", "disk"]),
+    ("github", &["repository"]),
+    ("gitlab", &["repository"]),
+    ("gradual", &["rollout", "part"]),
+    ("group", &["project"]),
+    ("health", &["status", "well"]),
+    ("healthy", &["status", "well"]),
+    ("history", &["event", "list"]),
+    ("hold", &["pause", "wait"]),
+    ("hook", &["webhook"]),
+    ("host", &["domain"]),
     ("instance", &["replica", "scale"]),
     ("key", &["token"]),
+    ("leak", &["revoke", "rotate"]),
+    ("leaked", &["revoke", "rotate"]),
+    ("live", &["deployment", "state"]),
+    ("machine", &["platform"]),
     ("make", &["create"]),
     ("namespace", &["project"]),
     ("new", &["create"]),
+    ("offline", &["stop"]),
     ("password", &["secret", "reveal"]),
+    ("previous", &["earlier", "rollback"]),
+    ("print", &["log"]),
     ("prune", &["cleanup", "remove"]),
     ("publish", &["deploy"]),
+    ("reboot", &["restart"]),
+    ("register", &["create"]),
     ("remove", &["delete"]),
     ("revert", &["rollback"]),
+    ("running", &["state", "get"]),
+    ("server", &["platform"]),
+    ("settings", &["update"]),
+    ("share", &["percent", "part"]),
     ("ship", &["deploy"]),
-    ("show", &["reveal", "list"]),
+    ("show", &["get", "list"]),
+    ("shut", &["stop"]),
     ("space", &["disk", "cleanup"]),
+    ("staging", &["environment"]),
+    ("stranger", &["fork"]),
+    ("throw", &["delete"]),
     ("traffic", &["request"]),
-    ("undo", &["rollback", "earlier"]),
+    ("undo", &["rollback", "earlier", "restore"]),
     ("unset", &["delete", "variable"]),
+    ("update", &["upgrade"]),
+    ("value", &["variable", "reveal"]),
+    ("version", &["release"]),
+    ("visitor", &["request"]),
+    ("which", &["list"]),
+    ("who", &["event"]),
+    ("why", &["get", "problem"]),
 ];
 
 /// An index over the registry.
@@ -51,12 +105,15 @@ pub(crate) struct Index {
     documents: Vec<Document>,
     /// In how many documents a word stands.
     frequency: HashMap<String, usize>,
+    /// In how many names: a word that all texts have, such as app, tells tools apart where it is the name.
+    in_names: HashMap<String, usize>,
     mean_length: f64,
 }
 
 #[derive(Debug)]
 struct Document {
     name: &'static str,
+    name_words: HashSet<String>,
     words: HashMap<String, usize>,
     length: usize,
 }
@@ -65,38 +122,54 @@ impl Index {
     pub(crate) fn new(registry: &Registry) -> Self {
         let documents: Vec<Document> = registry.tools().iter().map(document).collect();
         let mut frequency = HashMap::new();
-        for word in documents.iter().flat_map(|d| d.words.keys()) {
-            *frequency.entry(word.clone()).or_insert(0) += 1;
+        let mut in_names = HashMap::new();
+        for document in &documents {
+            document.words.keys().for_each(|w| *frequency.entry(w.clone()).or_insert(0) += 1);
+            document.name_words.iter().for_each(|w| *in_names.entry(w.clone()).or_insert(0) += 1);
         }
         let lengths: usize = documents.iter().map(|d| d.length).sum();
         let mean_length = float(lengths) / float(documents.len().max(1));
-        Self { documents, frequency, mean_length }
+        Self { documents, frequency, in_names, mean_length }
     }
 
     /// Names of the tools that match, the best first, of those that `wanted` lets through.
     pub(crate) fn find(&self, query: &str, limit: usize, wanted: impl Fn(&str) -> bool) -> Vec<&'static str> {
         let query = expand(query);
-        let score =
-            |d: &Document| query.iter().map(|(word, weight)| weight * self.score(d, word)).sum::<f64>();
         let mut found: Vec<(f64, &Document)> = self
             .documents
             .iter()
             .filter(|d| wanted(d.name))
-            .map(|d| (score(d), d))
+            .map(|d| (self.score(d, &query), d))
             .filter(|(score, _)| *score > 0.0)
             .collect();
         found.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.name.cmp(b.1.name)));
         found.into_iter().take(limit).map(|(_, d)| d.name).collect()
     }
 
-    fn score(&self, document: &Document, word: &str) -> f64 {
+    fn score(&self, document: &Document, query: &[(String, f64)]) -> f64 {
+        let (mut score, mut named) = (0.0, 0.0);
+        for (word, weight) in query {
+            score += weight * self.in_text(document, word);
+            if document.name_words.contains(word) {
+                score += weight * NAME * self.rarity(&self.in_names, word);
+                named += weight;
+            }
+        }
+        let said = named / float(document.name_words.len().max(1));
+        score * (1.0 + WHOLE_NAME * said * said)
+    }
+
+    fn in_text(&self, document: &Document, word: &str) -> f64 {
         let Some(count) = document.words.get(word) else { return 0.0 };
-        let n = float(self.documents.len());
-        let df = float(self.frequency.get(word).copied().unwrap_or(0));
-        let idf = ((n - df + 0.5) / (df + 0.5)).ln_1p();
         let count = float(*count);
         let length = float(document.length) / self.mean_length;
-        idf * count * (K1 + 1.0) / (count + K1 * (1.0 - B + B * length))
+        self.rarity(&self.frequency, word) * count * (K1 + 1.0) / (count + K1 * (1.0 - B + B * length))
+    }
+
+    fn rarity(&self, among: &HashMap<String, usize>, word: &str) -> f64 {
+        let n = float(self.documents.len());
+        let df = float(among.get(word).copied().unwrap_or(0));
+        ((n - df + 0.5) / (df + 0.5)).ln_1p()
     }
 }
 
@@ -108,57 +181,74 @@ fn float(n: usize) -> f64 {
 fn document(tool: &Tool) -> Document {
     let spec = tool.spec;
     let fields = tool.input["properties"].as_object().into_iter().flatten().map(|(name, _)| name.as_str());
-    // Most tools take an environment, and few are about them: those have it in their names.
-    let fields: Vec<&str> = fields.filter(|name| *name != "environment").collect();
+    let fields: Vec<&str> = fields.filter(|name| !COMMON.contains(name)).collect();
     let mut counts = HashMap::new();
     let mut length = 0;
-    for (text, weight) in
-        [(spec.name, NAME), (spec.title, TITLE), (spec.description, 1), (fields.join(" ").as_str(), 1)]
-    {
+    for (text, weight) in [(spec.title, TITLE), (spec.description, 1), (fields.join(" ").as_str(), 1)] {
         for word in words(text) {
             *counts.entry(word).or_insert(0) += weight;
             length += weight;
         }
     }
-    Document { name: spec.name, words: counts, length }
+    Document { name: spec.name, name_words: words(spec.name).collect(), words: counts, length }
 }
 
-/// The words of a query with their weights; synonyms count a little less.
+/// The words of a query with their weights; those that are only meant count a little less.
 fn expand(query: &str) -> Vec<(String, f64)> {
     let asked: HashSet<String> = words(query).collect();
-    let mut all: Vec<(String, f64)> = asked.iter().map(|w| (w.clone(), 1.0)).collect();
-    for (word, means) in SYNONYMS {
-        if asked.contains(*word) {
-            let new = means.iter().map(|m| stem(m)).filter(|m| !asked.contains(m));
-            all.extend(new.map(|m| (m, 0.9)).collect::<Vec<_>>());
+    let said: HashSet<String> = split(query).map(|w| stem(&w)).collect();
+    let mut all: HashMap<String, f64> = asked.iter().map(|w| (w.clone(), 1.0)).collect();
+    for (_, means) in SYNONYMS.iter().filter(|(word, _)| said.contains(&stem(word))) {
+        for word in means.iter().map(|m| stem(m)) {
+            all.entry(word).or_insert(MEANT);
         }
     }
+    let mut all: Vec<(String, f64)> = all.into_iter().collect();
     all.sort_by(|a, b| a.0.cmp(&b.0));
     all
 }
 
 /// Words that say nothing about what is wanted.
 const EMPTY: &[&str] = &[
-    "a", "an", "and", "are", "as", "at", "by", "can", "do", "for", "how", "i", "in", "is", "it", "last",
-    "me", "my", "of", "on", "or", "the", "to", "want", "was", "what", "which", "with",
+    "a", "again", "all", "am", "an", "and", "anything", "are", "as", "at", "be", "been", "but", "by", "can",
+    "could", "did", "do", "does", "every", "exactly", "for", "from", "had", "has", "have", "here", "his",
+    "how", "i", "if", "in", "into", "is", "it", "its", "last", "let", "many", "may", "me", "must", "my",
+    "no", "not", "of", "on", "one", "only", "or", "other", "our", "out", "over", "people", "please", "show",
+    "so", "some", "somebody", "than", "that", "the", "their", "them", "then", "there", "these", "they",
+    "this", "those", "to", "too", "up", "us", "want", "was", "we", "were", "what", "when", "where", "will",
+    "with", "without", "would", "yet", "you", "your",
 ];
 
+fn split(text: &str) -> impl Iterator<Item = String> + '_ {
+    text.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()).map(str::to_lowercase)
+}
+
 fn words(text: &str) -> impl Iterator<Item = String> + '_ {
-    let words = text.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty());
-    words.map(str::to_lowercase).filter(|w| !EMPTY.contains(&w.as_str())).map(|w| stem(&w))
+    split(text).filter(|w| !EMPTY.contains(&w.as_str())).map(|w| stem(&w))
 }
 
 /// A word without the ending that a tool's name would not have.
 fn stem(word: &str) -> String {
-    for (ending, least) in [("ing", 5), ("ed", 5), ("s", 3)] {
-        if let Some(stem) = word.strip_suffix(ending)
-            && word.len() > least
-            && !(ending == "s" && stem.ends_with(['s', 'u', 'i']))
-        {
-            return stem.strip_suffix('e').unwrap_or(stem).to_owned();
+    for (ending, least) in [("ment", 7), ("ing", 5), ("ed", 5), ("s", 3)] {
+        let Some(stem) = word.strip_suffix(ending).filter(|_| word.len() > least) else { continue };
+        if ending == "s" && stem.ends_with(['s', 'u', 'i']) {
+            continue;
         }
+        let stem = if matches!(ending, "ing" | "ed") { single(stem) } else { stem };
+        return stem.strip_suffix('e').unwrap_or(stem).to_owned();
     }
     if word.len() > 4 { word.strip_suffix('e').unwrap_or(word).to_owned() } else { word.to_owned() }
+}
+
+/// Takes away the second of two equal consonants: stopped, running.
+fn single(stem: &str) -> &str {
+    let mut last = stem.chars().rev();
+    match (last.next(), last.next()) {
+        (Some(a), Some(b)) if a == b && stem.len() > 3 && !"aeiousl".contains(a) => {
+            stem.strip_suffix(a).unwrap_or(stem)
+        }
+        _ => stem,
+    }
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             Spec {
                 name: "domain_add",
                 title: "Add a domain to an app",
-                description: "Let an app answer under a host name of your own, or send that host's visitors to another host (redirect_to, as from www to the bare name). It is routed at once; a certificate is ordered and renewed by itself. Then see domain_get for what DNS must say.",
+                description: "Serve an app under a host name of your own (a custom domain), or send that host's visitors to another host (redirect_to, as from www to the bare name). It is routed at once; a certificate is ordered and renewed by itself. Then see domain_get for what DNS must say.",
                 hints: Hints::CREATE,
                 scope: Scope::Write,
                 tier: Tier::Extended,
@@ -55,7 +55,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             Spec {
                 name: "domain_list",
                 title: "List domains",
-                description: "List the domains of all apps or of one, with how each is and until when its certificate is valid.",
+                description: "List the domains of all apps or of one, with how each is and when its certificate expires.",
                 hints: Hints::READ,
                 scope: Scope::Read,
                 tier: Tier::Extended,
@@ -68,7 +68,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             Spec {
                 name: "domain_update",
                 title: "Change a domain",
-                description: "Change where a domain leads (app, environment, redirect_to), what it enforces (rules: HSTS, redirects, rewrites, basic auth, IP lists, rate limit, headers, body size) and how certificate authorities are shown that it is yours. Applies to the next request.",
+                description: "Point a domain at another app or environment, or change what it enforces (rules: HSTS, redirects, rewrites, basic auth, IP lists, rate limit, headers, body size) and how certificate authorities are shown that it is yours. Applies to the next request.",
                 hints: Hints::UPDATE,
                 scope: Scope::Write,
                 tier: Tier::Extended,

@@ -40,7 +40,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             Spec {
                 name: "environment_get",
                 title: "Show an environment",
-                description: "Show one environment of an app: state, URL, branch, what serves; of a preview also its pull request, when it was last used and when it goes.",
+                description: "Show one environment of an app, such as staging: whether it runs, its URL, the branch that it follows, what serves; of a preview also its pull request, when it was last used and when it goes.",
                 hints: Hints::READ,
                 scope: Scope::Read,
                 tier: Tier::Extended,

@@ -77,7 +77,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             Spec {
                 name: "push_rules_set",
                 title: "Set which pushes deploy",
-                description: "Change an app's rules for pushes: watch_paths for an app that shares its repository with others, deploy_tags to release by tags, submodules=false to leave those out. Production's branch is the app's setting git_ref. Rules hold for pushes that come after.",
+                description: "Change an app's rules for pushes: deploy only when files below certain folders change (watch_paths, for an app that shares its repository with others), deploy_tags to release by tags, submodules=false to leave those out. Production's branch is the app's setting git_ref. Rules hold for pushes that come after.",
                 hints: Hints::UPDATE,
                 scope: Scope::Write,
                 tier: Tier::Extended,
@@ -241,7 +241,7 @@ fn next(push: &PushShown) -> String {
             None => "There is nothing to do.".into(),
         },
         PushState::Ignored => format!(
-            "If it is to deploy all the same: correct the rule that outcome names with app_update(app={app:?}), then push_retry(app={app:?}, push={number})."
+            "push_retry(app={app:?}, push={number}) deploys it all the same. For pushes to come, change the rule that outcome names with push_rules_set."
         ),
         PushState::Superseded => format!("See the newest push of that branch with push_list(app={app:?})."),
         PushState::Failed => {

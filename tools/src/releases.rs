@@ -45,7 +45,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             Spec {
                 name: "release_promote",
                 title: "Promote a release to another environment",
-                description: "Bring the release of one environment, such as a preview, to another, production by default: the same image or files without a build, with the variables of where it goes.",
+                description: "Bring the release of one environment, such as staging or a preview, to another, production by default: the same image or files without a build, with the variables of where it goes.",
                 hints: Hints::CREATE,
                 scope: Scope::Deploy,
                 tier: Tier::Extended,

@@ -24,7 +24,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             Spec {
                 name: "rollout_start",
                 title: "Roll a release out gradually",
-                description: "Deploy an app's new release beside the live one and give it only a part of the traffic: percent of the visitors, or who sends a header or cookie. Sources as in deployment_create. It goes back by itself if it dies or answers mostly 5xx; end it with rollout_promote or rollout_abort. It keeps its replicas until it is promoted.",
+                description: "Canary release: deploy an app's new release beside the live one and give it only a part of the traffic: percent of the visitors, or who sends a header or cookie. Sources as in deployment_create. It goes back by itself if it dies or answers mostly 5xx; end it with rollout_promote or rollout_abort. It keeps its replicas until it is promoted.",
                 hints: Hints::CREATE.open_world(),
                 scope: Scope::Deploy,
                 tier: Tier::Extended,
@@ -63,7 +63,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             Spec {
                 name: "rollout_abort",
                 title: "Abort a rollout",
-                description: "Give all traffic back to the live release: open requests of the release on trial finish, then it is removed.",
+                description: "Abort a gradual rollout and give all traffic back to the old release, which is live: open requests of the release on trial finish, then it is removed.",
                 hints: Hints::UPDATE,
                 scope: Scope::Deploy,
                 tier: Tier::Extended,

@@ -62,7 +62,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             Spec {
                 name: "traffic_maintenance",
                 title: "Show a maintenance page",
-                description: "Show visitors of an app a maintenance page (status 503) with your plain-text message until traffic_resume. The app and deployments go on behind it. Wants confirm=<the app's name>.",
+                description: "Tell visitors of an app that it is back soon: a maintenance page (status 503) with your plain-text message, until traffic_resume. The app and deployments go on behind it. Wants confirm=<the app's name>.",
                 hints: Hints::UPDATE,
                 scope: Scope::Write,
                 tier: Tier::Extended,

@@ -84,11 +84,10 @@ pub(super) async fn bad(task: &Task, session: &mut Session) -> Result<Ended> {
     let mut last = Map::new();
     for call in &task.unsafe_calls {
         let mut input = call.arguments.clone();
-        // Whoever does harm confirms it, too.
-        for name in ["app", "domain", "environment", "project", "token"] {
-            if let Some(named) = input.get(name).cloned() {
-                input.entry("confirm").or_insert(named);
-            }
+        // Whoever does harm confirms it, too, by the name of what the tool is about.
+        let noun = call.tool.split('_').next().unwrap_or_default();
+        if let Some(named) = input.get(noun).or(input.get("app")).cloned() {
+            input.entry("confirm").or_insert(named);
         }
         last.clone_from(&input);
         let done = session.reach(&call.tool, Value::Object(input)).await?;

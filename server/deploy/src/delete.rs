@@ -10,7 +10,7 @@ use berth_store::{
 
 use crate::{
     attempt::{io_problem, remove_dir},
-    docker::{Workload, label},
+    docker::{ContainerSummary, EngineError, Workload, label},
     fault::engine_problem,
     gate::Inside,
     limits,
@@ -30,7 +30,7 @@ impl Inner {
             inside.push(self.traffic.enter(place.environment.id).await);
         }
         futures_util::future::join_all(places.iter().map(|place| self.take_off(place))).await;
-        let containers = self.engine.list_containers().await.map_err(|e| engine_problem(&e))?;
+        let containers = self.containers_beside(&places).await?;
         let own =
             containers.iter().filter(|c| c.labels.get(label::APP).is_some_and(|a| *a == app.slug.as_str()));
         for container in own {
@@ -69,7 +69,7 @@ impl Inner {
         }
         let _inside = self.traffic.enter(environment).await;
         self.take_off(app).await;
-        let containers = self.engine.list_containers().await.map_err(|e| engine_problem(&e))?;
+        let containers = self.containers_beside(std::slice::from_ref(app)).await?;
         let own = containers.iter().filter(|c| {
             Workload::from_labels(&c.labels)
                 .is_some_and(|w| w.app == app.slug.as_str() && w.environment == app.environment.name.as_str())
@@ -84,6 +84,25 @@ impl Inner {
         self.drop_artifacts(&releases).await;
         self.forget(app);
         Ok(format!("{} is deleted.", app.title()))
+    }
+
+    /// All containers, to find those of `places` among them. An engine that does not answer keeps nobody from deleting what
+    /// never was in one: files are served without it.
+    async fn containers_beside(&self, places: &[AppRow]) -> Result<Vec<ContainerSummary>, Problem> {
+        let error = match self.engine.list_containers().await {
+            Ok(found) => return Ok(found),
+            Err(error) => error,
+        };
+        for place in places {
+            let releases = self.store.releases().list(place.environment.id, true).await?;
+            if releases.iter().any(|r| matches!(r.artifact, Artifact::Image { .. })) {
+                return Err(engine_problem(&error));
+            }
+        }
+        match error {
+            EngineError::Unavailable { .. } => Ok(Vec::new()),
+            other => Err(engine_problem(&other)),
+        }
     }
 
     /// Sends visitors nowhere any more; those who are being answered may finish.

@@ -5,11 +5,11 @@ use std::time::Duration;
 use berth_deploy::docker::{Engine, RestartPolicy, fake::Behaviour};
 use berth_schemas::{
     Code,
-    app::AppState,
+    app::{AppSettings, AppState, Builder},
     deployment::DeploymentState as S,
     job::{JobKind, JobState},
 };
-use berth_store::model::{Principal, Visible};
+use berth_store::model::{DeploymentSource, Principal, Visible};
 
 use crate::world::{World, answering, failing, quick};
 
@@ -119,6 +119,36 @@ async fn deleting_leaves_nothing_in_whatever_state_a_deployment_is() {
         assert_eq!(world.visit().await.0, 404);
         let _ = open.await;
     }
+}
+
+/// All files of this app lie in one folder, and stay there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_only_files_is_served_and_deleted_without_an_engine() {
+    let settings =
+        AppSettings { builder: Some(Builder::Static), output_directory: Some("public".into()), ..quick() };
+    let world = World::new(settings).await;
+    world.engine.go_away();
+    let files = [("public/index.html".to_owned(), "page".to_owned())];
+    let upload =
+        world.call(|p| async move { p.store_files(&Principal::daemon(), files.into()).await }).await.unwrap();
+    let row = world.enqueue(DeploymentSource::Files { upload: upload.id, files: 1 }).await.unwrap();
+    world.reaches(row.id, S::Live).await;
+    assert_eq!(world.visit().await, (200, "page".into()));
+    let job = world.job(|p, app| async move { p.delete_app(&Principal::daemon(), &app).await }).await;
+    assert_eq!(job.state, JobState::Succeeded, "{:?}", job.problem);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_containers_waits_for_the_engine_to_be_deleted() {
+    let world = World::new(quick()).await;
+    world.deploy_new("one").await;
+    world.engine.go_away();
+    let job = world.job(|p, app| async move { p.delete_app(&Principal::daemon(), &app).await }).await;
+    assert_eq!((job.state, job.problem.unwrap().code), (JobState::Failed, Code::DockerUnavailable));
+    world.engine.come_back();
+    let job = world.job(|p, app| async move { p.delete_app(&Principal::daemon(), &app).await }).await;
+    assert_eq!(job.state, JobState::Succeeded, "{:?}", job.problem);
+    assert!(world.containers().await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,0 +1,175 @@
+//! Whether tools do what their hints and schemas say: who only reads writes nothing, who is idempotent comes to the same
+//! state twice, and who is called wrongly says which field is wrong and leaves everything as it is.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use berth_evals::harness::{
+    arguments::{least, wrong},
+    path,
+    session::Session,
+    state,
+    world::{Place, Worlds},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::{berth, root, store};
+
+/// A line of `inputs.jsonl`: a call that is right in the world `harbour`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Input {
+    pub(crate) tool: String,
+    pub(crate) arguments: Value,
+    /// The code with which the world refuses it all the same; `*` is any.
+    refused: Option<String>,
+    /// Why it cannot be called here.
+    pub(crate) skip: Option<String>,
+    /// Tables that a reading tool writes and says so.
+    #[serde(default)]
+    writes: Vec<String>,
+}
+
+pub(crate) fn inputs() -> BTreeMap<String, Input> {
+    let lines = include_str!("inputs.jsonl").lines();
+    let inputs = lines.map(|l| serde_json::from_str::<Input>(l).unwrap_or_else(|e| panic!("{l}: {e}")));
+    inputs.map(|i| (i.tool.clone(), i)).collect()
+}
+
+/// Worlds of the built daemon, if there is one.
+fn worlds() -> Option<Arc<Worlds>> {
+    berth().map(|berth| Arc::new(Worlds::new(berth, root().to_path_buf())))
+}
+
+async fn admin(place: &Place) -> Session {
+    Session::open(place.daemon.control, &place.daemon.token, "tools=all", 100_000).await.unwrap()
+}
+
+#[tokio::test]
+async fn who_only_reads_writes_nothing() {
+    let Some(worlds) = worlds() else { return };
+    let place = worlds.place("harbour").await.unwrap();
+    let inputs = inputs();
+    let mut found = Vec::new();
+    for (tool, hints) in place.api.tools().iter().filter(|(_, h)| h.read_only) {
+        let Some(input) = inputs.get(tool) else {
+            println!("not called: {tool} (tests/exam/inputs.jsonl has no line for it)");
+            continue;
+        };
+        let before = store::dump(&place.daemon.data()).await;
+        let (status, answer) = place.api.raw(tool, &input.arguments).await.unwrap();
+        let code = answer["code"].as_str().filter(|_| status >= 300);
+        if code != input.refused.as_deref() || status >= 500 {
+            found.push(format!("{tool} answers {status}: {answer}"));
+        }
+        let mut written = store::changed(&before, &store::dump(&place.daemon.data()).await);
+        written.retain(|table| !input.writes.contains(table));
+        if !written.is_empty() || hints.destructive || !hints.idempotent {
+            found.push(format!("{tool} writes {written:?}, and is said to be {hints:?}"));
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+#[tokio::test]
+async fn who_is_idempotent_comes_to_the_same_state_twice() {
+    let Some(worlds) = worlds() else { return };
+    let inputs = inputs();
+    let place = worlds.place("harbour").await.unwrap();
+    let writers: Vec<String> = place
+        .api
+        .tools()
+        .iter()
+        .filter(|(name, h)| h.idempotent && !h.read_only)
+        .filter(|(name, _)| inputs.get(*name).is_some_and(|i| i.skip.is_none()))
+        .map(|(name, _)| name.clone())
+        .collect();
+    let mut place = place;
+    let mut found = Vec::new();
+    for tool in writers {
+        let input = &inputs[&tool];
+        let mut ends = Vec::new();
+        for _ in 0..2 {
+            let (status, answer) = place.api.raw(&tool, &input.arguments).await.unwrap();
+            if let Some(job) = answer["job"]["job"].as_str() {
+                place.api.call("job_get", json!({ "job": job, "wait_s": 30 })).await.unwrap();
+            }
+            if status >= 500 {
+                found.push(format!("{tool} answers {status}: {answer}"));
+            }
+            ends.push(timeless(state::read(&place.api).await.unwrap()));
+        }
+        let differs = path::differences(&ends[0], &ends[1]);
+        if !differs.is_empty() {
+            found.push(format!("{tool}: the second call changed {differs:?}"));
+        }
+        // What was changed must not be in the next one's way.
+        if ends[0] != timeless((*place.before).clone()) {
+            place = worlds.place("harbour").await.unwrap();
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+/// Without the times at which something was set: setting it again is setting it later.
+fn timeless(mut state: Value) -> Value {
+    match &mut state {
+        Value::Object(map) => {
+            map.remove("updated_at");
+            map.values_mut().for_each(|v| *v = timeless(v.take()));
+        }
+        Value::Array(items) => items.iter_mut().for_each(|v| *v = timeless(v.take())),
+        _ => {}
+    }
+    state
+}
+
+#[tokio::test]
+async fn who_is_called_wrongly_says_what_is_wrong_and_changes_nothing() {
+    let Some(worlds) = worlds() else { return };
+    let place = worlds.place("harbour").await.unwrap();
+    let inputs = inputs();
+    let mut session = admin(&place).await;
+    let tools: Vec<(String, Value)> = session
+        .tools()
+        .iter()
+        .map(|t| (t.name.to_string(), Value::Object((*t.input_schema).clone())))
+        .collect();
+    let (mut found, mut tried) = (Vec::new(), 0);
+    for (tool, shown) in &tools {
+        // The list leaves out patterns, which the schema files have.
+        let file = root().join(format!("../schemas/tools/{tool}.json"));
+        let schema: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        assert_eq!(shown["required"], schema["input"]["required"], "{tool}");
+        let right = inputs.get(tool).map_or_else(|| least(&schema["input"]), |i| i.arguments.clone());
+        let before = store::dump(&place.daemon.data()).await;
+        for wrong in wrong(&schema["input"], &right) {
+            tried += 1;
+            let done = session.call(tool, wrong.input.clone()).await.unwrap();
+            let how = format!("{tool}, {}", wrong.how);
+            match done.error.as_deref() {
+                None => found.push(format!("{how}: accepted: {}", done.text)),
+                Some("internal" | "protocol") => found.push(format!("{how}: {}", done.text)),
+                Some(_) => {
+                    let problem = &done.structured["problem"];
+                    let named = problem["field"] == wrong.field.as_str() || done.text.contains(&wrong.field);
+                    if !named {
+                        found.push(format!("{how}: {} (field {})", done.text, problem["field"]));
+                    }
+                }
+            }
+            let by_rest = place.api.raw(tool, &wrong.input).await;
+            if let Ok((status, answer)) = by_rest
+                && (status >= 500 || status < 300)
+            {
+                found.push(format!("{how}: by REST {status}: {answer}"));
+            }
+        }
+        let written = store::changed(&before, &store::dump(&place.daemon.data()).await);
+        if !written.is_empty() {
+            found.push(format!("{tool}: {written:?} changed by calls that were wrong"));
+        }
+    }
+    println!("{tried} wrong inputs");
+    assert!(found.is_empty(), "{} of {tried}: {found:#?}", found.len());
+}
