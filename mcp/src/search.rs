@@ -9,14 +9,23 @@ use berth_tools::{Registry, Tool};
 
 /// Saturation of repeated words and weight of a text's length, as commonly chosen.
 const K1: f64 = 1.2;
-const B: f64 = 0.6;
+const B: f64 = 0.5;
 /// How much more a word counts in a title than in a description, and in a name.
 const TITLE: usize = 2;
 const NAME: f64 = 0.6;
 /// How much more a tool counts whose name is said in full.
-const WHOLE_NAME: f64 = 0.5;
+const WHOLE_NAME: f64 = 0.3;
 /// How much a word counts that only means what was said.
 const MEANT: f64 = 0.7;
+
+/// How much more a tool counts that reads where something is asked, or changes something where something is ordered.
+const KIND: f64 = 1.2;
+
+/// Words with which questions begin.
+const ASKING: &[&str] = &[
+    "are", "can", "did", "do", "does", "explain", "find", "how", "is", "list", "look", "read", "search",
+    "see", "show", "was", "were", "what", "when", "where", "which", "who", "why",
+];
 
 /// Inputs that many tools take and few are about; those have them in their names.
 const COMMON: &[&str] =
@@ -44,8 +53,11 @@ const SYNONYMS: &[(&str, &[&str])] = &[
     ("dotenv", &["env", "import", "export"]),
     ("env", &["variable", "environment"]),
     ("every", &["list"]),
+    ("exception", &["error"]),
     ("exist", &["list"]),
     ("finish", &["promote", "end"]),
+    ("fix", &["resolve"]),
+    ("fixed", &["resolve"]),
     ("full", &["cleanup", "disk"]),
     ("github", &["repository"]),
     ("gitlab", &["repository"]),
@@ -64,6 +76,7 @@ const SYNONYMS: &[(&str, &[&str])] = &[
     ("live", &["deployment", "state"]),
     ("machine", &["platform"]),
     ("make", &["create"]),
+    ("mute", &["ignore"]),
     ("namespace", &["project"]),
     ("new", &["create"]),
     ("offline", &["stop"]),
@@ -84,6 +97,7 @@ const SYNONYMS: &[(&str, &[&str])] = &[
     ("show", &["get", "list"]),
     ("shut", &["stop"]),
     ("space", &["disk", "cleanup"]),
+    ("stack", &["event"]),
     ("staging", &["environment"]),
     ("stranger", &["fork"]),
     ("throw", &["delete"]),
@@ -116,6 +130,7 @@ struct Document {
     name_words: HashSet<String>,
     words: HashMap<String, usize>,
     length: usize,
+    reads: bool,
 }
 
 impl Index {
@@ -134,12 +149,14 @@ impl Index {
 
     /// Names of the tools that match, the best first, of those that `wanted` lets through.
     pub(crate) fn find(&self, query: &str, limit: usize, wanted: impl Fn(&str) -> bool) -> Vec<&'static str> {
+        let asks = split(query).next().is_some_and(|first| ASKING.contains(&first.as_str()));
         let query = expand(query);
+        let kind = |d: &Document| if d.reads == asks { KIND } else { 1.0 };
         let mut found: Vec<(f64, &Document)> = self
             .documents
             .iter()
             .filter(|d| wanted(d.name))
-            .map(|d| (self.score(d, &query), d))
+            .map(|d| (self.score(d, &query) * kind(d), d))
             .filter(|(score, _)| *score > 0.0)
             .collect();
         found.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.name.cmp(b.1.name)));
@@ -190,7 +207,13 @@ fn document(tool: &Tool) -> Document {
             length += weight;
         }
     }
-    Document { name: spec.name, name_words: words(spec.name).collect(), words: counts, length }
+    Document {
+        name: spec.name,
+        name_words: words(spec.name).collect(),
+        words: counts,
+        length,
+        reads: spec.hints.read_only,
+    }
 }
 
 /// The words of a query with their weights; those that are only meant count a little less.
