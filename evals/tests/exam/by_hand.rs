@@ -30,7 +30,7 @@ fn a_task_is_sat_step_by_step() {
     let Some(berth) = berth() else { return };
     let home = tempfile::tempdir().unwrap();
     let step = |arguments: &[&str]| {
-        evals(&berth, home.path(), &[&["act", "change-end-maintenance"], arguments].concat())
+        evals(&berth, home.path(), &[&["act", "change-end-maintenance"][..], arguments].concat())
     };
     let (code, said) = step(&["list"]);
     assert_eq!(code, 0, "{said}");

@@ -10,10 +10,10 @@ const VOLATILE: &[&str] = &["last_used_at"];
 const OWN: &[&str] = &["requests", "log_lines", "log_positions", "_sqlx_migrations", "event_cursors"];
 
 /// Every table with its rows.
-pub type Dump = BTreeMap<String, Vec<String>>;
+pub(crate) type Dump = BTreeMap<String, Vec<String>>;
 
 /// Reads it while the daemon runs.
-pub async fn dump(data: &Path) -> Dump {
+pub(crate) async fn dump(data: &Path) -> Dump {
     let options = SqliteConnectOptions::new().filename(data.join("berth.db")).read_only(true);
     let mut store = SqliteConnection::connect_with(&options).await.expect("the store opens");
     let names = sqlx::query("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
@@ -40,7 +40,7 @@ pub async fn dump(data: &Path) -> Dump {
 }
 
 /// Tables that differ.
-pub fn changed(before: &Dump, after: &Dump) -> Vec<String> {
+pub(crate) fn changed(before: &Dump, after: &Dump) -> Vec<String> {
     let tables = before.keys().chain(after.keys()).collect::<std::collections::BTreeSet<_>>();
     tables.into_iter().filter(|t| before.get(*t) != after.get(*t)).cloned().collect()
 }
