@@ -80,7 +80,7 @@ async fn who_is_idempotent_comes_to_the_same_state_twice() {
         .api
         .tools()
         .iter()
-        .filter(|(name, h)| h.idempotent && !h.read_only)
+        .filter(|(_, h)| h.idempotent && !h.read_only)
         .filter(|(name, _)| inputs.get(*name).is_some_and(|i| i.skip.is_none()))
         .map(|(name, _)| name.clone())
         .collect();
@@ -160,7 +160,7 @@ async fn who_is_called_wrongly_says_what_is_wrong_and_changes_nothing() {
             }
             let by_rest = place.api.raw(tool, &wrong.input).await;
             if let Ok((status, answer)) = by_rest
-                && (status >= 500 || status < 300)
+                && !(300..500).contains(&status)
             {
                 found.push(format!("{how}: by REST {status}: {answer}"));
             }
