@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 
-/// The path below which a certificate authority asks.
-pub(crate) const PREFIX: &str = "/.well-known/acme-challenge/";
+/// The path below which a certificate authority asks (RFC 8555, 8.3).
+pub const PREFIX: &str = "/.well-known/acme-challenge/";
 
 /// Tokens and the key authorizations to answer them with.
 #[derive(Debug, Default, Clone)]

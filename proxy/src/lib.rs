@@ -53,7 +53,7 @@ mod websocket;
 
 pub use access::{AccessFault, AccessRecord, AccessSink, Protocol};
 pub use basic_auth::hash_passwords;
-pub use challenge::ChallengeTable;
+pub use challenge::{ChallengeTable, PREFIX as CHALLENGE_PATH};
 pub use error::ProxyError;
 pub use forwarded::{ParseTrustedPeerError, TrustedPeers};
 pub use handle::{DrainReport, ProxyCounters, ProxyHandle};

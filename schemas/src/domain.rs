@@ -408,6 +408,10 @@ pub struct DomainDetail {
     /// What DNS says now against what it should say, where check_dns asked for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns: Option<crate::dns::DnsReport>,
+    /// Whether ports 80 and 443 of its addresses reach this machine, where check_ports asked for it, and where
+    /// domain_verify found no certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ports: Option<crate::reach::PortReport>,
     /// When it was added.
     pub created_at: Timestamp,
     /// Who added it.
@@ -450,6 +454,9 @@ pub struct DomainGet {
     /// Also ask name servers what DNS says now; takes up to five seconds.
     #[serde(default)]
     pub check_dns: bool,
+    /// Also look whether ports 80 and 443 of the addresses that DNS gives reach this machine; takes up to six seconds.
+    #[serde(default)]
+    pub check_ports: bool,
 }
 
 /// Input of `domain_renew`.

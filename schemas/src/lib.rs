@@ -20,6 +20,7 @@ pub mod log;
 pub mod platform;
 pub mod project;
 pub mod push;
+pub mod reach;
 pub mod release;
 pub mod repository;
 pub mod request;

@@ -7,6 +7,7 @@ use berth_schemas::{
         DomainAdd, DomainCertificateSet, DomainDetail, DomainGet, DomainList, DomainOrigin, DomainPage,
         DomainRemove, DomainRemoved, DomainRenew, DomainStatus, DomainSummary, DomainUpdate, DomainVerify,
     },
+    reach::PortReport,
     rules::DomainRules,
 };
 use berth_store::{
@@ -42,7 +43,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             Spec {
                 name: "domain_get",
                 title: "Show a domain",
-                description: "Show where a domain leads, the certificate that its visitors get, the order for one with the authority's last error in its own words and the time of the next try, and what to do next until all works. With check_dns=true also what DNS says now against what it should say, with what to change.",
+                description: "Show where a domain leads, the certificate that its visitors get, the order for one with the authority's last error in its own words and the time of the next try, and what to do next until all works. With check_dns=true also what DNS says now against what it should say, with check_ports=true also whether ports 80 and 443 of its addresses reach this machine, each with what to change.",
                 hints: Hints::READ.open_world(),
                 scope: Scope::Read,
                 tier: Tier::Extended,
@@ -81,7 +82,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             Spec {
                 name: "domain_verify",
                 title: "Look at a domain again now",
-                description: "Go on now with what waits for a domain's certificate, as after a change in DNS, instead of at the next try; wait_s waits for the outcome. Limits of the authority still hold. For a domain that came on demand its app is asked again, too: if it says no, the domain is dropped.",
+                description: "Go on now with what waits for a domain's certificate, as after a change in DNS, instead of at the next try; wait_s waits for the outcome, and without a certificate it is said whether ports 80 and 443 reach this machine. Limits of the authority still hold. For a domain that came on demand its app is asked again, too: if it says no, the domain is dropped.",
                 hints: Hints::UPDATE.open_world(),
                 scope: Scope::Write,
                 tier: Tier::Extended,
@@ -205,6 +206,7 @@ fn check_redirect(name: &DomainName, to: Option<&DomainName>) -> Result<(), Prob
 
 async fn get(call: Call, input: DomainGet) -> Result<DomainDetail, Problem> {
     let row = find::domain(&call, &input.domain).await?;
+    let row_name = row.name.clone();
     let mut detail = detail(&call, row).await?;
     if input.check_dns {
         let report = call.context.dns.inspect(&detail.domain, &call.context.certs.issuers()).await;
@@ -213,7 +215,20 @@ async fn get(call: Call, input: DomainGet) -> Result<DomainDetail, Problem> {
         }
         detail.dns = Some(report);
     }
+    if input.check_ports {
+        with_ports(&mut detail, call.context.certs.reach(&row_name).await);
+    }
     Ok(detail)
+}
+
+/// Adds what a look at the ports found; it is the next thing to do where there is no certificate and DNS is no trouble.
+fn with_ports(detail: &mut DomainDetail, report: PortReport) {
+    let served = matches!(detail.status, DomainStatus::Secure | DomainStatus::Plain);
+    let dns_is_right = detail.dns.as_ref().is_none_or(|dns| dns.problems.iter().all(|p| !p.blocking));
+    if let Some(fix) = report.fix.as_ref().filter(|_| !served && dns_is_right) {
+        detail.next = format!("{fix} Then domain_verify(domain={:?}).", detail.domain.as_str());
+    }
+    detail.ports = Some(report);
 }
 
 async fn detail(call: &Call, row: DomainRow) -> Result<DomainDetail, Problem> {
@@ -233,6 +248,7 @@ async fn detail(call: &Call, row: DomainRow) -> Result<DomainDetail, Problem> {
         certificate,
         order,
         dns: None,
+        ports: None,
         created_at: row.created_at,
         created_by: row.created_by,
         asked_at: row.asked_at,
@@ -245,10 +261,20 @@ async fn verify(call: Call, input: DomainVerify) -> Result<DomainDetail, Problem
     let row = find::domain(&call, &input.domain).await?;
     let certs = &call.context.certs;
     certs.ask_again(&row).await?;
-    let before = certs.see(&row.name).await?.order;
+    let before = certs.see(&row.name).await?;
     certs.look_now(&row.name).await?;
-    certs.settle(&row.name, before.as_ref(), wait).await?;
-    detail(&call, row).await
+    // What is seen of the ports does not hold the order back: this machine may see less than the world.
+    let settled = certs.settle(&row.name, before.order.as_ref(), wait);
+    if before.status == DomainStatus::Secure {
+        settled.await?;
+        return detail(&call, row).await;
+    }
+    let name = row.name.clone();
+    let (settled, ports) = tokio::join!(settled, certs.reach(&name));
+    settled?;
+    let mut detail = detail(&call, row).await?;
+    with_ports(&mut detail, ports);
+    Ok(detail)
 }
 
 async fn renew(call: Call, input: DomainRenew) -> Result<DomainDetail, Problem> {
@@ -406,6 +432,17 @@ impl Brief for DomainDetail {
             for problem in &dns.problems {
                 text = text.say("\n- ").quote(&Untrusted(format!("{} {}", problem.detail, problem.fix)));
             }
+        }
+        if let Some(ports) = &self.ports {
+            text = text.say("\nPorts, as asked from this machine:");
+            for check in &ports.checks {
+                text = text.say(format!("\n- {} port {}: ", check.address, check.port)).quote(&check.detail);
+            }
+            if let Some(trouble) = &ports.trouble {
+                text = text.say("\n- ").quote(trouble);
+            }
+            text = text.say_if(ports.fix.as_ref().map(|fix| format!("\n{fix}")));
+            text = text.say(format!("\n{}", ports.note));
         }
         text.say(format!("\nNext: {}", self.next))
     }

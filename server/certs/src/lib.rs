@@ -5,7 +5,7 @@
 //!
 //! `service` finds which names want a certificate, `decide` says what is to be ordered where and when, `order` carries
 //! one order through, `shown` is what the data plane shows of it, `view` says how a name is, `on_demand` takes names
-//! that apps approve while a visitor waits. Keys are ECDSA P-256.
+//! that apps approve while a visitor waits, `reach` looks whether the world comes here. Keys are ECDSA P-256.
 //!
 //! Left out on purpose: OCSP, and with it stapling. Let's Encrypt ended its OCSP service in 2025 in favour of short
 //! lives and revocation lists; renewal information (`ari`) is how an authority asks for an early replacement.
@@ -23,6 +23,7 @@ mod fault;
 mod lock;
 mod on_demand;
 mod order;
+mod reach;
 mod service;
 mod shown;
 mod view;

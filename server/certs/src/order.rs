@@ -348,7 +348,7 @@ pub(crate) fn identifier(chain: &str) -> Option<CertificateIdentifier<'static>> 
 }
 
 /// The certificate that answers TLS-ALPN-01 (RFC 8737, 3), with its key.
-fn challenge_certificate(host: &str, digest: &[u8]) -> Result<(String, String), rcgen::Error> {
+pub(crate) fn challenge_certificate(host: &str, digest: &[u8]) -> Result<(String, String), rcgen::Error> {
     let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
     let mut params = CertificateParams::new(vec![host.to_owned()])?;
     params.custom_extensions = vec![CustomExtension::new_acme_identifier(digest)];

@@ -74,6 +74,8 @@ pub(crate) struct Inner {
     /// Names whose authorities are being asked when to renew.
     asking: Mutex<HashSet<DomainName>>,
     slots: Arc<Semaphore>,
+    /// Looks from outside that go on at once.
+    pub(crate) reaching: Semaphore,
     /// Who asks apps about names.
     pub(crate) approver: OnceLock<Arc<dyn Approver>>,
     pub(crate) asked: Asked,
@@ -112,6 +114,7 @@ impl Certs {
             active: Mutex::default(),
             asking: Mutex::default(),
             slots: Arc::new(Semaphore::new(AT_ONCE)),
+            reaching: Semaphore::new(crate::reach::AT_ONCE),
             approver: OnceLock::new(),
             asked: Asked::default(),
             wake: Notify::new(),

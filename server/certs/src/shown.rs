@@ -37,7 +37,16 @@ pub(crate) struct Answering {
 
 enum Answer {
     Http(String),
-    Tls(String),
+    /// Host and chain.
+    Tls(String, String),
+}
+
+/// A certificate that is shown to see whether who asks under a host comes here.
+pub(crate) struct Probing {
+    shown: Arc<Shown>,
+    host: String,
+    chain: String,
+    _answering: Option<Answering>,
 }
 
 impl Shown {
@@ -88,9 +97,16 @@ impl Shown {
     /// Shows a certificate to who asks for a TLS-ALPN-01 challenge.
     pub(crate) fn answer_tls(self: &Arc<Self>, host: &str, chain: String, key: String) -> Answering {
         let mut state = self.lock();
-        state.tls.insert(host.to_owned(), (chain, key));
+        state.tls.insert(host.to_owned(), (chain.clone(), key));
         self.publish(&state);
-        Answering { shown: Arc::clone(self), what: Answer::Tls(host.to_owned()) }
+        Answering { shown: Arc::clone(self), what: Answer::Tls(host.to_owned(), chain) }
+    }
+
+    /// Shows a certificate as [`Self::answer_tls`] does, unless an order shows one of its own: then that is looked for.
+    pub(crate) fn probe_tls(self: &Arc<Self>, host: &str, chain: String, key: String) -> Probing {
+        let busy = self.lock().tls.contains_key(host);
+        let answering = (!busy).then(|| self.answer_tls(host, chain.clone(), key));
+        Probing { shown: Arc::clone(self), host: host.to_owned(), chain, _answering: answering }
     }
 
     fn publish(&self, state: &State) {
@@ -124,6 +140,16 @@ impl Shown {
     }
 }
 
+impl Probing {
+    /// Whether a certificate is the one that is shown for this.
+    pub(crate) fn is(&self, der: &[u8]) -> bool {
+        let now = self.shown.lock().tls.get(&self.host).map(|(chain, _)| chain.clone());
+        [Some(&self.chain), now.as_ref()].into_iter().flatten().any(|chain| {
+            x509_parser::pem::parse_x509_pem(chain.as_bytes()).is_ok_and(|(_, pem)| pem.contents == der)
+        })
+    }
+}
+
 impl Drop for Answering {
     fn drop(&mut self) {
         let mut state = self.shown.lock();
@@ -132,9 +158,12 @@ impl Drop for Answering {
                 state.http.remove(token);
                 self.shown.publish_http(&state);
             }
-            Answer::Tls(host) => {
-                state.tls.remove(host);
-                self.shown.publish(&state);
+            Answer::Tls(host, chain) => {
+                // Another answer may have taken its place.
+                if state.tls.get(host).is_some_and(|(shown, _)| shown == chain) {
+                    state.tls.remove(host);
+                    self.shown.publish(&state);
+                }
             }
         }
     }

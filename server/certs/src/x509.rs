@@ -5,7 +5,7 @@ use berth_store::NewCertificate;
 use sha2::{Digest, Sha256};
 use x509_parser::{
     extensions::{GeneralName, ParsedExtension},
-    prelude::X509Certificate,
+    prelude::{FromDer as _, X509Certificate},
 };
 
 /// What is read from the first certificate of a chain.
@@ -31,12 +31,21 @@ impl Leaf {
     pub(crate) fn read(chain: &str) -> Result<Self, String> {
         let (_, pem) = x509_parser::pem::parse_x509_pem(chain.as_bytes())
             .map_err(|e| format!("no certificate in the PEM text ({e})"))?;
-        let leaf = pem.parse_x509().map_err(|e| format!("the certificate cannot be read ({e})"))?;
+        Self::of(&pem.contents)
+    }
+
+    /// Reads a certificate.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub(crate) fn of(der: &[u8]) -> Result<Self, String> {
+        let (_, leaf) =
+            X509Certificate::from_der(der).map_err(|e| format!("the certificate cannot be read ({e})"))?;
         let time = |t: x509_parser::time::ASN1Time| Timestamp(t.timestamp().saturating_mul(1_000_000));
         Ok(Self {
             names: names(&leaf),
             issuer: leaf.issuer().to_string(),
-            fingerprint: hex::encode(Sha256::digest(&pem.contents)),
+            fingerprint: hex::encode(Sha256::digest(der)),
             not_before: time(leaf.validity().not_before),
             not_after: time(leaf.validity().not_after),
             ari: authority_key(&leaf).map(|key| (key, leaf.raw_serial().to_vec())),

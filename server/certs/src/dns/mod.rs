@@ -127,6 +127,14 @@ impl Dns {
         report
     }
 
+    /// The addresses that resolvers give for a host, IPv4 first, each with whether it may be talked to.
+    ///
+    /// # Errors
+    /// Says why there is none.
+    pub(crate) async fn addresses(&self, host: &str) -> Result<Vec<(IpAddr, bool)>, String> {
+        self.resolvers.addresses(host).await
+    }
+
     fn reports(&self) -> MutexGuard<'_, HashMap<DomainName, (Instant, DnsReport)>> {
         lock(&self.reports)
     }

@@ -145,6 +145,21 @@ impl Resolvers {
         Err(trouble)
     }
 
+    /// The addresses of a host, IPv4 first, each with whether it may be talked to.
+    pub(crate) async fn addresses(&self, host: &str) -> Result<Vec<(IpAddr, bool)>, String> {
+        let name = full_name(host).map_err(|e| e.to_string())?;
+        let (v4, v6) = tokio::join!(self.find(&name, RecordType::A), self.find(&name, RecordType::AAAA));
+        let mut found: Vec<IpAddr> = Vec::new();
+        for answer in [&v4, &v6].into_iter().flatten() {
+            found.extend(answer.values(address_of));
+        }
+        match (v4, v6) {
+            _ if !found.is_empty() => Ok(found.into_iter().map(|ip| (ip, (self.allowed)(ip))).collect()),
+            (Err(why), _) | (_, Err(why)) => Err(format!("No resolver says where {host} is: {why}.")),
+            _ => Err(format!("{host} has no address in DNS.")),
+        }
+    }
+
     /// Where a chain of aliases (CNAME) that begins at `name` leads; `name` itself if it is none.
     pub(crate) async fn follow(&self, name: &str) -> Result<String, NoAnswer> {
         let mut at = plain(name);

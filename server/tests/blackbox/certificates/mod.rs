@@ -2,8 +2,10 @@
 
 #![allow(clippy::disallowed_methods, reason = "openssl looks on from outside")]
 
+mod name_server;
 mod on_demand;
 mod pebble;
+mod reach;
 
 use std::{
     process::Stdio,
@@ -13,6 +15,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::harness::Berth;
+use name_server::{TSIG, name_server};
 use pebble::{Options, Pebble, free_port, pebble_or_skip};
 
 /// A daemon that orders from a Pebble.
@@ -23,13 +26,14 @@ struct World {
 }
 
 struct Ports {
+    address: String,
     http: u16,
     https: u16,
 }
 
 impl Ports {
     fn free() -> Self {
-        Self { http: free_port(), https: free_port() }
+        Self { address: "127.0.0.1".into(), http: free_port(), https: free_port() }
     }
 
     fn options(&self) -> Options<'static> {
@@ -38,7 +42,8 @@ impl Ports {
 }
 
 async fn berth(ports: &Ports, pebble: &Pebble, more: &[&str]) -> Berth {
-    let (http, https) = (format!("127.0.0.1:{}", ports.http), format!("127.0.0.1:{}", ports.https));
+    let (http, https) =
+        (format!("{}:{}", ports.address, ports.http), format!("{}:{}", ports.address, ports.https));
     let root = pebble.root().display().to_string();
     let mut flags = vec![
         "--http-addr",
@@ -412,60 +417,13 @@ async fn names_of_the_platform_get_theirs_by_themselves() {
     world.berth.rest().post("/v1/domains", taken).await.problem(409, "conflict");
 }
 
-/// Knot with the zone example.com, all of whose names lead here; none where it cannot listen on the port of DNS.
-async fn name_server(dir: &std::path::Path) -> Option<(tokio::process::Child, String)> {
-    // An address of this process alone: name servers of zones are asked at port 53.
-    let id = std::process::id();
-    let address = format!("127.77.{}.{}", (id >> 8) & 255, (id & 255).max(1));
-    if let Err(error) = std::net::UdpSocket::bind((address.as_str(), 53)) {
-        println!("skipped: nothing may listen at {address}:53 here ({error})");
-        return None;
-    }
-    let zone = format!(
-        "$TTL 1\n@ SOA ns admin 1 60 60 60 1\n@ NS ns\nns A {address}\n@ A 127.0.0.1\n* A 127.0.0.1\n\
-         *.shop A 127.0.0.1\n*.apps A 127.0.0.1\n"
-    );
-    std::fs::write(dir.join("zone"), zone).unwrap();
-    let home = dir.display();
-    let config = format!(
-        "server:\n  listen: {address}@53\n  rundir: \"{home}\"\n  udp-workers: 1\n  tcp-workers: 1\n\
-         database:\n  storage: \"{home}\"\nlog:\n- target: stderr\n  any: info\n\
-         key:\n- id: berth\n  algorithm: hmac-sha256\n  secret: {TSIG}\n\
-         acl:\n- id: change\n  key: berth\n  action: update\n\
-         zone:\n- domain: example.com\n  storage: \"{home}\"\n  file: zone\n  acl: change\n"
-    );
-    let file = dir.join("knot.conf");
-    std::fs::write(&file, config).unwrap();
-    let log = std::fs::File::create(dir.join("log")).unwrap();
-    let child = tokio::process::Command::new("/usr/sbin/knotd")
-        .arg("-c")
-        .arg(&file)
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .kill_on_drop(true)
-        .spawn();
-    let Ok(child) = child else {
-        println!("skipped: knotd is not installed (Debian package knot)");
-        return None;
-    };
-    let deadline = Instant::now() + Duration::from_secs(20);
-    let read = || std::fs::read_to_string(dir.join("log")).unwrap_or_default();
-    while !read().contains("server started") {
-        assert!(Instant::now() < deadline, "knotd does not start: {}", read());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    Some((child, format!("{address}:53")))
-}
-
-const TSIG: &str = "c2VjcmV0LW9mLXRoZS10ZXN0LW9ubHktMzItYnl0ZXM=";
-
 #[tokio::test]
 async fn a_wildcard_is_proven_by_dns() {
     if !pebble_or_skip() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let Some((_named, server)) = name_server(dir.path()).await else { return };
+    let Some((_named, server)) = name_server(dir.path(), "* A 127.0.0.1\n").await else { return };
     let ports = Ports::free();
     let pebble = Pebble::start(&Options { dns: Some(&server), ..ports.options() }).await;
     let more =
