@@ -11,15 +11,43 @@ use serde_json::{Value, json};
 
 use crate::{
     cut,
+    detail::{self, Format},
     frame::{Frame, Places},
 };
 
-/// The result of a call that worked.
-pub(crate) fn success(answer: Answer, places: &Places, frame: &Frame) -> CallToolResult {
+/// What a tool's output schema says of places in its answers.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Marks {
+    /// Where it quotes strangers.
+    pub(crate) untrusted: Places,
+    /// What a concise answer leaves out.
+    pub(crate) details: Places,
+}
+
+impl Marks {
+    /// Reads them from a tool's output schema.
+    pub(crate) fn of(output: &Value) -> Self {
+        Self { untrusted: Places::of(output), details: detail::places(output) }
+    }
+}
+
+/// The result of a call that worked. The text of a detailed one holds the details as well, for clients that show
+/// a model the text alone.
+pub(crate) fn success(answer: Answer, marks: &Marks, format: Format, frame: &Frame) -> CallToolResult {
     let mut output = answer.output;
+    if format == Format::Concise {
+        marks.details.remove_from(&mut output);
+    }
     cut::output(&mut output);
-    frame.value(&mut output, places);
-    let text = frame.text(&cut::text(answer.brief));
+    frame.value(&mut output, &marks.untrusted);
+    let mut text = frame.text(&cut::text(answer.brief));
+    if format == Format::Detailed {
+        let mut concise = output.clone();
+        marks.details.remove_from(&mut concise);
+        if let Some(more) = detail::beyond(&output, &concise) {
+            text = format!("{text}\nDetails: {more}");
+        }
+    }
     let mut result = CallToolResult::success(vec![ContentBlock::text(text)]);
     result.structured_content = Some(output);
     result
@@ -54,7 +82,7 @@ fn words(problem: &Problem) -> Text {
 
 /// What a tool returns that has no registry entry: an output and its brief, all in Berth's own words.
 pub(crate) fn own(output: Value, brief: String) -> CallToolResult {
-    success(Answer { output, brief: brief.into() }, &Places::default(), &Frame::new())
+    success(Answer { output, brief: brief.into() }, &Marks::default(), Format::Concise, &Frame::new())
 }
 
 #[cfg(test)]

@@ -63,6 +63,20 @@ impl Frame {
     }
 }
 
+fn remove(value: &mut Value, place: &[Step]) {
+    match (place, value) {
+        ([Step::Field(name)], Value::Object(map)) => drop(map.remove(name)),
+        ([Step::Field(name), rest @ ..], Value::Object(map)) => {
+            if let Some(inner) = map.get_mut(name) {
+                remove(inner, rest);
+            }
+        }
+        ([Step::Each, rest @ ..], Value::Array(items)) => items.iter_mut().for_each(|v| remove(v, rest)),
+        ([Step::Each, rest @ ..], Value::Object(map)) => map.values_mut().for_each(|v| remove(v, rest)),
+        _ => {}
+    }
+}
+
 /// The text without what looks like the mark of a frame and without what hides or acts. Guillemets that stand
 /// around words, as in French, stay.
 fn neutral(text: &str) -> String {
@@ -82,9 +96,29 @@ pub(crate) struct Places(Vec<Vec<Step>>);
 impl Places {
     /// Reads them from a schema.
     pub(crate) fn of(schema: &Value) -> Self {
+        Self::marked(schema, "x-untrusted")
+    }
+
+    /// The places that a schema marks with `keyword`.
+    pub(crate) fn marked(schema: &Value, keyword: &str) -> Self {
         let mut places = Self::default();
-        places.collect(schema, schema, &mut Vec::new(), 0);
+        places.collect(keyword, schema, schema, &mut Vec::new(), 0);
         places
+    }
+
+    /// Names of the fields at these places.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|place| match place.last() {
+            Some(Step::Field(name)) => Some(name.as_str()),
+            _ => None,
+        })
+    }
+
+    /// Removes the fields at these places.
+    pub(crate) fn remove_from(&self, value: &mut Value) {
+        for place in &self.0 {
+            remove(value, place);
+        }
     }
 
     /// The same places one level deeper, below `field`.
@@ -96,13 +130,13 @@ impl Places {
         Self(self.0.into_iter().map(deeper).collect())
     }
 
-    fn collect(&mut self, root: &Value, schema: &Value, path: &mut Vec<Step>, depth: usize) {
+    fn collect(&mut self, keyword: &str, root: &Value, schema: &Value, path: &mut Vec<Step>, depth: usize) {
         /// No output is nested deeper; a schema that refers to itself ends here.
         const DEEPEST: usize = 12;
         if depth > DEEPEST {
             return;
         }
-        if schema["x-untrusted"] == true {
+        if schema[keyword] == true {
             if !self.0.contains(path) {
                 self.0.push(path.clone());
             }
@@ -111,23 +145,23 @@ impl Places {
         if let Some(reference) = schema["$ref"].as_str().and_then(|r| r.strip_prefix('#'))
             && let Some(target) = root.pointer(reference)
         {
-            self.collect(root, target, path, depth + 1);
+            self.collect(keyword, root, target, path, depth + 1);
         }
         for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
             path.push(Step::Field(name.clone()));
-            self.collect(root, inner, path, depth + 1);
+            self.collect(keyword, root, inner, path, depth + 1);
             path.pop();
         }
         for many in [&schema["items"], &schema["additionalProperties"]] {
             if many.is_object() {
                 path.push(Step::Each);
-                self.collect(root, many, path, depth + 1);
+                self.collect(keyword, root, many, path, depth + 1);
                 path.pop();
             }
         }
         for choices in [&schema["oneOf"], &schema["anyOf"], &schema["allOf"]] {
             for choice in choices.as_array().into_iter().flatten() {
-                self.collect(root, choice, path, depth + 1);
+                self.collect(keyword, root, choice, path, depth + 1);
             }
         }
     }

@@ -1,6 +1,9 @@
 //! The protocol's side of the registry.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock},
+};
 
 use berth_schemas::{Code, Problem, error::nearest};
 use berth_store::model::Principal;
@@ -9,10 +12,11 @@ use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
         CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams,
-        CompleteResult, GetPromptRequestParams, GetPromptResponse, Implementation, JsonObject,
-        ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult, ListToolsResult,
-        PaginatedRequestParams, ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult,
-        ResourceContents, ServerCapabilities, ServerConfig,
+        CompleteResult, DiscoverResult, GetPromptRequestParams, GetPromptResponse, Implementation,
+        InitializeRequestParams, InitializeResult, JsonObject, ListPromptsResult,
+        ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams,
+        ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, ResourceContents,
+        ServerCapabilities, ServerConfig,
     },
     service::RequestContext,
 };
@@ -21,11 +25,14 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::{
-    answer, completion, cut,
-    frame::{Frame, Places},
+    answer::{self, Marks},
+    completion, cut,
+    detail::{self, Format},
+    frame::Frame,
     progress::Notifier,
     prompts, resources, search,
-    surface::{self, READ, SEARCH, View, WRITE},
+    surface::{self, READ, SEARCH, WRITE},
+    view::View,
 };
 
 /// What an assistant reads before anything else; clients cut it at 2,048 characters.
@@ -44,8 +51,8 @@ struct Inner {
     context: Arc<Context>,
     index: search::Index,
     descriptions: surface::Descriptions,
-    /// Where each tool's output holds untrusted text.
-    places: HashMap<&'static str, Places>,
+    /// What each tool's output holds where.
+    marks: HashMap<&'static str, Marks>,
 }
 
 impl std::fmt::Debug for Handler {
@@ -60,24 +67,33 @@ struct Caller {
     view: View,
 }
 
-impl Caller {
-    fn of(request: &RequestContext<RoleServer>) -> Result<Self, ErrorData> {
-        let parts = request.extensions.get::<http::request::Parts>();
-        let principal = parts.and_then(|p| p.extensions.get::<Principal>()).cloned();
-        match (parts, principal) {
-            (Some(parts), Some(principal)) => Ok(Self { principal, view: View::of(parts.uri.query()) }),
-            // The server lets nobody through without one: this is a fault of the wiring.
-            _ => Err(ErrorData::internal_error("The request carries no caller.", None)),
-        }
-    }
+/// A problem as an error of the protocol, for what is no call of a tool.
+fn refused(problem: &Problem) -> ErrorData {
+    ErrorData::invalid_params(problem.to_string(), serde_json::to_value(problem).ok())
 }
 
 impl Handler {
     pub(crate) fn new(registry: Arc<Registry>, context: Arc<Context>) -> Self {
         let index = search::Index::new(&registry);
-        let places = registry.tools().iter().map(|t| (t.spec.name, Places::of(&t.output))).collect();
+        let marks = registry.tools().iter().map(|t| (t.spec.name, Marks::of(&t.output))).collect();
         let descriptions = surface::Descriptions::of(&registry);
-        Self(Arc::new(Inner { registry, context, index, descriptions, places }))
+        Self(Arc::new(Inner { registry, context, index, descriptions, marks }))
+    }
+
+    fn caller(&self, request: &RequestContext<RoleServer>) -> Result<Caller, ErrorData> {
+        let parts = request.extensions.get::<http::request::Parts>();
+        let principal = parts.and_then(|p| p.extensions.get::<Principal>()).cloned();
+        // The server lets nobody through without one: that would be a fault of the wiring.
+        let Some((parts, principal)) = parts.zip(principal) else {
+            return Err(ErrorData::internal_error("The request carries no caller.", None));
+        };
+        let view = View::of(parts.uri.query(), &self.0.registry).map_err(|p| refused(&p))?;
+        Ok(Caller { principal, view })
+    }
+
+    fn marks(&self, tool: &str) -> &Marks {
+        static NONE: LazyLock<Marks> = LazyLock::new(Marks::default);
+        self.0.marks.get(tool).unwrap_or(&NONE)
     }
 
     /// The tool of this name and its input: itself, or what `tool_read` and `tool_write` pass on.
@@ -181,12 +197,18 @@ impl Handler {
         let shown = tools.iter().map(|t| {
             json!({
                 "name": t.spec.name, "call_with": how(t), "description": t.spec.description,
-                "read_only": t.spec.hints.read_only, "destructive": t.spec.hints.destructive, "input": t.input,
+                "read_only": t.spec.hints.read_only, "destructive": t.spec.hints.destructive, "input": detail::input(t),
             })
         });
         let output = json!({ "tools": shown.collect::<Vec<_>>() });
         let lines = tools.iter().map(|t| {
-            format!("{} (call with {}): {}\nInput: {}", t.spec.name, how(t), t.spec.description, t.input)
+            format!(
+                "{} (call with {}): {}\nInput: {}",
+                t.spec.name,
+                how(t),
+                t.spec.description,
+                detail::input(t)
+            )
         });
         let brief = match tools.is_empty() {
             true => "No tool matches. Say in other words what you want to do.".to_owned(),
@@ -200,7 +222,7 @@ impl Handler {
         request: CallToolRequestParams,
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ErrorData> {
-        let caller = Caller::of(context)?;
+        let caller = self.caller(context)?;
         let arguments = request.arguments.unwrap_or_default();
         let frame = Frame::new();
         if request.name == SEARCH && caller.view.shows_gateway(SEARCH) {
@@ -212,7 +234,11 @@ impl Handler {
             let text = problem.map_or_else(|| "There is no such tool.".to_owned(), |p| p.to_string());
             return Err(ErrorData::invalid_params(text, None));
         }
-        let (tool, input) = match self.resolve(&caller.view, &request.name, arguments) {
+        let resolved = self.resolve(&caller.view, &request.name, arguments).and_then(|(tool, mut input)| {
+            let format = Format::take(&mut input)?;
+            Ok((tool, input, format))
+        });
+        let (tool, input, format) = match resolved {
             Ok(found) => found,
             Err(problem) => return Ok(answer::failure(&problem, &frame)),
         };
@@ -222,9 +248,8 @@ impl Handler {
         let result = self.run(tool, input, caller.principal, context, &frame).await?;
         let outcome = result.as_ref().map_or_else(|p| p.code.as_str(), |_| "ok");
         tracing::info!(tool = name, by, outcome, ms = began.elapsed().as_millis(), "tool called");
-        let places = self.0.places.get(name).cloned().unwrap_or_default();
         Ok(match result {
-            Ok(answer) => answer::success(answer, &places, &frame),
+            Ok(answer) => answer::success(answer, self.marks(name), format, &frame),
             Err(problem) => answer::failure(&problem, &frame),
         })
     }
@@ -239,7 +264,7 @@ impl Handler {
             None => return Err(none(format!("There is no resource {uri:?}."))),
             Some(resources::Named::Overview) => (resources::OVERVIEW.to_owned(), "text/markdown"),
             Some(resources::Named::Tool(name, input)) => {
-                let caller = Caller::of(context)?;
+                let caller = self.caller(context)?;
                 let tool =
                     self.0.registry.get(name).ok_or_else(|| none(format!("There is no tool {name}.")))?;
                 let frame = Frame::new();
@@ -248,7 +273,7 @@ impl Handler {
                     Err(problem) => return Err(none(problem.to_string())),
                 };
                 cut::output(&mut output);
-                frame.value(&mut output, &self.0.places.get(name).cloned().unwrap_or_default());
+                frame.value(&mut output, &self.marks(name).untrusted);
                 (format!("{output:#}"), "application/json")
             }
         };
@@ -288,12 +313,29 @@ impl ServerHandler for Handler {
             .with_instructions(INSTRUCTIONS)
     }
 
+    /// The first thing that a client of the older era asks: an address that means nothing is told here.
+    async fn initialize(
+        &self,
+        request: InitializeRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<InitializeResult, ErrorData> {
+        self.caller(&context)?;
+        context.peer.set_peer_info(request.clone());
+        self.negotiate_initialize(&request)
+    }
+
+    async fn discover(&self, context: RequestContext<RoleServer>) -> Result<DiscoverResult, ErrorData> {
+        self.caller(&context)?;
+        let versions = self.supported_protocol_versions().into_owned();
+        Ok(DiscoverResult::from_server_info(versions, self.get_info()))
+    }
+
     async fn list_tools(
         &self,
         _: Option<PaginatedRequestParams>,
         context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
-        let caller = Caller::of(&context)?;
+        let caller = self.caller(&context)?;
         let tools = surface::list(&self.0.registry, &self.0.descriptions, &caller.view, &caller.principal);
         Ok(ListToolsResult::with_all_items(tools)
             .with_ttl_ms(LIST_TTL_MS)
@@ -356,7 +398,7 @@ impl ServerHandler for Handler {
         request: CompleteRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CompleteResult, ErrorData> {
-        let caller = Caller::of(&context)?;
+        let caller = self.caller(&context)?;
         let found = completion::complete(&self.0.context, &caller.principal, &request).await;
         found.map(CompleteResult::new).map_err(|p| ErrorData::internal_error(p.to_string(), None))
     }
@@ -369,6 +411,15 @@ mod tests {
     #[test]
     fn the_instructions_fit_what_clients_keep() {
         assert!(INSTRUCTIONS.chars().count() <= 2_048, "{}", INSTRUCTIONS.chars().count());
+    }
+
+    #[test]
+    fn the_instructions_carry_the_map_of_groups() {
+        let map = INSTRUCTIONS.lines().find(|l| l.starts_with("More tools, by group")).unwrap();
+        for group in berth_tools::Group::ALL {
+            let name = group.as_str();
+            assert!(map.split([' ', ',', '.', ':']).any(|word| word == name), "{name} is not in the map");
+        }
     }
 
     #[test]

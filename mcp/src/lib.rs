@@ -12,6 +12,7 @@
 mod answer;
 mod completion;
 mod cut;
+mod detail;
 mod frame;
 mod handler;
 mod progress;
@@ -19,6 +20,7 @@ mod prompts;
 mod resources;
 mod search;
 mod surface;
+mod view;
 
 use std::sync::Arc;
 

@@ -1,11 +1,9 @@
 //! Which tools a caller is shown.
 //!
 //! By default the core tier and three tools that reach the rest: a list that fits a model's attention. The
-//! endpoint's URL changes that: `?read_only=1` leaves only readers, `?tools=app_get,event_list` names what is
-//! wanted, `?tools=all` shows everything. What a token's scopes do not allow is never shown. The list depends
-//! on nothing else, so that clients and prompt caches can keep it.
+//! endpoint's URL changes that, see [`View`]. What a token's scopes do not allow is never shown. The list
+//! depends on nothing else, so that clients and prompt caches can keep it.
 
-use berth_schemas::Scope;
 use berth_store::model::Principal;
 use berth_tools::{Hints, Registry, Tier, Tool};
 use rmcp::model::{Tool as McpTool, ToolAnnotations};
@@ -15,71 +13,15 @@ use std::{
     sync::Arc,
 };
 
+use crate::{
+    detail,
+    view::{View, is_harmless},
+};
+
 /// Names of the tools that exist on MCP only.
 pub(crate) const SEARCH: &str = "tool_search";
 pub(crate) const READ: &str = "tool_read";
 pub(crate) const WRITE: &str = "tool_write";
-
-/// What the URL asks for.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct View {
-    read_only: bool,
-    tools: Wanted,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-enum Wanted {
-    #[default]
-    Core,
-    All,
-    Named(Vec<String>),
-}
-
-impl View {
-    /// Reads the URL's query. What it does not know it ignores, as other layers may use it.
-    pub(crate) fn of(query: Option<&str>) -> Self {
-        let mut view = Self::default();
-        for pair in query.unwrap_or_default().split('&') {
-            match pair.split_once('=').unwrap_or((pair, "")) {
-                ("read_only", value) => view.read_only = !matches!(value, "0" | "false"),
-                ("tools", "all") => view.tools = Wanted::All,
-                ("tools", "" | "core") => view.tools = Wanted::Core,
-                ("tools", names) => {
-                    // A comma may come percent-encoded; the names themselves hold nothing to decode.
-                    let names = names.replace("%2C", ",").replace("%2c", ",");
-                    view.tools = Wanted::Named(names.split(',').map(|n| n.trim().to_owned()).collect());
-                }
-                _ => {}
-            }
-        }
-        view
-    }
-
-    /// Whether a tool may be called through this URL, shown or not; readers through one that only reads.
-    pub(crate) fn reaches(&self, tool: &Tool) -> bool {
-        (!self.read_only || is_harmless(tool))
-            && match &self.tools {
-                Wanted::Core | Wanted::All => true,
-                Wanted::Named(names) => names.iter().any(|n| n == tool.spec.name),
-            }
-    }
-
-    /// Whether a tool stands in the list of this URL.
-    pub(crate) fn shows(&self, tool: &Tool) -> bool {
-        self.reaches(tool) && (self.tools != Wanted::Core || tool.spec.tier == Tier::Core)
-    }
-
-    /// Whether one of the three tools that reach the rest is there.
-    pub(crate) fn shows_gateway(&self, name: &str) -> bool {
-        self.tools == Wanted::Core && (name != WRITE || !self.read_only)
-    }
-}
-
-/// Whether a client may call a tool without asking the person in front of it. Reading a secret changes nothing,
-/// but what was read cannot be taken back out of a conversation.
-pub(crate) fn is_harmless(tool: &Tool) -> bool {
-    tool.spec.hints.read_only && tool.spec.scope != Scope::Secrets
-}
 
 /// The tool that reaches one which is not in the list.
 pub(crate) fn gateway_to(tool: &Tool) -> &'static str {
@@ -97,13 +39,13 @@ pub(crate) struct Descriptions {
 impl Descriptions {
     /// Describes all tools.
     pub(crate) fn of(registry: &Registry) -> Self {
-        let tools = registry.tools().iter().map(|t| (t.spec.name, describe(t, t.input.clone()))).collect();
+        let tools = registry.tools().iter().map(|t| (t.spec.name, describe(t, detail::input(t)))).collect();
         let core = registry.tools().iter().filter(|t| t.spec.tier == Tier::Core);
         Self { tools, short: say_once(core), gateways: gateways().into() }
     }
 
     fn of_tool(&self, name: &str, view: &View) -> Option<McpTool> {
-        let short = self.short.get(name).filter(|_| view.tools == Wanted::Core);
+        let short = self.short.get(name).filter(|_| view.is_core_alone());
         short.or_else(|| self.tools.get(name)).cloned()
     }
 }
@@ -116,7 +58,7 @@ fn say_once<'t>(tools: impl Iterator<Item = &'t Tool>) -> HashMap<&'static str, 
     let mut said: HashMap<String, &'static str> = HashMap::new();
     let mut short = HashMap::new();
     for tool in tools {
-        let mut input = tool.input.clone();
+        let mut input = detail::input(tool);
         let mut repeats = false;
         for (name, field) in input["properties"].as_object_mut().into_iter().flatten() {
             let description = field["description"].as_str().unwrap_or_default().to_owned();
@@ -236,7 +178,7 @@ fn gateways() -> [McpTool; 3] {
     [
         McpTool::new(
             SEARCH,
-            "Find tools that are not in this list: projects, access tokens, the event log (what happened, who did it), deleting or revealing variables, freeing disk space. Returns name, description and input schema of the best matches.",
+            "Find tools that are not in this list: domains, environments, errors, repositories, traffic, projects, access tokens, the event log (who did what), revealing variables, freeing disk space. Returns name, description and input schema of the best matches.",
             object(json!({
                 "type": "object",
                 "properties": {
@@ -266,15 +208,20 @@ fn gateways() -> [McpTool; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use berth_schemas::Scope;
     use berth_store::model::Visible;
 
     fn principal(scopes: &[Scope]) -> Principal {
         Principal { name: "test".into(), scopes: scopes.to_vec(), visible: Visible::All }
     }
 
+    fn view(query: &str) -> View {
+        View::of(Some(query), &berth_tools::registry()).unwrap()
+    }
+
     fn names(query: &str, scopes: &[Scope]) -> Vec<String> {
         let registry = berth_tools::registry();
-        let list = list(&registry, &Descriptions::of(&registry), &View::of(Some(query)), &principal(scopes));
+        let list = list(&registry, &Descriptions::of(&registry), &view(query), &principal(scopes));
         list.iter().map(|t| t.name.to_string()).collect()
     }
 
@@ -295,7 +242,7 @@ mod tests {
         assert!(
             readers.iter().any(|n| n == READ) && !readers.iter().any(|n| n == WRITE || n == "app_delete")
         );
-        assert_eq!(names("tools=event_list,app_get,nonsense", &[Scope::Admin]), ["app_get", "event_list"]);
+        assert_eq!(names("tools=event_list,app_get", &[Scope::Admin]), ["app_get", "event_list"]);
         assert_eq!(names("tools=event_list%2Capp_delete&read_only=1", &[Scope::Admin]), ["event_list"]);
         assert!(!names("tools=all&read_only=1", &[Scope::Admin]).contains(&"variable_reveal".into()));
         assert_eq!(names("tools=all", &[Scope::Admin]).len(), berth_tools::registry().tools().len());
@@ -308,6 +255,7 @@ mod tests {
         for hidden in ["app_create", "deployment_create", "variable_reveal", "token_list"] {
             assert!(!reader.iter().any(|n| n == hidden), "{hidden}");
         }
+        assert!(!names("tools=deploy,domains", &[Scope::Read]).iter().any(|n| n.ends_with("_create")));
         let default = names("", &[Scope::Read]);
         assert!(default.contains(&READ.into()) && !default.contains(&WRITE.into()), "{default:?}");
     }
@@ -337,8 +285,7 @@ mod tests {
         let (whole, short) = (settings(&core, "app_create"), settings(&core, "app_update"));
         assert!(whole["properties"]["port"].is_object() && short["properties"].is_null());
         assert!(short["description"].as_str().unwrap().ends_with("settings in app_create."), "{short}");
-        let alone =
-            list(&registry, &descriptions, &View::of(Some("tools=app_update")), &principal(&[Scope::Admin]));
+        let alone = list(&registry, &descriptions, &view("tools=app_update"), &principal(&[Scope::Admin]));
         assert!(settings(&alone, "app_update")["properties"]["port"].is_object());
     }
 

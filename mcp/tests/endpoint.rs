@@ -139,11 +139,37 @@ async fn the_list_follows_the_url_and_the_token() {
     assert!(reader.contains(&"app_get".into()) && !reader.contains(&"app_create".into()), "{reader:?}");
     assert_eq!(endpoint.tools(admin(), "?read_only=1&tools=app_get,app_delete").await, ["app_get"]);
 
+    let deploys = endpoint.tools(somebody("reader", &[Scope::Read]), "?tools=deploy,domains").await;
+    assert!(
+        deploys.contains(&"release_list".into()) && deploys.contains(&"domain_get".into()),
+        "{deploys:?}"
+    );
+    assert!(!deploys.iter().any(|t| t == "deployment_create" || t == "tool_search" || t == "app_get"));
+
     let result = endpoint.call("?read_only=1", "app_create", json!({ "name": "web" })).await;
     assert_eq!(result["isError"], true, "what is not in the list cannot be called: {result}");
     let result = endpoint.call("?tools=app_get", "tool_write", json!({ "name": "app_create" })).await;
     assert_eq!(result["isError"], true, "nor by a detour: {result}");
     assert_eq!(endpoint.world.ok("app_list", json!({})).await["total"], 0);
+}
+
+#[tokio::test]
+async fn an_address_that_means_nothing_is_told_at_the_first_request() {
+    let endpoint = Endpoint::open().await;
+    let hello = json!({ "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": { "name": "t", "version": "1" } });
+    for (method, params) in
+        [("initialize", hello), ("tools/list", json!({})), ("tools/call", json!({ "name": "app_list" }))]
+    {
+        let (_, body) = endpoint.send(post(admin(), "?tools=domain,deploy", method, params)).await;
+        let answer: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(answer["error"]["code"], -32602, "{body}");
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(message.contains("Did you mean domains"), "{message}");
+        assert!(
+            answer["error"]["data"]["candidates"].as_array().unwrap().contains(&json!("domains")),
+            "{body}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -165,6 +191,39 @@ async fn an_answer_comes_as_text_and_as_structure_with_quotes_framed() {
 
     let list = endpoint.call("", "deployment_list", json!({ "app": "web" })).await;
     assert!(!list.to_string().contains(&marker), "each answer has its own marker");
+}
+
+#[tokio::test]
+async fn answers_are_concise_unless_details_are_asked_for() {
+    let endpoint = Endpoint::open().await;
+    endpoint.world.deploy("web").await;
+    let ask = async |tool: &str, format: Value| {
+        let mut input = json!({ "app": "web", "deployment": "web", "response_format": format });
+        input.as_object_mut().unwrap().remove(if tool == "app_get" { "deployment" } else { "app" });
+        endpoint.call("", tool, input).await
+    };
+    for (tool, field) in [("app_get", "uuid"), ("deployment_get", "steps")] {
+        let (short, long) = (ask(tool, Value::Null).await, ask(tool, json!("detailed")).await);
+        assert!(short["structuredContent"][field].is_null(), "{short:#}");
+        assert!(!long["structuredContent"][field].is_null(), "{long:#}");
+        assert!(long.to_string().len() > short.to_string().len());
+        assert!(
+            text(&long).contains(&format!("\"{field}\":")) && !text(&short).contains("Details"),
+            "{}",
+            text(&long)
+        );
+        assert!(!text(&short).contains(&short["structuredContent"].to_string()), "not the same twice");
+        let (short, long) = (short.to_string().len(), long.to_string().len());
+        println!("{tool}: {short} bytes concise, {long} detailed");
+    }
+    let wrong = ask("app_get", json!("brief")).await;
+    assert_eq!(
+        (&wrong["isError"], wrong["structuredContent"]["problem"]["field"].as_str()),
+        (&json!(true), Some("response_format"))
+    );
+    let passed = json!({ "name": "event_list", "arguments": { "response_format": "detailed" } });
+    let events = endpoint.call("", "tool_read", passed).await;
+    assert!(events["structuredContent"]["events"][0]["id"].is_number(), "{events:#}");
 }
 
 #[tokio::test]

@@ -227,6 +227,7 @@ pub struct Replica {
     /// Number within the release, from 1.
     pub replica: i64,
     /// Short container id.
+    #[schemars(extend("x-detail" = true))]
     pub container: String,
     /// Docker's word for its state, such as "running" or "exited".
     pub state: String,
@@ -248,8 +249,10 @@ pub struct AppDetail {
     /// The project it belongs to.
     pub project: ProjectSlug,
     /// Numeric id, for programs that want one.
+    #[schemars(extend("x-detail" = true))]
     pub id: i64,
     /// UUID, for programs that want one.
+    #[schemars(extend("x-detail" = true))]
     pub uuid: String,
     /// The environment that the rest speaks of.
     pub environment: EnvironmentName,
@@ -279,6 +282,7 @@ pub struct AppDetail {
     /// Settings or variables changed after the live release was made; a redeploy applies them.
     pub changes_pending: bool,
     /// When it was made.
+    #[schemars(extend("x-detail" = true))]
     pub created_at: Timestamp,
 }
 

@@ -286,8 +286,10 @@ pub struct DeploymentDetail {
     pub url: String,
     /// What detection decided, with its evidence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-detail" = true))]
     pub plan: Option<PlanShown>,
     /// The states it went through, with their times.
+    #[schemars(extend("x-detail" = true))]
     pub steps: Vec<Transition>,
     /// What it waits for, while it is queued.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -474,8 +476,10 @@ pub struct BuildLine {
     /// Number within the deployment, from 1.
     pub line: i64,
     /// When.
+    #[schemars(extend("x-detail" = true))]
     pub at: Timestamp,
     /// The deployment's state at that time.
+    #[schemars(extend("x-detail" = true))]
     pub state: DeploymentState,
     /// What kind of line it is.
     pub kind: BuildLineKind,

@@ -298,14 +298,17 @@ pub struct CertificateShown {
     /// Who issued it.
     pub issuer: Untrusted,
     /// Names that it is for.
+    #[schemars(extend("x-detail" = true))]
     pub names: Vec<String>,
     /// Valid from.
+    #[schemars(extend("x-detail" = true))]
     pub not_before: Timestamp,
     /// Valid until.
     pub not_after: Timestamp,
     /// Attached by domain_certificate_set: nobody but you renews it.
     pub own: bool,
     /// SHA-256 of the certificate, in hex.
+    #[schemars(extend("x-detail" = true))]
     pub fingerprint: String,
     /// When it is to be renewed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -332,6 +335,7 @@ pub struct OrderShown {
     /// Where it stands.
     pub state: OrderState,
     /// The authority's directory.
+    #[schemars(extend("x-detail" = true))]
     pub directory: String,
     /// How the authority is shown that the name is ours.
     pub challenge: ChallengeKind,
@@ -346,8 +350,10 @@ pub struct OrderShown {
     /// How many orders in a row failed.
     pub failures: u32,
     /// When it was begun.
+    #[schemars(extend("x-detail" = true))]
     pub created_at: Timestamp,
     /// When it last moved.
+    #[schemars(extend("x-detail" = true))]
     pub updated_at: Timestamp,
 }
 
@@ -413,8 +419,10 @@ pub struct DomainDetail {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ports: Option<crate::reach::PortReport>,
     /// When it was added.
+    #[schemars(extend("x-detail" = true))]
     pub created_at: Timestamp,
     /// Who added it.
+    #[schemars(extend("x-detail" = true))]
     pub created_by: String,
     /// When its app was last asked whether it still approves it (origin on_demand).
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -9,6 +9,7 @@ use crate::{AppSlug, Timestamp};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
     /// Its number; entries are numbered in order.
+    #[schemars(extend("x-detail" = true))]
     pub id: i64,
     /// When.
     pub at: Timestamp,
@@ -23,6 +24,7 @@ pub struct Event {
     pub summary: String,
     /// Details that depend on the kind.
     #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    #[schemars(extend("x-detail" = true))]
     pub data: serde_json::Value,
 }
 

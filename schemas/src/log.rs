@@ -54,14 +54,17 @@ impl Level {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LogLine {
     /// Id, growing in order of arrival; pass the last one as `after` to read on.
+    #[schemars(extend("x-detail" = true))]
     pub id: i64,
     /// When it was printed.
     pub at: Timestamp,
     /// The release that printed it.
     pub release: i64,
     /// The replica that printed it.
+    #[schemars(extend("x-detail" = true))]
     pub replica: i64,
     /// stdout or stderr.
+    #[schemars(extend("x-detail" = true))]
     pub stream: String,
     /// How grave it is.
     pub level: Level,

@@ -22,6 +22,7 @@ pub struct Release {
     pub message: Option<Untrusted>,
     /// Image id of a container release.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-detail" = true))]
     pub image: Option<String>,
     /// Size on disk in bytes.
     pub bytes: i64,

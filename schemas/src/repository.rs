@@ -258,6 +258,7 @@ pub struct Repository {
     pub payload_url: String,
     /// Keys of the host that are trusted for SSH, as fingerprints.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-detail" = true))]
     pub host_keys: Vec<String>,
     /// The last webhook that was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -273,8 +274,10 @@ pub struct Repository {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report_problem: Option<Problem>,
     /// When it was connected.
+    #[schemars(extend("x-detail" = true))]
     pub connected_at: Timestamp,
     /// By whom.
+    #[schemars(extend("x-detail" = true))]
     pub connected_by: String,
 }
 

@@ -11,18 +11,22 @@ pub struct RequestRecord {
     /// When it began.
     pub at: Timestamp,
     /// Its id, also sent to the app and the visitor as x-request-id.
+    #[schemars(extend("x-detail" = true))]
     pub request_id: String,
     /// Method.
     pub method: Untrusted,
     /// Host.
+    #[schemars(extend("x-detail" = true))]
     pub host: Untrusted,
     /// Path without the query.
     pub path: Untrusted,
     /// Status that the visitor got; 0 if the visitor left first.
     pub status: i64,
     /// Bytes of the request's body.
+    #[schemars(extend("x-detail" = true))]
     pub bytes_in: i64,
     /// Bytes of the response's body.
+    #[schemars(extend("x-detail" = true))]
     pub bytes_out: i64,
     /// Milliseconds in all.
     pub ms: f64,

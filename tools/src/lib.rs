@@ -16,6 +16,7 @@ mod errors;
 mod events;
 mod find;
 mod follow;
+mod group;
 mod jobs;
 mod logs;
 mod once;
@@ -40,6 +41,7 @@ mod variables;
 
 pub use berth_deploy::Addresses;
 pub use context::Context;
+pub use group::Group;
 pub use page::Budget;
 pub use progress::{Progress, Update};
 pub use registry::{Answer, Brief, Call, Hints, Method, Registry, Spec, Tier, Tool};
@@ -48,27 +50,26 @@ pub use text::{Part, Text};
 /// All tools of Berth.
 #[must_use]
 pub fn registry() -> Registry {
-    let nouns = [
-        apps::tools(),
-        deployments::tools(),
-        dns_providers::tools(),
-        domains::tools(),
-        environments::tools(),
-        error_events::tools(),
-        errors::tools(),
-        events::tools(),
-        jobs::tools(),
-        logs::tools(),
-        platform::tools(),
-        projects::tools(),
-        pushes::tools(),
-        releases::tools(),
-        repositories::tools(),
-        requests::tools(),
-        rollouts::tools(),
-        tokens::tools(),
-        traffic::tools(),
-        variables::tools(),
-    ];
-    Registry::new(nouns.into_iter().flatten().collect())
+    Registry::new([
+        (Group::Apps, apps::tools()),
+        (Group::Deploy, deployments::tools()),
+        (Group::Domains, dns_providers::tools()),
+        (Group::Domains, domains::tools()),
+        (Group::Apps, environments::tools()),
+        (Group::Errors, error_events::tools()),
+        (Group::Errors, errors::tools()),
+        (Group::Platform, events::tools()),
+        (Group::Deploy, jobs::tools()),
+        (Group::Logs, logs::tools()),
+        (Group::Platform, platform::tools()),
+        (Group::Access, projects::tools()),
+        (Group::Git, pushes::tools()),
+        (Group::Deploy, releases::tools()),
+        (Group::Git, repositories::tools()),
+        (Group::Logs, requests::tools()),
+        (Group::Deploy, rollouts::tools()),
+        (Group::Access, tokens::tools()),
+        (Group::Traffic, traffic::tools()),
+        (Group::Variables, variables::tools()),
+    ])
 }

@@ -14,7 +14,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tracing::Instrument;
 
-use crate::{context::Context, page::Budget, progress::Progress, text::Text, tidy};
+use crate::{context::Context, group::Group, page::Budget, progress::Progress, text::Text, tidy};
 
 /// Whether MCP shows a tool by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,6 +162,8 @@ pub trait Brief {
 pub struct Tool {
     /// Its description.
     pub spec: Spec,
+    /// The area that the registry put it in.
+    pub group: Group,
     /// JSON Schema of its input.
     pub input: Value,
     /// JSON Schema of its output.
@@ -201,7 +203,13 @@ impl Tool {
             SchemaSettings::draft2020_12().for_deserialize().into_generator().into_root_schema_for::<I>();
         let output =
             SchemaSettings::draft2020_12().for_serialize().into_generator().into_root_schema_for::<O>();
-        Self { spec, input: tidy::tidy(input.into()), output: tidy::tidy(output.into()), run }
+        Self {
+            spec,
+            group: Group::Platform,
+            input: tidy::tidy(input.into()),
+            output: tidy::tidy(output.into()),
+            run,
+        }
     }
 
     /// Checks the caller's scope, then runs the body. The one way to call a tool, whatever the surface.
@@ -275,9 +283,12 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// A registry of these tools, sorted by name.
+    /// A registry of these tools, each list in its area, sorted by name.
     #[must_use]
-    pub fn new(mut tools: Vec<Tool>) -> Self {
+    pub fn new(areas: impl IntoIterator<Item = (Group, Vec<Tool>)>) -> Self {
+        let into =
+            |(group, tools): (Group, Vec<Tool>)| tools.into_iter().map(move |tool| Tool { group, ..tool });
+        let mut tools: Vec<Tool> = areas.into_iter().flat_map(into).collect();
         tools.sort_by_key(|t| t.spec.name);
         let by_name = tools.iter().enumerate().map(|(i, t)| (t.spec.name, i)).collect();
         Self { tools, by_name }

@@ -4,7 +4,7 @@
 
 use std::{collections::HashSet, fs, path::Path};
 
-use berth_tools::{Method, Registry, Tier, Tool, registry};
+use berth_tools::{Group, Method, Registry, Tier, Tool, registry};
 use serde_json::{Value, json};
 
 fn for_each(check: impl Fn(&Tool)) {
@@ -134,6 +134,18 @@ fn a_list_takes_a_limit() {
     });
 }
 
+/// `/mcp?tools=…` takes groups and tools alike.
+#[test]
+fn a_groups_name_means_one_thing() {
+    let registry = registry();
+    for group in Group::ALL {
+        assert_eq!(Group::parse(group.as_str()), Some(group));
+        assert!(registry.get(group.as_str()).is_none());
+        let tools = registry.tools().iter().filter(|t| t.group == group).count();
+        assert!((1..=40).contains(&tools), "{}: {tools}", group.as_str());
+    }
+}
+
 /// Assistants choose badly from long menus: more tools go to the extended tier, or take one out.
 #[test]
 fn the_core_tier_stays_small() {
@@ -155,6 +167,7 @@ fn file(tool: &Tool) -> String {
             "open_world": spec.hints.open_world,
         },
         "scope": spec.scope.as_str(),
+        "group": tool.group.as_str(),
         "tier": if spec.tier == Tier::Core { "core" } else { "extended" },
         "method": spec.method.as_str(),
         "path": spec.path,

@@ -42,12 +42,9 @@ pub fn command() -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Offer only tools that change nothing"),
         )
-        .arg(
-            Arg::new("tools")
-                .long("tools")
-                .value_name("NAMES")
-                .help("Offer these tools, comma-separated, instead of the usual ones"),
-        )
+        .arg(Arg::new("tools").long("tools").value_name("NAMES").help(
+            "Offer these groups or tools, comma-separated, instead of the usual ones; core means those",
+        ))
 }
 
 /// Runs the command.
