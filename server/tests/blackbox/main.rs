@@ -8,6 +8,7 @@ mod harness;
 mod authentication;
 mod bridge;
 mod certificates;
+mod clients;
 mod command_line;
 mod configuration;
 mod conformance;
