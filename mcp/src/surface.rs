@@ -301,5 +301,21 @@ mod tests {
         println!("{} tools, {bytes} bytes, about {tokens} tokens", list.len());
         assert!(tokens <= 8_000, "{tokens} tokens in {} tools", list.len());
         assert!(list.len() <= 25);
+        each_is_at_most(6_000, &list);
+        let all = super::list(
+            &registry,
+            &Descriptions::of(&registry),
+            &view("tools=all"),
+            &principal(&[Scope::Admin]),
+        );
+        each_is_at_most(8_000, &all);
+    }
+
+    /// Bytes of JSON, as they travel.
+    fn each_is_at_most(bytes: usize, list: &[McpTool]) {
+        for tool in list {
+            let size = serde_json::to_string(tool).unwrap().len();
+            assert!(size <= bytes, "{}: {size} bytes, {bytes} at most", tool.name);
+        }
     }
 }
