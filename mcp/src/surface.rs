@@ -212,7 +212,7 @@ mod tests {
     use berth_store::model::Visible;
 
     fn principal(scopes: &[Scope]) -> Principal {
-        Principal { name: "test".into(), scopes: scopes.to_vec(), visible: Visible::All }
+        Principal::new("test", scopes.to_vec(), Visible::All)
     }
 
     fn view(query: &str) -> View {

@@ -161,6 +161,12 @@ name_type!(
     "^[a-z][a-z0-9-]{0,39}$", |t| is_dns_label(t, 40)
 );
 
+name_type!(
+    /// Id of a grant, given out by the daemon.
+    GrantId, "grant id", "use the id as grant_list returned it", "^[0-9a-f]{12}$",
+    |t| t.len() == 12 && t.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+);
+
 impl EnvironmentName {
     /// The environment that every app has.
     #[must_use]

@@ -13,6 +13,7 @@ pub mod domain;
 pub mod environment;
 pub mod error;
 pub mod event;
+pub mod grant;
 pub mod ids;
 pub mod issue;
 pub mod job;

@@ -12,7 +12,7 @@ use berth_certs::{
 use berth_deploy::{
     Arrival, ControlRoute, ErrorsRoute, GitAccess, Pipeline, PipelineConfig, Successor,
     docker::{Docker, DockerConfig, Engine, InstanceId},
-    source::guard::forbidden_kind,
+    source::guard::{HostPolicy, forbidden_kind},
 };
 use berth_forge::{ForgeConfig, Forges, Intake};
 use berth_mcp::McpConfig;
@@ -35,6 +35,7 @@ use crate::{
     certificates,
     cli::failure::Failure,
     config::Config,
+    oauth::{OAuth, OAuthConfig},
     rest::{self, Control, Limits, hooks::Hooks, host::AllowedHosts, listener, throttle::Throttle, uploads},
     serve::file_failure,
     sockets::Sockets,
@@ -277,6 +278,7 @@ fn router(
         limits: Limits { upload_max: config.upload_max, min_free_disk: config.min_free_disk },
         hooks: Hooks::new(Intake::new(Arc::clone(forges))),
         ingest: ingest.clone(),
+        oauth: Arc::new(OAuth::new(oauth_config(daemon))),
         throttle: Throttle::default(),
         shutdown: shutdown.clone(),
     });
@@ -294,6 +296,15 @@ fn follow_forges(supervisor: &mut Supervisor, daemon: &Daemon, forges: &Arc<Forg
         let addresses = addresses.clone();
         berth_forge::report(Arc::clone(&of), move |row| addresses.url(&row.app, &row.environment), shutdown)
     });
+}
+
+fn oauth_config(daemon: &Daemon) -> OAuthConfig {
+    let policy = HostPolicy { allow_private: daemon.config.allow_private_sources, allow_hosts: Vec::new() };
+    OAuthConfig {
+        public_url: daemon.config.public_url.clone(),
+        policy,
+        allow_local: daemon.config.allow_local_sources,
+    }
 }
 
 fn forge_config(daemon: &Daemon) -> ForgeConfig {

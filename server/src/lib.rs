@@ -11,6 +11,7 @@ pub mod control;
 pub mod data_plane;
 pub mod descriptors;
 pub mod notify;
+pub mod oauth;
 pub mod presence;
 pub mod rest;
 pub mod route;

@@ -17,6 +17,7 @@ mod events;
 mod find;
 mod follow;
 mod group;
+mod grants;
 mod jobs;
 mod logs;
 mod once;
@@ -72,4 +73,28 @@ pub fn registry() -> Registry {
         (Group::Traffic, traffic::tools()),
         (Group::Variables, variables::tools()),
     ])
+    let nouns = [
+        apps::tools(),
+        deployments::tools(),
+        dns_providers::tools(),
+        domains::tools(),
+        environments::tools(),
+        error_events::tools(),
+        errors::tools(),
+        events::tools(),
+        grants::tools(),
+        jobs::tools(),
+        logs::tools(),
+        platform::tools(),
+        projects::tools(),
+        pushes::tools(),
+        releases::tools(),
+        repositories::tools(),
+        requests::tools(),
+        rollouts::tools(),
+        tokens::tools(),
+        traffic::tools(),
+        variables::tools(),
+    ];
+    Registry::new(nouns.into_iter().flatten().collect())
 }

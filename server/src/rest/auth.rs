@@ -12,20 +12,61 @@ use axum::{
 use base64::Engine as _;
 use berth_schemas::Code;
 use berth_store::model::Principal;
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, header, request::Parts};
 
 use super::{Shared, listener::Peer, problem::Refusal};
+use crate::oauth::{OAuth, Origin};
 
 /// Puts the caller's [`Principal`] into the request, or refuses it.
 pub async fn require(State(control): State<Shared>, request: Request, next: Next) -> Response {
     let token = bearer(request.headers()).map(str::to_owned);
-    pass(control, request, next, token, "Bearer realm=\"berth\"").await
+    pass(control, request, next, token, Door::Api).await
+}
+
+/// The same for MCP, where access tokens of grants are good, too, and a client without one is told where to get it.
+pub async fn require_for_mcp(State(control): State<Shared>, request: Request, next: Next) -> Response {
+    let token = bearer(request.headers()).map(str::to_owned);
+    let (parts, body) = request.into_parts();
+    let door = control.oauth.origin(&parts).map_or(Door::Api, Door::Mcp);
+    pass(control, Request::from_parts(parts, body), next, token, door).await
 }
 
 /// The same for git, which knows passwords: the token is the password, whatever the user's name.
 pub async fn require_for_git(State(control): State<Shared>, request: Request, next: Next) -> Response {
     let token = bearer(request.headers()).map(str::to_owned).or_else(|| basic(request.headers()));
-    pass(control, request, next, token, "Basic realm=\"berth\", charset=\"UTF-8\"").await
+    pass(control, request, next, token, Door::Git).await
+}
+
+/// Which way a request comes in.
+enum Door {
+    Api,
+    Git,
+    /// MCP under this origin.
+    Mcp(Origin),
+}
+
+impl Door {
+    /// What a request without a good token is told; `invalid` when it had one that is not.
+    fn challenge(&self, invalid: bool) -> HeaderValue {
+        let plain = match (self, invalid) {
+            (Self::Mcp(origin), _) => OAuth::challenge(origin, invalid),
+            (Self::Git, _) => Some(HeaderValue::from_static("Basic realm=\"berth\", charset=\"UTF-8\"")),
+            (Self::Api, _) => None,
+        };
+        plain.unwrap_or(match invalid {
+            true => HeaderValue::from_static("Bearer realm=\"berth\", error=\"invalid_token\""),
+            false => HeaderValue::from_static("Bearer realm=\"berth\""),
+        })
+    }
+
+    /// Whether a principal may come in here: who acts by a grant only where the grant is for.
+    fn admits(&self, principal: &Principal) -> bool {
+        match (self, &principal.grant) {
+            (_, None) => true,
+            (Self::Mcp(origin), Some(grant)) => grant.resource == origin.resource(),
+            (Self::Api | Self::Git, Some(_)) => false,
+        }
+    }
 }
 
 async fn pass(
@@ -33,9 +74,9 @@ async fn pass(
     mut request: Request,
     next: Next,
     token: Option<String>,
-    challenge: &'static str,
+    door: Door,
 ) -> Response {
-    match principal(&control, &request, token.as_deref(), challenge) {
+    match principal(&control, &request, token.as_deref(), &door) {
         Ok(principal) => {
             request.extensions_mut().insert(principal);
             next.run(request).await
@@ -48,26 +89,30 @@ fn principal(
     control: &Shared,
     request: &Request,
     token: Option<&str>,
-    challenge: &'static str,
+    door: &Door,
 ) -> Result<Principal, Refusal> {
-    let peer = request.extensions().get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |p| p.0.ip());
-    let address = client(peer, request.headers());
-    let token = token
-        .ok_or_else(|| unauthenticated(challenge, "This needs a token, and the request carries none."))?;
+    let address = client(peer(request.extensions()), request.headers());
+    let missing = "This needs a token, and the request carries none.";
+    let token = token.ok_or_else(|| unauthenticated(door.challenge(false), missing))?;
     control.throttle.admit(address, token, Instant::now()).map_err(|wait| {
         Refusal::new(Code::RateLimited, "Too many wrong tokens came from this address.")
             .hint(format!("Wait {} seconds, and check the token.", wait.as_secs() + 1))
             .header(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1))
     })?;
-    let found = control.authenticate(token);
+    let found = control.authenticate(token).filter(|principal| door.admits(principal));
     control.throttle.record(address, token, found.is_some(), Instant::now());
-    found.ok_or_else(|| {
-        let challenge = match challenge.starts_with("Bearer") {
-            true => "Bearer realm=\"berth\", error=\"invalid_token\"",
-            false => challenge,
-        };
-        unauthenticated(challenge, "The token is not valid: it is unknown, revoked or expired.")
-    })
+    let wrong = "The token is not valid: it is unknown, revoked, expired or not for this.";
+    found.ok_or_else(|| unauthenticated(door.challenge(true), wrong))
+}
+
+/// Whom failures of a request are counted for.
+#[must_use]
+pub fn address(parts: &Parts) -> IpAddr {
+    client(peer(&parts.extensions), &parts.headers)
+}
+
+fn peer(extensions: &http::Extensions) -> IpAddr {
+    extensions.get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |p| p.0.ip())
 }
 
 /// Whom failures are counted for: what comes through the data plane, or another proxy on this machine, comes from the
@@ -78,10 +123,10 @@ pub(super) fn client(peer: IpAddr, headers: &HeaderMap) -> IpAddr {
     last.and_then(|value| value.rsplit(',').next()?.trim().parse().ok()).unwrap_or(peer)
 }
 
-fn unauthenticated(challenge: &'static str, detail: &str) -> Refusal {
+fn unauthenticated(challenge: HeaderValue, detail: &str) -> Refusal {
     Refusal::new(Code::Unauthenticated, detail)
         .hint("Send `Authorization: Bearer <token>`; on the command line, `berth login` keeps one for you.")
-        .header(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
+        .header(header::WWW_AUTHENTICATE, challenge)
 }
 
 /// The token of a request that has exactly one well-formed Authorization header.

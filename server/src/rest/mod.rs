@@ -36,6 +36,7 @@ use berth_tools::Method;
 use http::StatusCode;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use crate::oauth;
 use call::Endpoint;
 use problem::Refusal;
 pub use state::{Control, Limits, Shared};
@@ -44,10 +45,12 @@ pub use state::{Control, Limits, Shared};
 pub fn router(control: &Shared, mcp: Option<Router>) -> Router {
     let mut guarded: Router<Shared> = tools(control);
     guarded = guarded.route("/v1/uploads", post(uploads::create).layer(DefaultBodyLimit::disable()));
+    let mut guarded = guarded.route_layer(from_fn_with_state(Arc::clone(control), auth::require));
     if let Some(mcp) = mcp {
-        guarded = guarded.nest_service("/mcp", mcp);
+        let mcp = Router::new().nest_service("/mcp", mcp);
+        guarded =
+            guarded.merge(mcp.route_layer(from_fn_with_state(Arc::clone(control), auth::require_for_mcp)));
     }
-    let guarded = guarded.route_layer(from_fn_with_state(Arc::clone(control), auth::require));
     let repositories = Router::new()
         .route("/git/{repository}/info/refs", get(git::info_refs))
         .route("/git/{repository}/git-upload-pack", post(git::upload_pack))
@@ -58,6 +61,7 @@ pub fn router(control: &Shared, mcp: Option<Router>) -> Router {
         .merge(guarded)
         .merge(repositories)
         .merge(ingest::router())
+        .merge(oauth::routes())
         .route("/", get(panel::page))
         .route("/panel.js", get(panel::script))
         .route("/panel.css", get(panel::style))

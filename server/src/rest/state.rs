@@ -8,6 +8,8 @@ use berth_store::model::{Principal, UploadRow, Visible};
 use berth_tools::{Context, Registry};
 use tokio_util::sync::CancellationToken;
 
+use crate::oauth::OAuth;
+
 use super::{hooks::Hooks, host::AllowedHosts, throttle::Throttle};
 
 /// Limits of uploads, in bytes.
@@ -33,6 +35,8 @@ pub struct Control {
     pub hooks: Hooks,
     /// Where errors of apps come in.
     pub ingest: Ingest,
+    /// The authorization server.
+    pub oauth: Arc<OAuth>,
     /// Failed authentication by address.
     pub throttle: Throttle,
     /// Cancelled when the daemon stops.

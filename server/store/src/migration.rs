@@ -36,6 +36,7 @@ pub(crate) const ALL: &[Migration] = &[
     Migration { version: 7, name: "references", sql: include_str!("../migrations/0007_references.sql") },
     Migration { version: 8, name: "errors", sql: include_str!("../migrations/0008_errors.sql") },
     Migration { version: 9, name: "on_demand", sql: include_str!("../migrations/0009_on_demand.sql") },
+    Migration { version: 10, name: "grants", sql: include_str!("../migrations/0010_grants.sql") },
 ];
 
 /// Brings the database to the newest schema.

@@ -5,7 +5,7 @@ use berth_schemas::{
     app::AppSettings,
     deployment::{BuildLineKind, DeploymentState, SourceShown},
     environment::EnvironmentKind,
-    ids::{JobId, TokenName, UploadId},
+    ids::{GrantId, JobId, TokenName, UploadId},
     job::{JobKind, JobState},
     traffic::RolloutRule,
 };
@@ -484,13 +484,30 @@ pub struct Principal {
     pub scopes: Vec<Scope>,
     /// What it may see.
     pub visible: Visible,
+    /// The grant by which a client calls for the token's owner; none when the token itself is used.
+    pub grant: Option<ByGrant>,
+}
+
+/// A client that acts for whoever has a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ByGrant {
+    /// The grant.
+    pub id: GrantId,
+    /// The one URL that the access token is good for.
+    pub resource: String,
 }
 
 impl Principal {
+    /// The owner of a token.
+    #[must_use]
+    pub fn new(name: impl Into<String>, scopes: Vec<Scope>, visible: Visible) -> Self {
+        Self { name: name.into(), scopes, visible, grant: None }
+    }
+
     /// The daemon itself.
     #[must_use]
     pub fn daemon() -> Self {
-        Self { name: "berth".into(), scopes: vec![Scope::Admin], visible: Visible::All }
+        Self::new("berth", vec![Scope::Admin], Visible::All)
     }
 
     /// Whether it holds a scope that covers `needed`.

@@ -24,12 +24,14 @@ use crate::{
     errors::Errors,
     events::Events,
     forge_reports::ForgeReports,
+    grants::Grants,
     idempotency::Idempotency,
     jobs::Jobs,
     key::{KeyError, MasterKey},
     logs::Logs,
     migration,
     model::{EnvironmentId, EventRow},
+    oauth_clients::OauthClients,
     projects::Projects,
     pushes::Pushes,
     releases::Releases,
@@ -292,6 +294,18 @@ impl Store {
         Tokens(&self.inner)
     }
 
+    /// What people allowed clients that act for them.
+    #[must_use]
+    pub fn grants(&self) -> Grants<'_> {
+        Grants(&self.inner)
+    }
+
+    /// Clients that registered themselves.
+    #[must_use]
+    pub fn oauth_clients(&self) -> OauthClients<'_> {
+        OauthClients(&self.inner)
+    }
+
     /// Which records of the engine's build cache are Berth's.
     #[must_use]
     pub fn build_cache(&self) -> BuildCache<'_> {
@@ -380,6 +394,9 @@ async fn keep_house(store: Weak<Inner>) {
         let Some(inner) = store.upgrade() else { return };
         if let Err(error) = Tokens(&inner).flush_last_used().await {
             tracing::warn!(%error, "the last uses of tokens were not written");
+        }
+        if let Err(error) = Grants(&inner).remove_expired().await {
+            tracing::warn!(%error, "expired grants were not removed");
         }
         if let Err(error) = Idempotency(&inner).remove_expired().await {
             tracing::warn!(%error, "expired idempotency keys were not removed");

@@ -1,4 +1,5 @@
-//! All tokens in memory by the SHA-256 of their secret, so that authentication asks no database.
+//! All tokens, and the access tokens of all grants, in memory by the SHA-256 of their secret, so that authentication
+//! asks no database.
 //!
 //! A secret has some 238 bits, so a plain hash cannot be guessed back, and looking it up in a map leaks
 //! nothing of use.
@@ -11,13 +12,13 @@ use std::{
     },
 };
 
-use berth_schemas::Timestamp;
+use berth_schemas::{Scope, Timestamp, ids::GrantId};
 use sha2::{Digest, Sha256};
 use sqlx::{AnyPool, Row};
 
 use crate::{
     error::{Result, StoreError},
-    model::{Principal, ProjectId, Visible},
+    model::{ByGrant, Principal, ProjectId, Visible},
 };
 
 type Hash = [u8; 32];
@@ -30,6 +31,23 @@ struct Entry {
     last_used: AtomicI64,
     /// The last use that the database knows.
     flushed: AtomicI64,
+}
+
+impl Entry {
+    fn new(principal: Principal, expires_at: Option<Timestamp>, used: i64) -> Self {
+        Self { principal, expires_at, last_used: AtomicI64::new(used), flushed: AtomicI64::new(used) }
+    }
+}
+
+/// A use that the database does not know yet.
+#[derive(Debug, Clone)]
+pub(crate) struct Used {
+    /// The principal's name.
+    pub(crate) name: String,
+    /// Its grant.
+    pub(crate) grant: Option<GrantId>,
+    /// When, in microseconds.
+    pub(crate) at: i64,
 }
 
 /// The tokens in memory.
@@ -65,23 +83,27 @@ impl TokenCache {
         Some(entry.principal.clone())
     }
 
-    /// Uses that the database does not know, as (token name, time).
-    pub(crate) fn unwritten(&self) -> Vec<(String, i64)> {
+    /// Uses that the database does not know.
+    pub(crate) fn unwritten(&self) -> Vec<Used> {
         let map = self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         map.values()
             .filter_map(|e| {
                 let used = e.last_used.load(Ordering::Relaxed);
-                (used > e.flushed.load(Ordering::Relaxed)).then(|| (e.principal.name.clone(), used))
+                (used > e.flushed.load(Ordering::Relaxed)).then(|| Used {
+                    name: e.principal.name.clone(),
+                    grant: e.principal.grant.as_ref().map(|g| g.id.clone()),
+                    at: used,
+                })
             })
             .collect()
     }
 
     /// Notes which uses were written.
-    pub(crate) fn written(&self, uses: &[(String, i64)]) {
+    pub(crate) fn written(&self, uses: &[Used]) {
         let map = self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         for entry in map.values() {
-            if let Some((_, at)) = uses.iter().find(|(name, _)| *name == entry.principal.name) {
-                entry.flushed.fetch_max(*at, Ordering::Relaxed);
+            if let Some(used) = uses.iter().find(|u| u.name == entry.principal.name) {
+                entry.flushed.fetch_max(used.at, Ordering::Relaxed);
             }
         }
     }
@@ -102,26 +124,59 @@ async fn read(pool: &AnyPool) -> Result<HashMap<Hash, Entry>> {
         .fetch_all(pool)
         .await?;
     let mut map = HashMap::with_capacity(rows.len());
+    let mut owners: HashMap<i64, (Principal, Option<Timestamp>)> = HashMap::with_capacity(rows.len());
     for row in rows {
-        let text: String = row.try_get("hash")?;
-        let mut hash = [0u8; 32];
-        hex::decode_to_slice(&text, &mut hash).map_err(|_| StoreError::corrupt("tokens", "hash", &text))?;
+        let hash = hash_of(&row, "tokens")?;
+        let id: i64 = row.try_get("id")?;
         let visible = match row.try_get::<i64, _>("restricted")? {
             0 => Visible::All,
-            _ => Visible::Projects(projects.remove(&row.try_get("id")?).unwrap_or_default()),
+            _ => Visible::Projects(projects.remove(&id).unwrap_or_default()),
         };
         let used = row.try_get::<Option<i64>, _>("last_used_at")?.unwrap_or(0);
-        let entry = Entry {
-            principal: Principal {
-                name: row.try_get("name")?,
-                scopes: crate::row::json(&row, "tokens", "scopes")?,
-                visible,
-            },
-            expires_at: crate::row::time_opt(&row, "expires_at")?,
-            last_used: AtomicI64::new(used),
-            flushed: AtomicI64::new(used),
+        let scopes = crate::row::json(&row, "tokens", "scopes")?;
+        let principal = Principal::new(row.try_get::<String, _>("name")?, scopes, visible);
+        let expires_at = crate::row::time_opt(&row, "expires_at")?;
+        owners.insert(id, (principal.clone(), expires_at));
+        map.insert(hash, Entry::new(principal, expires_at, used));
+    }
+    let rows = sqlx::query(
+        "SELECT s.hash, s.expires_at, g.id, g.token_id, g.scopes, g.projects, g.resource, g.used_at
+         FROM grant_secrets s JOIN grants g ON g.id = s.grant_id WHERE s.kind = 'access'",
+    )
+    .fetch_all(pool)
+    .await?;
+    for row in rows {
+        // A token that was revoked between the two queries takes its grants along.
+        let Some((owner, until)) = owners.get(&row.try_get("token_id")?) else { continue };
+        let id: GrantId = crate::row::name(&row, "grants", "id")?;
+        let scopes: Vec<Scope> = crate::row::json(&row, "grants", "scopes")?;
+        let projects: Option<Vec<ProjectId>> = crate::row::json_opt(&row, "grants", "projects")?;
+        // Whatever is written in the grant: never more than the token may.
+        let principal = Principal {
+            name: format!("{}/{id}", owner.name),
+            scopes: scopes.into_iter().filter(|s| owner.may(*s)).collect(),
+            visible: within(&owner.visible, projects),
+            grant: Some(ByGrant { id, resource: row.try_get("resource")? }),
         };
-        map.insert(hash, entry);
+        let expires_at = crate::row::time(&row, "expires_at")?;
+        let expires_at = until.map_or(expires_at, |until| until.min(expires_at));
+        let used = row.try_get::<Option<i64>, _>("used_at")?.unwrap_or(0);
+        map.insert(hash_of(&row, "grant_secrets")?, Entry::new(principal, Some(expires_at), used));
     }
     Ok(map)
+}
+
+/// What is in both.
+fn within(owner: &Visible, projects: Option<Vec<ProjectId>>) -> Visible {
+    match (owner, projects) {
+        (owner, None) => owner.clone(),
+        (owner, Some(ids)) => Visible::Projects(ids.into_iter().filter(|id| owner.allows(*id)).collect()),
+    }
+}
+
+fn hash_of(row: &sqlx::any::AnyRow, table: &'static str) -> Result<Hash> {
+    let text: String = row.try_get("hash")?;
+    let mut hash = [0u8; 32];
+    hex::decode_to_slice(&text, &mut hash).map_err(|_| StoreError::corrupt(table, "hash", &text))?;
+    Ok(hash)
 }

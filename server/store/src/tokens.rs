@@ -45,7 +45,7 @@ impl Tokens<'_> {
                     .into(),
             ));
         }
-        let secret = random_secret()?;
+        let secret = random_secret(PREFIX)?;
         let mut write = Write::begin(self.0).await?;
         let token = insert(&mut write, by, new, &secret).await?;
         write.commit().await?;
@@ -53,7 +53,8 @@ impl Tokens<'_> {
         Ok((token, secret))
     }
 
-    /// Whose secret it is, or `None` if it belongs to no token or to one that has expired. Asks memory only.
+    /// Whose secret it is, or `None` if it belongs to no token and no grant or to one that has expired. Whoever asks
+    /// must look at [`Principal::grant`]: an access token of a grant is good for one resource only. Asks memory only.
     #[must_use]
     pub fn find(self, secret: &str) -> Option<Principal> {
         self.0.tokens.find(secret, self.0.clock.now())
@@ -84,8 +85,10 @@ impl Tokens<'_> {
                         token.projects.push(row::name(link, "projects", "slug")?);
                     }
                 }
-                if let Some((_, at)) = unwritten.iter().find(|(name, _)| name == token.name.as_str()) {
-                    token.last_used_at = Some(berth_schemas::Timestamp(*at));
+                if let Some(used) =
+                    unwritten.iter().find(|u| u.grant.is_none() && u.name == token.name.as_str())
+                {
+                    token.last_used_at = Some(berth_schemas::Timestamp(used.at));
                 }
                 Ok(token)
             })
@@ -151,12 +154,12 @@ impl Tokens<'_> {
             return Ok(());
         }
         let mut write = Write::begin(self.0).await?;
-        for (name, at) in &uses {
-            sqlx::query("UPDATE tokens SET last_used_at = $1 WHERE name = $2")
-                .bind(*at)
-                .bind(name.clone())
-                .execute(write.conn())
-                .await?;
+        for used in &uses {
+            let (sql, key) = match &used.grant {
+                None => ("UPDATE tokens SET last_used_at = $1 WHERE name = $2", used.name.clone()),
+                Some(id) => ("UPDATE grants SET used_at = $1 WHERE id = $2", id.to_string()),
+            };
+            sqlx::query(sql).bind(used.at).bind(key).execute(write.conn()).await?;
         }
         write.commit().await?;
         self.0.tokens.written(&uses);
@@ -220,17 +223,17 @@ async fn insert(write: &mut Write<'_>, by: &Principal, new: NewToken, secret: &s
     })
 }
 
-/// `berth_` and 40 characters of base 62, each equally likely.
-fn random_secret() -> Result<String> {
+/// The prefix and 40 characters of base 62, each equally likely.
+pub(crate) fn random_secret(prefix: &str) -> Result<String> {
     const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-    let mut secret = String::with_capacity(PREFIX.len() + RANDOM);
-    secret.push_str(PREFIX);
+    let mut secret = String::with_capacity(prefix.len() + RANDOM);
+    secret.push_str(prefix);
     let mut bytes = zeroize::Zeroizing::new([0u8; 64]);
-    while secret.len() < PREFIX.len() + RANDOM {
+    while secret.len() < prefix.len() + RANDOM {
         getrandom::fill(bytes.as_mut_slice()).map_err(|e| KeyError::NoEntropy(e.to_string()))?;
         // 248 is the largest multiple of 62 in a byte; what is above would favour the first characters.
         let usable = bytes.iter().filter(|b| **b < 248).map(|b| char::from(ALPHABET[usize::from(b % 62)]));
-        secret.extend(usable.take(PREFIX.len() + RANDOM - secret.len()));
+        secret.extend(usable.take(prefix.len() + RANDOM - secret.len()));
     }
     Ok(secret)
 }

@@ -18,6 +18,7 @@ mod foreign;
 mod forge_api;
 mod git_push;
 mod lifecycle;
+mod oauth;
 mod rest;
 mod surfaces;
 mod uploads;

@@ -147,7 +147,7 @@ pub fn admin() -> Principal {
 }
 
 pub fn somebody(name: &str, scopes: &[Scope]) -> Principal {
-    Principal { name: name.into(), scopes: scopes.to_vec(), visible: Visible::All }
+    Principal::new(name, scopes.to_vec(), Visible::All)
 }
 
 /// Waits until `done` says so, at most ten seconds.

@@ -10,6 +10,7 @@ use axum::{
     middleware::{Next, from_fn_with_state},
     response::Response,
 };
+use berth::oauth::{OAuth, OAuthConfig};
 use berth::rest::{self, Control, Limits, hooks::Hooks, host::AllowedHosts, listener, throttle::Throttle};
 use berth_certs::{Certs, CertsConfig, dns};
 use berth_deploy::{
@@ -79,6 +80,7 @@ pub(super) async fn fixture() -> Serving {
         context,
         hosts: AllowedHosts::new(Vec::new()),
         limits: Limits { upload_max: 1 << 20, min_free_disk: 0 },
+        oauth: Arc::new(OAuth::new(OAuthConfig::default())),
         throttle: Throttle::default(),
         shutdown: shutdown.clone(),
     });

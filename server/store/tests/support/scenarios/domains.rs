@@ -55,11 +55,7 @@ pub async fn a_domain_has_one_owner(world: World) {
     }
     domains.create(&root, &name("a.blog.example.com"), plan(&api)).await.unwrap();
 
-    let theirs = Principal {
-        name: "t".into(),
-        scopes: vec![Scope::Write],
-        visible: Visible::Projects(vec![api.project_id]),
-    };
+    let theirs = Principal::new("t", vec![Scope::Write], Visible::Projects(vec![api.project_id]));
     let (seen, total) = domains.list(&theirs.visible, None, None, 10).await.unwrap();
     let seen: Vec<_> = seen.iter().map(|d| d.name.as_str()).collect();
     assert_eq!((seen.as_slice(), total), (["a.blog.example.com", "shop.example.org"].as_slice(), 2));

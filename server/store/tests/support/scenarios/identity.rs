@@ -105,7 +105,7 @@ pub async fn a_limited_token_cannot_make_a_wider_one(world: World) {
     assert!(matches!(foreign, Err(StoreError::NotFound { kind: "project", .. })), "{foreign:?}");
     let unknown = NewToken { projects: vec!["nowhere".parse().unwrap()], ..new_token("nowhere") };
     assert!(matches!(tokens.create(&root, unknown).await, Err(StoreError::NotFound { kind: "project", .. })));
-    let reader = Principal { name: "r".into(), scopes: vec![Scope::Read], visible: Visible::All };
+    let reader = Principal::new("r", vec![Scope::Read], Visible::All);
     let stronger = NewToken { scopes: vec![Scope::Write], ..new_token("w") };
     assert!(matches!(tokens.create(&reader, stronger).await, Err(StoreError::Forbidden(_))));
     assert_eq!(tokens.list().await.unwrap().len(), 1, "refused tokens leave nothing behind");

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::support::{World, app_name, new_release};
 
 fn only(project: ProjectId) -> Principal {
-    Principal { name: "t".into(), scopes: vec![Scope::Write], visible: Visible::Projects(vec![project]) }
+    Principal::new("t", vec![Scope::Write], Visible::Projects(vec![project]))
 }
 
 pub async fn names_are_taken_once(world: World) {

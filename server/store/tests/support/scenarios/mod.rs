@@ -5,6 +5,7 @@ mod dns_providers;
 mod domains;
 mod environments;
 mod errors;
+mod grants;
 mod identity;
 mod isolation;
 mod pushing;
@@ -18,6 +19,7 @@ pub use dns_providers::*;
 pub use domains::*;
 pub use environments::*;
 pub use errors::*;
+pub use grants::*;
 pub use identity::*;
 pub use isolation::*;
 pub use pushing::*;
@@ -43,6 +45,11 @@ macro_rules! scenarios {
             a_resolved_issue_comes_back_in_a_newer_release_only,
             merged_and_split_issues_stay_so,
             what_is_old_goes_and_its_counts_stay,
+            a_code_is_good_once_and_for_its_client_only,
+            a_refresh_token_is_good_once,
+            a_grant_is_never_more_than_its_token,
+            what_is_given_back_ends,
+            clients_that_nobody_approves_are_forgotten,
             names_are_taken_once,
             settings_that_do_not_differ_change_nothing,
             variables_are_sealed_and_events_name_them_only,
