@@ -17,6 +17,7 @@ mod errors;
 mod foreign;
 mod forge_api;
 mod git_push;
+mod install;
 mod lifecycle;
 mod oauth;
 mod rest;

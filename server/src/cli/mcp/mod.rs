@@ -5,6 +5,7 @@
 //! a folder of this machine becomes an upload, since the daemon cannot see it.
 
 pub mod folder;
+pub mod install;
 pub mod message;
 
 use std::{
@@ -36,6 +37,7 @@ const CONCURRENT: usize = 64;
 pub fn command() -> Command {
     Command::new("mcp")
         .about("Serve MCP on standard input and output, for assistants that start a program")
+        .subcommand(install::command())
         .arg(
             Arg::new("read-only")
                 .long("read-only")
@@ -53,6 +55,12 @@ pub fn command() -> Command {
 /// When standard input or output fail.
 pub fn run(session: &Session, matches: &ArgMatches) -> Result<ExitCode, Failure> {
     let read_only = matches.get_flag("read-only");
+    if let Some(("install", arguments)) = matches.subcommand() {
+        let read_only = read_only.then(|| "--read-only".to_owned());
+        let tools = matches.get_one::<String>("tools").map(|names| ["--tools".to_owned(), names.clone()]);
+        let bridge: Vec<String> = read_only.into_iter().chain(tools.into_iter().flatten()).collect();
+        return install::run(session, arguments, &bridge);
+    }
     let mut query = Vec::new();
     if read_only {
         query.push(("read_only", "1".to_owned()));
