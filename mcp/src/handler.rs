@@ -7,7 +7,7 @@ use std::{
 
 use berth_schemas::{Code, Problem, error::nearest};
 use berth_store::model::Principal;
-use berth_tools::{Answer, Budget, Call, Context, Progress, Registry, Tool};
+use berth_tools::{Answer, Budget, Call, Context, Progress, Registry, RequestId, Tool, Via};
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
@@ -151,7 +151,9 @@ impl Handler {
         request: &RequestContext<RoleServer>,
         frame: &Frame,
     ) -> Result<Result<Answer, Problem>, ErrorData> {
-        let call = Call::new(Arc::clone(&self.0.context), principal).budget(Budget::MODEL);
+        let call = Call::new(Arc::clone(&self.0.context), principal);
+        let via = via(request, &call.principal);
+        let call = call.via(via).budget(Budget::MODEL);
         let token = request.meta.get_progress_token();
         let (sender, mut updates) = mpsc::channel(UPDATES);
         let call = if token.is_some() { call.progress(Progress::to(sender)) } else { call };
@@ -281,6 +283,17 @@ impl Handler {
             .with_ttl_ms(0)
             .with_cache_scope(CacheScope::Private))
     }
+}
+
+/// How a request came in: what its client says of itself, or what was said when it was approved.
+fn via(request: &RequestContext<RoleServer>, principal: &Principal) -> Via {
+    let parts = request.extensions.get::<http::request::Parts>();
+    let said = request.meta.client_info().map(|info| format!("{} {}", info.name, info.version));
+    let approved = || principal.grant.as_ref().map(|grant| grant.client.clone());
+    let agent = || Some(parts?.headers.get(http::header::USER_AGENT)?.to_str().ok()?.to_owned());
+    let client = said.or_else(approved).or_else(agent);
+    let id = parts.and_then(|p| p.extensions.get::<RequestId>()).map(|id| id.0.clone());
+    Via::mcp(client.as_deref(), id)
 }
 
 /// Input of `tool_search`.

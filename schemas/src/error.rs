@@ -165,6 +165,9 @@ pub struct Problem {
     /// The last lines that the failing step printed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub log_tail: Vec<crate::Untrusted>,
+    /// Seconds after which trying again makes sense.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_s: Option<u32>,
 }
 
 impl Problem {
@@ -178,6 +181,7 @@ impl Problem {
             candidates: Vec::new(),
             step: None,
             log_tail: Vec::new(),
+            retry_after_s: None,
         }
     }
 
@@ -221,6 +225,13 @@ impl Problem {
     #[must_use]
     pub fn log_tail<T: Into<crate::Untrusted>>(mut self, lines: impl IntoIterator<Item = T>) -> Self {
         self.log_tail = lines.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Says when trying again makes sense.
+    #[must_use]
+    pub fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after_s = Some(seconds);
         self
     }
 

@@ -7,6 +7,7 @@
 //! crate are generated from it.
 
 pub mod app;
+pub mod audit;
 pub mod deployment;
 pub mod dns;
 pub mod domain;

@@ -23,7 +23,7 @@ use berth_observe::{
 use berth_proxy::ProxyHandle;
 use berth_schemas::{Problem, Timestamp};
 use berth_store::{MasterKey, Store, StoreConfig};
-use berth_tools::{Addresses, Context};
+use berth_tools::{Addresses, Brake, Context};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot},
@@ -259,6 +259,7 @@ fn router(
         data_dir: config.data_dir.clone(),
         allow_local_sources: config.allow_local_sources,
         started_at: daemon.started_at,
+        brake: Brake::new(config.destructive_per_minute),
         version: env!("CARGO_PKG_VERSION"),
     });
     let registry = Arc::new(berth_tools::registry());
@@ -365,6 +366,8 @@ fn retention_config(config: &Config) -> RetentionConfig {
         log_age: config.log_retention,
         log_bytes: config.log_max_bytes,
         request_age: config.request_retention,
+        call_age: config.audit_retention,
+        calls: config.audit_calls,
         error_age: config.error_retention,
         error_events: config.error_max_events,
         ..RetentionConfig::default()

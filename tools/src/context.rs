@@ -9,6 +9,8 @@ use berth_observe::errors::{ErrorIndex, Ingest};
 use berth_schemas::Timestamp;
 use berth_store::Store;
 
+use crate::brake::Brake;
+
 /// The platform, as tool bodies see it.
 pub struct Context {
     /// The store.
@@ -35,6 +37,8 @@ pub struct Context {
     pub allow_local_sources: bool,
     /// Since when the daemon runs.
     pub started_at: Timestamp,
+    /// Slows down who destroys too much at once.
+    pub brake: Brake,
     /// Version of the daemon.
     pub version: &'static str,
 }

@@ -4,6 +4,9 @@
 //! schemas and the glue between a typed input and the domain crates. What does not: SQL, Docker, HTTP.
 
 mod apps;
+mod audit;
+pub mod audited;
+pub mod brake;
 mod confirm;
 pub mod context;
 mod deployments;
@@ -40,7 +43,9 @@ mod tokens;
 mod traffic;
 mod variables;
 
+pub use audited::{RequestId, Via};
 pub use berth_deploy::Addresses;
+pub use brake::Brake;
 pub use context::Context;
 pub use group::Group;
 pub use page::Budget;
@@ -75,6 +80,7 @@ pub fn registry() -> Registry {
     ])
     let nouns = [
         apps::tools(),
+        audit::tools(),
         deployments::tools(),
         dns_providers::tools(),
         domains::tools(),

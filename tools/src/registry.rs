@@ -4,17 +4,26 @@
 //! REST, the command line, OpenAPI and the schema files iterate over [`Registry::tools`]; none of them knows a
 //! tool by name. There is no macro: [`Tool::new`] makes the value from a typed body.
 
-use std::{collections::HashMap, future::Future, sync::Arc};
+use std::{collections::HashMap, future::Future, panic::AssertUnwindSafe, sync::Arc};
 
 use berth_schemas::{Code, Problem, Scope};
 use berth_store::model::Principal;
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tracing::Instrument;
 
 use crate::{context::Context, group::Group, page::Budget, progress::Progress, text::Text, tidy};
+use crate::{
+    audited::{self, Reading, Via, Writing},
+    brake,
+    context::Context,
+    page::Budget,
+    progress::Progress,
+    text::Text,
+    tidy,
+};
 
 /// Whether MCP shows a tool by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,19 +128,33 @@ pub struct Call {
     pub progress: Progress,
     /// How much the caller can take in; unlimited where no model reads.
     pub budget: Budget,
+    /// How it came in, for the audit log.
+    pub via: Via,
 }
 
 impl Call {
     /// A call without progress and with an unlimited answer.
     #[must_use]
     pub fn new(context: Arc<Context>, principal: Principal) -> Self {
-        Self { context, principal, progress: Progress::none(), budget: Budget::Unlimited }
+        Self {
+            context,
+            principal,
+            progress: Progress::none(),
+            budget: Budget::Unlimited,
+            via: Via::default(),
+        }
     }
 
     /// The same, telling progress.
     #[must_use]
     pub fn progress(self, progress: Progress) -> Self {
         Self { progress, ..self }
+    }
+
+    /// The same, with how it came in.
+    #[must_use]
+    pub fn via(self, via: Via) -> Self {
+        Self { via, ..self }
     }
 
     /// The same, with a bounded answer.
@@ -212,7 +235,8 @@ impl Tool {
         }
     }
 
-    /// Checks the caller's scope, then runs the body. The one way to call a tool, whatever the surface.
+    /// Checks the caller's scope, then runs the body. The one way to call a tool, whatever the surface, so that the
+    /// audit log misses none.
     ///
     /// A caller that hangs up drops this future. Reading ends there, but a change that was begun is carried to
     /// its end, in a task of its own: it must not stop between marking an app and making the job for it. Such
@@ -221,11 +245,32 @@ impl Tool {
     /// # Errors
     /// Whatever the tool answers; `Forbidden` if the principal lacks the scope.
     pub async fn call(&self, call: Call, input: Value) -> Result<Answer, Problem> {
-        demand(self.spec.name, &call.principal, self.spec.scope)?;
+        let store = call.context.store.clone();
+        let known = audited::of(&self.spec, &call, &input);
+        if let Err(problem) = self.admit(&call, &input) {
+            Reading::new(store, known).ended(problem.code.as_str());
+            return Err(problem);
+        }
         let running = (self.run)(call, input);
         if self.spec.hints.read_only {
-            return running.await;
+            let reading = Reading::new(store, known);
+            let result = running.await;
+            reading.ended(audited::outcome(&result));
+            return result;
         }
+        let running = async move {
+            let writing = Writing::begin(store, known).await?;
+            match AssertUnwindSafe(running).catch_unwind().await {
+                Ok(result) => {
+                    writing.ended(audited::outcome(&result)).await;
+                    result
+                }
+                Err(panic) => {
+                    writing.ended(Code::Internal.as_str()).await;
+                    std::panic::resume_unwind(panic)
+                }
+            }
+        };
         match tokio::spawn(running.in_current_span()).await {
             Ok(outcome) => outcome,
             Err(error) => {
@@ -234,6 +279,17 @@ impl Tool {
                     .hint("The daemon's log says more. Look at the state of things before trying again."))
             }
         }
+    }
+}
+
+impl Tool {
+    /// Whether the caller may call it, now.
+    fn admit(&self, call: &Call, input: &Value) -> Result<(), Problem> {
+        demand(self.spec.name, &call.principal, self.spec.scope)?;
+        if self.spec.hints.destructive && brake::means_it(&self.input, input) {
+            call.context.brake.admit(self.spec.name, &call.principal, call.context.store.clock().now())?;
+        }
+        Ok(())
     }
 }
 

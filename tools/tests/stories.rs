@@ -276,6 +276,7 @@ async fn a_token_of_another_project_finds_nothing() {
         ("token_create", json!({ "name": "t" })),
         ("token_revoke", json!({ "token": "t", "confirm": "t" })),
         ("grant_list", json!({})),
+        ("audit_search", json!({})),
         ("grant_revoke", json!({ "grant": "000000000000", "dry_run": true })),
         ("platform_cleanup", json!({ "dry_run": false, "confirm": "cleanup" })),
         ("project_create", json!({ "name": "third" })),

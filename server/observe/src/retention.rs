@@ -1,4 +1,4 @@
-//! Keeps runtime logs, request records and errors within their limits of age and size.
+//! Keeps runtime logs, request records, errors and the audit log within their limits of age and size.
 
 use std::time::Duration;
 
@@ -25,6 +25,10 @@ pub struct RetentionConfig {
     pub error_age: Duration,
     /// Error events of each app.
     pub error_events: u64,
+    /// Age of the oldest call in the audit log.
+    pub call_age: Duration,
+    /// Calls in the audit log.
+    pub calls: u64,
     /// How often to look.
     pub every: Duration,
 }
@@ -39,6 +43,8 @@ impl Default for RetentionConfig {
             request_bytes: 256 << 20,
             error_age: Duration::from_secs(90 * DAY),
             error_events: 1_000_000,
+            call_age: Duration::from_secs(90 * DAY),
+            calls: 500_000,
             every: Duration::from_secs(60),
         }
     }
@@ -64,7 +70,7 @@ impl Retention {
                 tokio::select! {
                     () = shutdown.cancelled() => return,
                     done = prune(&store, &config) => if let Err(error) = done {
-                        tracing::warn!(%error, "old logs, requests and errors were not removed");
+                        tracing::warn!(%error, "old logs, requests, errors and calls were not removed");
                     },
                 }
             }
@@ -88,9 +94,10 @@ async fn prune(store: &Store, config: &RetentionConfig) -> Result<()> {
         store.requests().prune(before(now, config.request_age), bytes(config.request_bytes)).await?;
     let (old, forgotten) = (before(now, config.error_age), before(now, config.error_age * 2));
     let errors = store.errors().prune(old, bytes(config.error_events), forgotten).await?;
-    if logs.rows + requests.rows + errors.rows > 0 {
-        let (lines, requests, errors) = (logs.rows, requests.rows, errors.rows);
-        tracing::debug!(lines, requests, errors, "removed old logs, requests and errors");
+    let calls = store.calls().prune(before(now, config.call_age), bytes(config.calls)).await?;
+    if logs.rows + requests.rows + errors.rows + calls.rows > 0 {
+        let (lines, requests, errors, calls) = (logs.rows, requests.rows, errors.rows, calls.rows);
+        tracing::debug!(lines, requests, errors, calls, "removed old logs, requests, errors and calls");
         store.shrink(SHRINK_PAGES).await?;
     }
     Ok(())

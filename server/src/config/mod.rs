@@ -105,6 +105,12 @@ pub struct Config {
     pub log_max_bytes: u64,
     /// How long access records are kept.
     pub request_retention: Duration,
+    /// How long calls stay in the audit log.
+    pub audit_retention: Duration,
+    /// Calls in the audit log.
+    pub audit_calls: u64,
+    /// Destructive calls per minute and token.
+    pub destructive_per_minute: u32,
     /// Age of the oldest error event.
     pub error_retention: Duration,
     /// Error events of an app that are kept.
@@ -189,6 +195,9 @@ impl Config {
             log_max_bytes: read.number("log_max_mb") * MIB,
             error_retention: DAY * u32::try_from(read.number("error_retention_days")).unwrap_or(1),
             error_max_events: read.number("error_max_events"),
+            audit_retention: DAY * u32::try_from(read.number("audit_retention_days")).unwrap_or(1),
+            audit_calls: read.number("audit_max_calls"),
+            destructive_per_minute: u32::try_from(read.number("destructive_per_minute")).unwrap_or(1),
             request_retention: DAY * u32::try_from(read.number("request_retention_days")).unwrap_or(1),
             min_free_disk: read.number("min_free_disk_mb") * MIB,
             build_cache: read.number("build_cache_mb") * MIB,

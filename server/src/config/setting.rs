@@ -159,6 +159,19 @@ pub const SETTINGS: &[Setting] = &[
         "Error events that are kept of each app, the newest ones.",
     ),
     setting("request_retention_days", number(1, 3650), "7", "Days for which access records are kept."),
+    setting("audit_retention_days", number(1, 3650), "90", "Days for which calls stay in the audit log."),
+    setting(
+        "audit_max_calls",
+        number(1000, 100_000_000),
+        "500000",
+        "Calls that stay in the audit log at most; the oldest go.",
+    ),
+    setting(
+        "destructive_per_minute",
+        number(1, 10_000),
+        "10",
+        "Calls per minute of tools that destroy something, for each token.",
+    ),
     setting(
         "min_free_disk_mb",
         number(0, 16_777_216),

@@ -13,7 +13,7 @@ use axum::{
 };
 use berth_schemas::{Code, Problem};
 use berth_store::model::Principal;
-use berth_tools::{Answer, Call, Progress, Tool, Update};
+use berth_tools::{Answer, Call, Progress, RequestId, Tool, Update, Via};
 use futures_util::{Stream, stream};
 use http::{HeaderMap, header, request::Parts};
 use serde_json::Value;
@@ -58,10 +58,13 @@ impl Endpoint {
         let principal = parts.extensions.get::<Principal>().cloned().ok_or_else(|| {
             Problem::new(Code::Unauthenticated, "This needs a token, and the request carries none.")
         })?;
+        let agent = parts.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok());
+        let via = Via::rest(agent, parts.extensions.get::<RequestId>().map(|id| id.0.clone()));
+        let call = Call::new(Arc::clone(&self.control.context), principal).via(via);
         if wants_events(&parts.headers) {
-            return Ok(self.events(principal, input));
+            return Ok(self.events(call, input));
         }
-        let answer = tokio::time::timeout(CALL_TIMEOUT, self.call(principal, Progress::none(), input));
+        let answer = tokio::time::timeout(CALL_TIMEOUT, self.call(call, input));
         let answer = answer.await.map_err(|_| {
             Problem::new(
                 Code::TimedOut,
@@ -72,8 +75,7 @@ impl Endpoint {
         Ok(Json(answer.output).into_response())
     }
 
-    async fn call(&self, principal: Principal, progress: Progress, input: Value) -> Result<Answer, Problem> {
-        let call = Call::new(Arc::clone(&self.control.context), principal).progress(progress);
+    async fn call(&self, call: Call, input: Value) -> Result<Answer, Problem> {
         match self.control.registry.tools().get(self.index) {
             Some(tool) => tool.call(call, input).await,
             None => Err(Problem::new(Code::Internal, "The route has no tool.")),
@@ -81,13 +83,13 @@ impl Endpoint {
     }
 
     /// Runs the call beside the stream; it ends when the client hangs up or the daemon stops.
-    fn events(self, principal: Principal, input: Value) -> Response {
+    fn events(self, call: Call, input: Value) -> Response {
         let (updates, told) = mpsc::channel::<Update>(64);
         let (finished, last) = mpsc::channel::<Event>(1);
         let shutdown = self.control.shutdown.clone();
         let task = tokio::spawn(async move {
             let outcome = tokio::select! {
-                outcome = self.call(principal, Progress::following(updates), input) => outcome,
+                outcome = self.call(call.progress(Progress::following(updates)), input) => outcome,
                 () = shutdown.cancelled() => Err(Problem::new(Code::Interrupted, "The daemon is stopping.")
                     .hint("What was begun goes on when it is back; ask again then.")),
             };

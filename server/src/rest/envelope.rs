@@ -4,15 +4,17 @@
 use std::time::Instant;
 
 use axum::{extract::Request, middleware::Next, response::Response};
+use berth_tools::RequestId;
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use tracing::Instrument as _;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Wraps a request.
-pub async fn wrap(request: Request, next: Next) -> Response {
+pub async fn wrap(mut request: Request, next: Next) -> Response {
     let id = uuid::Uuid::now_v7().to_string();
     let span = tracing::info_span!("request", id, method = %request.method(), path = request.uri().path());
+    request.extensions_mut().insert(RequestId(id.clone()));
     let leftover = request.version() < Version::HTTP_2 && has_large_body(request.headers());
     async move {
         let begun = Instant::now();

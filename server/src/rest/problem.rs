@@ -19,7 +19,8 @@ pub struct Refusal {
 
 impl From<Problem> for Refusal {
     fn from(problem: Problem) -> Self {
-        Self { problem, headers: Vec::new(), status: None }
+        let wait = problem.retry_after_s.map(|s| (header::RETRY_AFTER, HeaderValue::from(s)));
+        Self { problem, headers: wait.into_iter().collect(), status: None }
     }
 }
 

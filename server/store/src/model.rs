@@ -493,6 +493,8 @@ pub struct Principal {
 pub struct ByGrant {
     /// The grant.
     pub id: GrantId,
+    /// What the client calls itself.
+    pub client: String,
     /// The one URL that the access token is good for.
     pub resource: String,
 }

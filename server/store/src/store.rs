@@ -13,6 +13,7 @@ use crate::{
     acme::Acme,
     apps::Apps,
     build_cache::BuildCache,
+    calls::{self, Calls},
     certificates::Certificates,
     clock::Clock,
     database::{Database, Kind, SQLITE_FILE},
@@ -95,9 +96,10 @@ pub(crate) struct Inner {
     pub(crate) clock: Clock,
     pub(crate) events: broadcast::Sender<EventRow>,
     pub(crate) tokens: TokenCache,
+    pub(crate) calls: calls::Waiting,
     ingest_secret: zeroize::Zeroizing<Vec<u8>>,
     instance: String,
-    housekeeping: std::sync::Mutex<Option<tokio::task::AbortHandle>>,
+    housekeeping: std::sync::Mutex<Vec<tokio::task::AbortHandle>>,
 }
 
 impl Inner {
@@ -136,21 +138,25 @@ impl Store {
             clock,
             events,
             tokens,
+            calls: calls::Waiting::default(),
             ingest_secret: key.derived("ingest"),
             instance,
-            housekeeping: std::sync::Mutex::new(None),
+            housekeeping: std::sync::Mutex::default(),
         });
-        let task = tokio::spawn(keep_house(Arc::downgrade(&inner)));
-        if let Ok(mut slot) = inner.housekeeping.lock() {
-            *slot = Some(task.abort_handle());
+        let keeping = tokio::spawn(keep_house(Arc::downgrade(&inner)));
+        let writing = tokio::spawn(calls::keep_writing(Arc::downgrade(&inner)));
+        if let Ok(mut tasks) = inner.housekeeping.lock() {
+            tasks.extend([keeping.abort_handle(), writing.abort_handle()]);
         }
         Ok(Self { inner })
     }
 
     /// Writes what was kept in memory and closes the connections. Calls after this fail.
     pub async fn close(&self) {
-        if let Some(task) = self.inner.housekeeping.lock().ok().and_then(|mut slot| slot.take()) {
-            task.abort();
+        let tasks = self.inner.housekeeping.lock().map(|mut tasks| std::mem::take(&mut *tasks));
+        tasks.unwrap_or_default().iter().for_each(tokio::task::AbortHandle::abort);
+        if let Err(error) = self.calls().flush().await {
+            tracing::warn!(%error, "the last calls were not written to the audit log");
         }
         if let Err(error) = self.tokens().flush_last_used().await {
             tracing::warn!(%error, "the last uses of tokens were not written");
@@ -298,6 +304,12 @@ impl Store {
     #[must_use]
     pub fn grants(&self) -> Grants<'_> {
         Grants(&self.inner)
+    }
+
+    /// Calls of tools.
+    #[must_use]
+    pub fn calls(&self) -> Calls<'_> {
+        Calls(&self.inner)
     }
 
     /// Clients that registered themselves.

@@ -140,7 +140,7 @@ async fn read(pool: &AnyPool) -> Result<HashMap<Hash, Entry>> {
         map.insert(hash, Entry::new(principal, expires_at, used));
     }
     let rows = sqlx::query(
-        "SELECT s.hash, s.expires_at, g.id, g.token_id, g.scopes, g.projects, g.resource, g.used_at
+        "SELECT s.hash, s.expires_at, g.id, g.token_id, g.scopes, g.projects, g.resource, g.client_name, g.used_at
          FROM grant_secrets s JOIN grants g ON g.id = s.grant_id WHERE s.kind = 'access'",
     )
     .fetch_all(pool)
@@ -156,7 +156,11 @@ async fn read(pool: &AnyPool) -> Result<HashMap<Hash, Entry>> {
             name: format!("{}/{id}", owner.name),
             scopes: scopes.into_iter().filter(|s| owner.may(*s)).collect(),
             visible: within(&owner.visible, projects),
-            grant: Some(ByGrant { id, resource: row.try_get("resource")? }),
+            grant: Some(ByGrant {
+                id,
+                client: row.try_get("client_name")?,
+                resource: row.try_get("resource")?,
+            }),
         };
         let expires_at = crate::row::time(&row, "expires_at")?;
         let expires_at = until.map_or(expires_at, |until| until.min(expires_at));

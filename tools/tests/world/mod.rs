@@ -22,6 +22,9 @@ use berth_tools::{Answer, Call, Context, Registry};
 use serde_json::Value;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+/// Destructive calls per minute: more than any walk makes.
+pub const DESTRUCTIVE: u32 = 40;
+
 pub struct World {
     pub context: Arc<Context>,
     pub registry: Arc<Registry>,
@@ -110,6 +113,7 @@ impl World {
             data_dir,
             allow_local_sources: true,
             started_at,
+            brake: berth_tools::Brake::new(DESTRUCTIVE),
             version: "test",
         });
         let registry = Arc::new(berth_tools::registry());

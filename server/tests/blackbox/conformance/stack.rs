@@ -26,7 +26,7 @@ use berth_observe::{
 use berth_proxy::{AccessSink, ListenOn, ProxyConfig, ProxyServer};
 use berth_schemas::Timestamp;
 use berth_store::{MasterKey, Store, StoreConfig};
-use berth_tools::{Addresses, Context};
+use berth_tools::{Addresses, Brake, Context};
 use http::{HeaderValue, header};
 use rmcp::transport::streamable_http_server::{StreamableHttpService, session::local::LocalSessionManager};
 use tokio::net::TcpListener;
@@ -178,6 +178,7 @@ async fn context(data_dir: &std::path::Path, shutdown: &CancellationToken) -> Ar
         data_dir: data_dir.to_path_buf(),
         allow_local_sources: false,
         started_at: Timestamp::now(),
+        brake: Brake::new(10),
         version: "test",
     })
 }

@@ -87,6 +87,11 @@ async fn an_approved_client_does_what_was_approved_and_no_more() {
     assert_ne!(listed["result"]["isError"], true, "{listed}");
     let refused = call(&berth, access, "app_create", json!({ "name": "shop" })).await.ok();
     assert!(refused.to_string().contains("needs the scope write"), "{refused}");
+    let audit = berth.rest().get("/v1/audit?principal=owner").await.ok();
+    let row = &audit["calls"][0];
+    assert_eq!((&row["tool"], &row["outcome"]), (&json!("app_create"), &json!("forbidden")), "{audit}");
+    assert_eq!((&row["surface"], &row["client"]), (&json!("mcp"), &json!("Test <client>")), "{audit}");
+    assert!(row["grant"].is_string() && row["request_id"].is_string(), "{audit}");
     // Good for /mcp at this origin and nowhere else.
     berth.rest_as(access).get("/v1/apps").await.problem(401, "unauthenticated");
     let port = berth.control_url.rsplit(':').next().unwrap();

@@ -1,5 +1,6 @@
 //! Stories that must hold on every database. A new one is added here and to the list below.
 
+mod calls;
 mod deploying;
 mod dns_providers;
 mod domains;
@@ -14,6 +15,7 @@ mod sameness;
 mod traffic;
 mod work;
 
+pub use calls::*;
 pub use deploying::*;
 pub use dns_providers::*;
 pub use domains::*;
@@ -50,6 +52,8 @@ macro_rules! scenarios {
             a_grant_is_never_more_than_its_token,
             what_is_given_back_ends,
             clients_that_nobody_approves_are_forgotten,
+            every_call_is_found_again,
+            calls_are_kept_within_limits,
             names_are_taken_once,
             settings_that_do_not_differ_change_nothing,
             variables_are_sealed_and_events_name_them_only,
