@@ -188,7 +188,7 @@ impl Handler {
             self.0
                 .registry
                 .get(name)
-                .is_some_and(|t| caller.view.reaches(t) && caller.principal.may(t.spec.scope))
+                .is_some_and(|t| caller.view.reaches(t) && t.permits(&caller.principal).is_ok())
         };
         let found = self.0.index.find(&asked.query, limit, reachable);
         let tools: Vec<&Tool> = found.iter().filter_map(|name| self.0.registry.get(name)).collect();

@@ -26,6 +26,8 @@ pub enum Code {
     TooLarge,
     /// Too many requests; try later.
     RateLimited,
+    /// The token may only propose: it was kept as a proposal, which a person approves.
+    ApprovalRequired,
     /// Docker does not answer.
     DockerUnavailable,
     /// Not enough disk space.
@@ -82,6 +84,7 @@ impl Code {
             Self::ConfirmationRequired => "confirmation_required",
             Self::TooLarge => "too_large",
             Self::RateLimited => "rate_limited",
+            Self::ApprovalRequired => "approval_required",
             Self::DockerUnavailable => "docker_unavailable",
             Self::OutOfDisk => "out_of_disk",
             Self::EmptySource => "empty_source",
@@ -117,7 +120,7 @@ impl Code {
         match self {
             Self::InvalidInput | Self::ConfirmationRequired => 400,
             Self::Unauthenticated => 401,
-            Self::Forbidden => 403,
+            Self::Forbidden | Self::ApprovalRequired => 403,
             Self::NotFound => 404,
             Self::AlreadyExists | Self::Conflict | Self::Cancelled | Self::Superseded => 409,
             Self::ReleaseGone => 410,

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     ProjectSlug, Scope, Timestamp, Untrusted,
     ids::{GrantId, TokenName},
+    token::TokenMode,
 };
 
 /// What a person allowed a client. It lasts as long as the token that it was approved with.
@@ -25,6 +26,8 @@ pub struct Grant {
     pub scopes: Vec<Scope>,
     /// The projects it may touch; empty means those of the token.
     pub projects: Vec<ProjectSlug>,
+    /// How far it goes.
+    pub mode: TokenMode,
     /// The URL that its access tokens are good for.
     pub resource: String,
     /// When it was approved.

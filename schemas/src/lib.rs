@@ -21,6 +21,7 @@ pub mod job;
 pub mod log;
 pub mod platform;
 pub mod project;
+pub mod proposal;
 pub mod push;
 pub mod reach;
 pub mod release;

@@ -5,6 +5,38 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ProjectSlug, Scope, Timestamp, ids::TokenName};
 
+/// How far a token goes, whatever its scopes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum TokenMode {
+    /// As far as its scopes go.
+    #[default]
+    Full,
+    /// It reads; what it would change becomes a proposal that a person approves.
+    Propose,
+    /// It reads, and nothing else; not the values of secrets either.
+    ReadOnly,
+}
+
+impl TokenMode {
+    /// Its name on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Propose => "propose",
+            Self::ReadOnly => "read_only",
+        }
+    }
+
+    /// The mode of this name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Full, Self::Propose, Self::ReadOnly].into_iter().find(|m| m.as_str() == text)
+    }
+}
+
 /// A token as it is shown: never its secret.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Token {
@@ -16,6 +48,10 @@ pub struct Token {
     pub scopes: Vec<Scope>,
     /// The projects it may touch; empty means all.
     pub projects: Vec<ProjectSlug>,
+    /// How far it goes.
+    pub mode: TokenMode,
+    /// Tools that it may use, by name or group (app, variable); empty means all.
+    pub tools: Vec<String>,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it stops working.
@@ -50,6 +86,12 @@ pub struct TokenCreate {
     /// The projects it may touch. Default: all.
     #[serde(default)]
     pub projects: Vec<ProjectSlug>,
+    /// How far it goes: full, propose (what it would change waits for a person), read_only. Default: full.
+    #[serde(default)]
+    pub mode: TokenMode,
+    /// Tools that it may use, by name (app_get) or group (app). Default: all.
+    #[serde(default)]
+    pub tools: Vec<String>,
     /// Days until it stops working. Default: never.
     #[schemars(range(min = 1, max = 3650))]
     #[serde(default)]

@@ -3,6 +3,7 @@
 use berth_schemas::{
     Problem, Scope,
     grant::{Grant, GrantList, GrantPage, GrantRevoke, GrantRevoked},
+    token::TokenMode,
 };
 
 use crate::{
@@ -76,6 +77,8 @@ fn line(grant: &Grant) -> Text {
     let projects = if projects.is_empty() { "its token's projects".into() } else { projects.join(", ") };
     let text = Text::from(format!("\n{} ", grant.grant)).quote(&grant.client);
     let text = text.say(format!(", approved with {}: {} on {projects}", grant.approved_by, scopes.join("+")));
+    let mode = (grant.mode != TokenMode::Full).then(|| format!(", {}", grant.mode.as_str()));
+    let text = text.say_if(mode);
     text.say_if(grant.last_used_at.map(|at| format!(", last used {at}")))
 }
 

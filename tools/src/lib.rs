@@ -28,6 +28,7 @@ mod page;
 mod platform;
 pub mod progress;
 mod projects;
+mod proposals;
 mod pushes;
 mod references;
 pub mod registry;
@@ -93,6 +94,7 @@ pub fn registry() -> Registry {
         logs::tools(),
         platform::tools(),
         projects::tools(),
+        proposals::tools(),
         pushes::tools(),
         releases::tools(),
         repositories::tools(),

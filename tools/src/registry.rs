@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, future::Future, panic::AssertUnwindSafe, sync::Arc};
 
-use berth_schemas::{Code, Problem, Scope};
+use berth_schemas::{Code, Problem, Scope, token::TokenMode};
 use berth_store::model::Principal;
 use futures_util::{FutureExt as _, future::BoxFuture};
 use schemars::{JsonSchema, generate::SchemaSettings};
@@ -21,6 +21,7 @@ use crate::{
     context::Context,
     page::Budget,
     progress::Progress,
+    proposals,
     text::Text,
     tidy,
 };
@@ -166,6 +167,8 @@ impl Call {
 
 type Run = Box<dyn Fn(Call, Value) -> BoxFuture<'static, Result<Answer, Problem>> + Send + Sync>;
 
+type Check = Box<dyn Fn(&Value) -> Result<(), Problem> + Send + Sync>;
+
 /// What a tool answers.
 #[derive(Debug, Clone)]
 pub struct Answer {
@@ -191,6 +194,7 @@ pub struct Tool {
     pub input: Value,
     /// JSON Schema of its output.
     pub output: Value,
+    check: Check,
     run: Run,
 }
 
@@ -222,6 +226,7 @@ impl Tool {
                 Ok(Answer { output, brief })
             })
         });
+        let check: Check = Box::new(|input| parse_input::<I>(input.clone()).map(drop));
         let input =
             SchemaSettings::draft2020_12().for_deserialize().into_generator().into_root_schema_for::<I>();
         let output =
@@ -233,6 +238,7 @@ impl Tool {
             output: tidy::tidy(output.into()),
             run,
         }
+        Self { spec, input: tidy::tidy(input.into()), output: tidy::tidy(output.into()), check, run }
     }
 
     /// Checks the caller's scope, then runs the body. The one way to call a tool, whatever the surface, so that the
@@ -247,7 +253,7 @@ impl Tool {
     pub async fn call(&self, call: Call, input: Value) -> Result<Answer, Problem> {
         let store = call.context.store.clone();
         let known = audited::of(&self.spec, &call, &input);
-        if let Err(problem) = self.admit(&call, &input) {
+        if let Err(problem) = self.admit(&call, &input).await {
             Reading::new(store, known).ended(problem.code.as_str());
             return Err(problem);
         }
@@ -283,9 +289,60 @@ impl Tool {
 }
 
 impl Tool {
+    /// Whether it may be called without asking a person. Reading a secret changes nothing, but what was read cannot be
+    /// taken back out of a conversation.
+    #[must_use]
+    pub fn is_harmless(&self) -> bool {
+        self.spec.hints.read_only && self.spec.scope != Scope::Secrets
+    }
+
+    /// Whether it has this name or belongs to the group of this name: `app` is the group of `app_get`.
+    #[must_use]
+    pub fn is_in(&self, name: &str) -> bool {
+        let rest = self.spec.name.strip_prefix(name);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+    }
+
+    /// Whether a principal may ever call it; one that may only propose may call it to propose.
+    ///
+    /// # Errors
+    /// `Forbidden`, with what the token lacks.
+    pub fn permits(&self, principal: &Principal) -> Result<(), Problem> {
+        let name = self.spec.name;
+        demand(name, principal, self.spec.scope)?;
+        if !principal.tools.is_empty() && !principal.tools.iter().any(|t| self.is_in(t)) {
+            let only = principal.tools.join(", ");
+            let detail =
+                format!("The token {:?} may not use {name}: it is limited to {only}.", principal.token());
+            return Err(
+                Problem::new(Code::Forbidden, detail).hint("Use a token that is not limited to these tools.")
+            );
+        }
+        if principal.mode == TokenMode::ReadOnly && !self.is_harmless() {
+            let detail =
+                format!("The token {:?} may not use {name}: its mode is read_only.", principal.token());
+            return Err(Problem::new(Code::Forbidden, detail).hint("Use a token of another mode."));
+        }
+        Ok(())
+    }
+
+    /// The input's own wish to change nothing.
+    fn is_dry(&self, input: &Value) -> bool {
+        let dry = input.get("dry_run") == Some(&Value::Bool(true));
+        dry && self.input["properties"].get("dry_run").is_some()
+    }
+
+    /// Checks an input without doing anything.
+    pub(crate) fn check(&self, input: &Value) -> Result<(), Problem> {
+        (self.check)(input)
+    }
+
     /// Whether the caller may call it, now.
-    fn admit(&self, call: &Call, input: &Value) -> Result<(), Problem> {
-        demand(self.spec.name, &call.principal, self.spec.scope)?;
+    async fn admit(&self, call: &Call, input: &Value) -> Result<(), Problem> {
+        self.permits(&call.principal)?;
+        if call.principal.mode == TokenMode::Propose && !self.is_harmless() && !self.is_dry(input) {
+            return Err(proposals::propose(self, call, input.clone()).await);
+        }
         if self.spec.hints.destructive && brake::means_it(&self.input, input) {
             call.context.brake.admit(self.spec.name, &call.principal, call.context.store.clock().now())?;
         }

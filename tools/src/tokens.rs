@@ -2,14 +2,14 @@
 
 use berth_schemas::{
     Problem, Scope, Timestamp,
-    token::{TokenCreate, TokenCreated, TokenList, TokenPage, TokenRevoke, TokenRevoked},
+    token::{TokenCreate, TokenCreated, TokenList, TokenMode, TokenPage, TokenRevoke, TokenRevoked},
 };
 use berth_store::model::NewToken;
 
 use crate::{
     apps::count,
     confirm::confirmed,
-    find,
+    find, proposals,
     registry::{Brief, Call, Hints, Method, Spec, Tier, Tool},
     text::Text,
 };
@@ -33,7 +33,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             Spec {
                 name: "token_create",
                 title: "Create an access token",
-                description: "Create an access token for a person, a pipeline or an assistant, with as few scopes (read, deploy, write, secrets, admin) and projects as will do. Its secret is returned this once.",
+                description: "Create an access token for a person, a pipeline or an assistant, with as few scopes (read, deploy, write, secrets, admin) and projects as will do. mode=propose keeps what it would change for a person to approve; tools limits it to some. Its secret is returned this once.",
                 hints: Hints::CREATE,
                 scope: Scope::Admin,
                 tier: Tier::Extended,
@@ -82,9 +82,37 @@ async fn create(call: Call, input: TokenCreate) -> Result<TokenCreated, Problem>
     let mut scopes = if input.scopes.is_empty() { vec![Scope::Read] } else { input.scopes };
     scopes.sort();
     scopes.dedup();
-    let new = NewToken { name: input.name, scopes, projects: input.projects, expires_at };
+    known_tools(&input.tools)?;
+    let new = NewToken {
+        name: input.name,
+        scopes,
+        projects: input.projects,
+        mode: input.mode,
+        tools: input.tools,
+        expires_at,
+    };
     let (token, secret) = call.context.store.tokens().create(&call.principal, new).await?;
     Ok(TokenCreated { token, secret })
+}
+
+/// Refuses names that are neither a tool's nor a group's: a token with a typo would be able to do nothing.
+fn known_tools(names: &[String]) -> Result<(), Problem> {
+    if names.len() > 100 {
+        return Err(Problem::invalid("tools", "tools has at most 100 entries."));
+    }
+    let all = proposals::all();
+    let exists = |name: &String| all.tools().iter().any(|t| t.is_in(name));
+    let Some(unknown) = names.iter().find(|name| !exists(name)) else { return Ok(()) };
+    let mut known: Vec<String> = all.tools().iter().map(|t| t.spec.name.to_owned()).collect();
+    known.extend(all.tools().iter().filter_map(|t| t.spec.name.split('_').next().map(str::to_owned)));
+    known.sort_unstable();
+    known.dedup();
+    let unknown: String = unknown.chars().take(80).collect();
+    let candidates = berth_schemas::error::nearest(&unknown, &known);
+    let detail = format!("tools: there is no tool and no group of tools {unknown:?}.");
+    Err(Problem::invalid("tools", detail)
+        .hint("A group is what tools' names begin with, such as app or variable.")
+        .candidates(candidates))
 }
 
 async fn revoke(call: Call, input: TokenRevoke) -> Result<TokenRevoked, Problem> {
@@ -116,6 +144,12 @@ impl Brief for TokenPage {
             let projects: Vec<&str> = t.projects.iter().map(|p| p.as_str()).collect();
             let projects = if projects.is_empty() { "all projects".into() } else { projects.join(", ") };
             text = text.say(format!("\n{} ({}…) {} on {projects}", t.name, t.prefix, scopes.join("+")));
+            if t.mode != TokenMode::Full {
+                text = text.say(format!(", {}", t.mode.as_str()));
+            }
+            if !t.tools.is_empty() {
+                text = text.say(format!(", only {}", t.tools.join(", ")));
+            }
             text = text.say_if(t.last_used_at.map(|at| format!(", last used {at}")));
             text = text.say_if(t.expires_at.map(|at| format!(", expires {at}")));
         }

@@ -9,7 +9,7 @@ use axum::{
     extract::{Request, State},
     response::{IntoResponse, Response},
 };
-use berth_schemas::{ProjectSlug, Scope};
+use berth_schemas::{ProjectSlug, Scope, token::TokenMode};
 use berth_store::{Approval, model::Principal};
 use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
 use serde::{Deserialize, Serialize};
@@ -180,6 +180,7 @@ async fn approve(control: &Shared, parts: &Parts, asked: &Asked, read: &Fields) 
         resource: format!("{}/mcp", asked.origin),
         scopes,
         projects,
+        mode: if read.get("propose").is_some() { TokenMode::Propose } else { TokenMode::Full },
     };
     let code = control.context.store.grants().approve(&owner, approval).await;
     code.map_err(|e| berth_schemas::Problem::from(e).to_string())

@@ -45,7 +45,8 @@ pub(super) fn page(asked: &Asked, ticket: &str, error: Option<&str>) -> Response
         );
     }
     body.push_str(
-        "<p class=\"muted\">In any case no more than the token may that you approve it with.</p></fieldset>\n\
+        "<label><input type=\"checkbox\" name=\"propose\"> Only propose changes: each waits until you approve it</label>\n\
+         <p class=\"muted\">In any case no more than the token may that you approve it with.</p></fieldset>\n\
          <p><label for=\"projects\">Only in these projects (empty: all of the token's)</label>\n\
          <input id=\"projects\" name=\"projects\" autocomplete=\"off\" spellcheck=\"false\" maxlength=\"400\"></p>\n\
          <p><label for=\"token\">Your access token</label>\n\

@@ -134,6 +134,11 @@ async fn app(
         GitService::ReceivePack => (Scope::Deploy, "Pushing"),
     };
     berth_tools::registry::demand(what, principal, scope)?;
+    if scope != Scope::Read && !principal.is_full() {
+        let detail =
+            format!("{what} is not for the token {:?}: it is limited to a mode or to tools.", principal.name);
+        return Err(Problem::new(Code::Forbidden, detail).hint("Use a token of mode full, for all tools."));
+    }
     let name = repository.strip_suffix(".git").unwrap_or(repository);
     let apps = control.context.store.apps();
     let found = match name.parse::<AppSlug>() {

@@ -16,7 +16,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use berth_deploy::Room;
-use berth_schemas::{Code, Problem, Scope, Timestamp, ids::UploadId, upload::Upload};
+use berth_schemas::{Code, Problem, Scope, Timestamp, ids::UploadId, token::TokenMode, upload::Upload};
 use berth_store::model::Principal;
 use futures_util::StreamExt as _;
 use http::{HeaderMap, StatusCode, header};
@@ -65,6 +65,10 @@ async fn receive(
             format!("Uploading needs the scope deploy, which the token {:?} lacks.", principal.name),
         )
         .hint("Use a token with the scope deploy; an admin makes one with token_create."));
+    }
+    if principal.mode == TokenMode::ReadOnly {
+        let detail = format!("The token {:?} may not upload: its mode is read_only.", principal.name);
+        return Err(Problem::new(Code::Forbidden, detail).hint("Use a token of another mode."));
     }
     check_type(headers)?;
     let announced =

@@ -9,6 +9,7 @@ use berth_schemas::{
     ProjectSlug, Scope,
     grant::Grant,
     ids::{GrantId, TokenName},
+    token::TokenMode,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -58,6 +59,8 @@ pub struct Approval {
     pub scopes: Vec<Scope>,
     /// The projects it may touch; empty means those of the token.
     pub projects: Vec<ProjectSlug>,
+    /// How far it goes.
+    pub mode: TokenMode,
 }
 
 /// What a client shows with a code.
@@ -184,7 +187,7 @@ impl Grants<'_> {
         let id = random_id()?;
         sqlx::query(
             "INSERT INTO grants (id, token_id, client_id, client_name, redirect, resource, scopes, projects,
-                 created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+                 created_at, expires_at, mode) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         )
         .bind(id.clone())
         .bind(found.try_get::<i64, _>("token_id")?)
@@ -196,6 +199,7 @@ impl Grants<'_> {
         .bind(projects.map(|p| row::to_json("grants", "projects", &p)).transpose()?)
         .bind(now.0)
         .bind(now.0 + IDLE)
+        .bind(approved.mode.as_str())
         .execute(write.conn())
         .await?;
         sqlx::query("UPDATE grant_codes SET grant_id = $1 WHERE hash = $2")
@@ -279,7 +283,7 @@ impl Grants<'_> {
         let names =
             sqlx::query("SELECT id, slug FROM projects ORDER BY slug").fetch_all(self.0.read()).await?;
         let rows = sqlx::query(
-            "SELECT g.id, g.client_id, g.client_name, g.redirect, g.resource, g.scopes, g.projects, g.created_at,
+            "SELECT g.id, g.client_id, g.client_name, g.redirect, g.resource, g.scopes, g.projects, g.mode, g.created_at,
                  g.expires_at, g.used_at, t.name
              FROM grants g JOIN tokens t ON t.id = g.token_id ORDER BY g.created_at DESC, g.id",
         )
@@ -473,6 +477,7 @@ fn from_row(r: &AnyRow, names: &[AnyRow]) -> Result<Grant> {
         approved_by: row::name::<TokenName>(r, "tokens", "name")?,
         scopes: row::json(r, "grants", "scopes")?,
         projects,
+        mode: row::word(r, "grants", "mode", TokenMode::parse)?,
         resource: r.try_get("resource")?,
         created_at: row::time(r, "created_at")?,
         expires_at: row::time(r, "expires_at")?,

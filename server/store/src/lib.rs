@@ -31,6 +31,7 @@ mod migration;
 pub mod model;
 mod oauth_clients;
 mod projects;
+mod proposals;
 mod push_intake;
 mod pushes;
 mod releases;
@@ -75,6 +76,7 @@ pub use logs::{LogPosition, LogQuery, Logs, NewLogLine, OutputStream};
 pub use model::*;
 pub use oauth_clients::{NewOauthClient, OauthClientRow, OauthClients};
 pub use projects::Projects;
+pub use proposals::{NewProposal, ProposalRow, Proposals};
 pub use pushes::{Head, Heads, NewPush, OwnRef, PushRow, PushSource, Pushes, Received};
 pub use releases::Releases;
 pub use repositories::{

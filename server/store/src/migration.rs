@@ -38,6 +38,7 @@ pub(crate) const ALL: &[Migration] = &[
     Migration { version: 9, name: "on_demand", sql: include_str!("../migrations/0009_on_demand.sql") },
     Migration { version: 10, name: "grants", sql: include_str!("../migrations/0010_grants.sql") },
     Migration { version: 11, name: "calls", sql: include_str!("../migrations/0011_calls.sql") },
+    Migration { version: 12, name: "proposals", sql: include_str!("../migrations/0012_proposals.sql") },
 ];
 
 /// Brings the database to the newest schema.

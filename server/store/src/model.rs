@@ -7,6 +7,7 @@ use berth_schemas::{
     environment::EnvironmentKind,
     ids::{GrantId, JobId, TokenName, UploadId},
     job::{JobKind, JobState},
+    token::TokenMode,
     traffic::RolloutRule,
 };
 use serde::{Deserialize, Serialize};
@@ -484,6 +485,10 @@ pub struct Principal {
     pub scopes: Vec<Scope>,
     /// What it may see.
     pub visible: Visible,
+    /// How far it goes.
+    pub mode: TokenMode,
+    /// Tools that it may use, by name or group; empty means all.
+    pub tools: Vec<String>,
     /// The grant by which a client calls for the token's owner; none when the token itself is used.
     pub grant: Option<ByGrant>,
 }
@@ -503,13 +508,25 @@ impl Principal {
     /// The owner of a token.
     #[must_use]
     pub fn new(name: impl Into<String>, scopes: Vec<Scope>, visible: Visible) -> Self {
-        Self { name: name.into(), scopes, visible, grant: None }
+        Self { name: name.into(), scopes, visible, mode: TokenMode::Full, tools: Vec::new(), grant: None }
     }
 
     /// The daemon itself.
     #[must_use]
     pub fn daemon() -> Self {
         Self::new("berth", vec![Scope::Admin], Visible::All)
+    }
+
+    /// The name of the token, also when a client uses it by a grant.
+    #[must_use]
+    pub fn token(&self) -> &str {
+        self.name.split('/').next().unwrap_or_default()
+    }
+
+    /// Whether nothing but its scopes and projects limits it.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.mode == TokenMode::Full && self.tools.is_empty()
     }
 
     /// Whether it holds a scope that covers `needed`.
@@ -528,6 +545,10 @@ pub struct NewToken {
     pub scopes: Vec<Scope>,
     /// The projects it may touch; empty means all.
     pub projects: Vec<ProjectSlug>,
+    /// How far it goes.
+    pub mode: TokenMode,
+    /// Tools that it may use, by name or group; empty means all.
+    pub tools: Vec<String>,
     /// When it stops working.
     pub expires_at: Option<Timestamp>,
 }

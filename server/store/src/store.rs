@@ -34,6 +34,7 @@ use crate::{
     model::{EnvironmentId, EventRow},
     oauth_clients::OauthClients,
     projects::Projects,
+    proposals::Proposals,
     pushes::Pushes,
     releases::Releases,
     repositories::Repositories,
@@ -312,6 +313,12 @@ impl Store {
         Calls(&self.inner)
     }
 
+    /// Calls that wait for a person.
+    #[must_use]
+    pub fn proposals(&self) -> Proposals<'_> {
+        Proposals(&self.inner)
+    }
+
     /// Clients that registered themselves.
     #[must_use]
     pub fn oauth_clients(&self) -> OauthClients<'_> {
@@ -409,6 +416,9 @@ async fn keep_house(store: Weak<Inner>) {
         }
         if let Err(error) = Grants(&inner).remove_expired().await {
             tracing::warn!(%error, "expired grants were not removed");
+        }
+        if let Err(error) = Proposals(&inner).remove_old().await {
+            tracing::warn!(%error, "old proposals were not removed");
         }
         if let Err(error) = Idempotency(&inner).remove_expired().await {
             tracing::warn!(%error, "expired idempotency keys were not removed");

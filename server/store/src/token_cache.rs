@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use berth_schemas::{Scope, Timestamp, ids::GrantId};
+use berth_schemas::{Scope, Timestamp, ids::GrantId, token::TokenMode};
 use sha2::{Digest, Sha256};
 use sqlx::{AnyPool, Row};
 
@@ -120,9 +120,11 @@ async fn read(pool: &AnyPool) -> Result<HashMap<Hash, Entry>> {
     for link in links {
         projects.entry(link.try_get("token_id")?).or_default().push(ProjectId(link.try_get("project_id")?));
     }
-    let rows = sqlx::query("SELECT id, name, hash, scopes, restricted, expires_at, last_used_at FROM tokens")
-        .fetch_all(pool)
-        .await?;
+    let rows = sqlx::query(
+        "SELECT id, name, hash, scopes, restricted, mode, tools, expires_at, last_used_at FROM tokens",
+    )
+    .fetch_all(pool)
+    .await?;
     let mut map = HashMap::with_capacity(rows.len());
     let mut owners: HashMap<i64, (Principal, Option<Timestamp>)> = HashMap::with_capacity(rows.len());
     for row in rows {
@@ -134,13 +136,17 @@ async fn read(pool: &AnyPool) -> Result<HashMap<Hash, Entry>> {
         };
         let used = row.try_get::<Option<i64>, _>("last_used_at")?.unwrap_or(0);
         let scopes = crate::row::json(&row, "tokens", "scopes")?;
-        let principal = Principal::new(row.try_get::<String, _>("name")?, scopes, visible);
+        let principal = Principal {
+            mode: crate::row::word(&row, "tokens", "mode", TokenMode::parse)?,
+            tools: crate::row::json(&row, "tokens", "tools")?,
+            ..Principal::new(row.try_get::<String, _>("name")?, scopes, visible)
+        };
         let expires_at = crate::row::time_opt(&row, "expires_at")?;
         owners.insert(id, (principal.clone(), expires_at));
         map.insert(hash, Entry::new(principal, expires_at, used));
     }
     let rows = sqlx::query(
-        "SELECT s.hash, s.expires_at, g.id, g.token_id, g.scopes, g.projects, g.resource, g.client_name, g.used_at
+        "SELECT s.hash, s.expires_at, g.id, g.token_id, g.scopes, g.projects, g.mode, g.resource, g.client_name, g.used_at
          FROM grant_secrets s JOIN grants g ON g.id = s.grant_id WHERE s.kind = 'access'",
     )
     .fetch_all(pool)
@@ -156,6 +162,8 @@ async fn read(pool: &AnyPool) -> Result<HashMap<Hash, Entry>> {
             name: format!("{}/{id}", owner.name),
             scopes: scopes.into_iter().filter(|s| owner.may(*s)).collect(),
             visible: within(&owner.visible, projects),
+            mode: owner.mode.max(crate::row::word(&row, "grants", "mode", TokenMode::parse)?),
+            tools: owner.tools.clone(),
             grant: Some(ByGrant {
                 id,
                 client: row.try_get("client_name")?,

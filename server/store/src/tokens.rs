@@ -1,6 +1,10 @@
 //! Access tokens: made once, shown once, kept as a hash.
 
-use berth_schemas::{Scope, ids::TokenName, token::Token};
+use berth_schemas::{
+    Scope,
+    ids::TokenName,
+    token::{Token, TokenMode},
+};
 use serde_json::json;
 use sqlx::{Row, any::AnyRow};
 
@@ -39,6 +43,11 @@ impl Tokens<'_> {
                 scope.as_str()
             )));
         }
+        if !by.is_full() {
+            return Err(StoreError::Forbidden(
+                "a token that is limited to a mode or to tools cannot make tokens".into(),
+            ));
+        }
         if new.projects.is_empty() && by.visible != Visible::All {
             return Err(StoreError::Forbidden(
                 "a token that is limited to projects can only make tokens that are limited to them, too"
@@ -66,7 +75,8 @@ impl Tokens<'_> {
     /// When the database fails.
     pub async fn list(self) -> Result<Vec<Token>> {
         let rows = sqlx::query(
-            "SELECT id, name, prefix, scopes, created_at, expires_at, last_used_at FROM tokens ORDER BY name",
+            "SELECT id, name, prefix, scopes, mode, tools, created_at, expires_at, last_used_at FROM tokens
+             ORDER BY name",
         )
         .fetch_all(self.0.read())
         .await?;
@@ -131,7 +141,8 @@ impl Tokens<'_> {
     /// When the database fails.
     pub async fn ensure_admin(self) -> Result<Option<String>> {
         let tokens = self.list().await?;
-        if tokens.iter().any(|t| t.scopes.contains(&Scope::Admin) && t.projects.is_empty()) {
+        let full = |t: &Token| t.mode == TokenMode::Full && t.tools.is_empty() && t.projects.is_empty();
+        if tokens.iter().any(|t| t.scopes.contains(&Scope::Admin) && full(t)) {
             return Ok(None);
         }
         let taken = |name: &str| tokens.iter().any(|t| t.name.as_str() == name);
@@ -140,7 +151,14 @@ impl Tokens<'_> {
             .find(|n| !taken(n))
             .and_then(|n| n.parse().ok())
             .ok_or_else(|| StoreError::conflict("no name is free for the admin token", "Revoke a token."))?;
-        let new = NewToken { name, scopes: vec![Scope::Admin], projects: Vec::new(), expires_at: None };
+        let new = NewToken {
+            name,
+            scopes: vec![Scope::Admin],
+            projects: Vec::new(),
+            mode: TokenMode::Full,
+            tools: Vec::new(),
+            expires_at: None,
+        };
         self.create(&Principal::daemon(), new).await.map(|(_, secret)| Some(secret))
     }
 
@@ -174,8 +192,8 @@ async fn insert(write: &mut Write<'_>, by: &Principal, new: NewToken, secret: &s
     let now = write.now;
     let prefix: String = secret.chars().take(SHOWN).collect();
     let id: i64 = sqlx::query(
-        "INSERT INTO tokens (name, hash, prefix, scopes, restricted, created_at, expires_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id",
+        "INSERT INTO tokens (name, hash, prefix, scopes, restricted, created_at, expires_at, mode, tools)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id",
     )
     .bind(new.name.as_str().to_owned())
     .bind(hex::encode(hash(secret)))
@@ -184,6 +202,8 @@ async fn insert(write: &mut Write<'_>, by: &Principal, new: NewToken, secret: &s
     .bind(i64::from(!projects.is_empty()))
     .bind(now.0)
     .bind(new.expires_at.map(|t| t.0))
+    .bind(new.mode.as_str())
+    .bind(row::to_json("tokens", "tools", &new.tools)?)
     .fetch_one(write.conn())
     .await
     .map_err(|e| StoreError::taken(e, "token", new.name.as_str()))?
@@ -209,7 +229,7 @@ async fn insert(write: &mut Write<'_>, by: &Principal, new: NewToken, secret: &s
         by: by.name.clone(),
         app: None,
         summary: format!("Token {} was created.", new.name),
-        data: json!({ "token": new.name, "scopes": new.scopes, "projects": projects }),
+        data: json!({ "token": new.name, "scopes": new.scopes, "projects": projects, "mode": new.mode, "tools": new.tools }),
     };
     write.event(event).await?;
     Ok(Token {
@@ -217,6 +237,8 @@ async fn insert(write: &mut Write<'_>, by: &Principal, new: NewToken, secret: &s
         prefix,
         scopes: new.scopes,
         projects,
+        mode: new.mode,
+        tools: new.tools,
         created_at: now,
         expires_at: new.expires_at,
         last_used_at: None,
@@ -244,6 +266,8 @@ fn from_row(r: &AnyRow) -> Result<Token> {
         prefix: r.try_get("prefix")?,
         scopes: row::json(r, "tokens", "scopes")?,
         projects: Vec::new(),
+        mode: row::word(r, "tokens", "mode", TokenMode::parse)?,
+        tools: row::json(r, "tokens", "tools")?,
         created_at: row::time(r, "created_at")?,
         expires_at: row::time_opt(r, "expires_at")?,
         last_used_at: row::time_opt(r, "last_used_at")?,

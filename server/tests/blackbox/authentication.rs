@@ -29,7 +29,7 @@ async fn call(rest: &Rest, tool: &Tool) -> Answer {
             "domain" => json!("shop.example.com"),
             "grant" => json!("000000000000"),
             "name" if tool.spec.name.starts_with("variable") => json!("SECRET"),
-            "push" => json!(999_999),
+            "push" | "proposal" => json!(999_999),
             "text" => json!("A=1"),
             _ => json!("unused-name"),
         };

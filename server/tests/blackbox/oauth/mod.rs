@@ -172,6 +172,31 @@ async fn what_is_revoked_stops_at_once() {
 }
 
 #[tokio::test]
+async fn a_client_that_may_only_propose_waits_for_its_person() {
+    let berth = Berth::without_docker().await;
+    let flow = Flow::new(&berth).await;
+    let mut browser = Browser::new(&berth);
+    browser.open(&flow.url(&[("scope", "read write")])).await;
+    let token = berth.token.as_str();
+    let fields = [("decision", "approve"), ("token", token), ("scope_write", "on"), ("propose", "on")];
+    let sent = browser.answer(&fields).await;
+    let code = browser::query(sent.header("location"))["code"].clone();
+    let given = flow.token(&[("code", &code)]).await.ok();
+    let access = given["access_token"].as_str().unwrap();
+    let proposed = call(&berth, access, "app_create", json!({ "name": "shop" })).await.ok();
+    assert!(proposed.to_string().contains("approval_required"), "{proposed}");
+    assert_eq!(berth.rest().get("/v1/apps").await.ok()["total"], 0);
+    let listed = berth.cli(["proposal", "list", "--json"]).await.ok().json();
+    let number = listed["proposals"][0]["proposal"].to_string();
+    // The client cannot approve for its person, even where it may call the tool.
+    let own = json!({ "name": "proposal_approve", "arguments": { "proposal": 1, "confirm": "1" } });
+    let own = call(&berth, access, "tool_write", own).await.ok();
+    assert!(own.to_string().contains("forbidden"), "{own}");
+    berth.cli(["proposal", "approve", &number, "--confirm", &number]).await.ok();
+    assert_eq!(berth.rest().get("/v1/apps").await.ok()["total"], 1);
+}
+
+#[tokio::test]
 async fn requests_that_are_not_right_go_nowhere() {
     let berth = Berth::without_docker().await;
     let flow = Flow::new(&berth).await;

@@ -1,4 +1,4 @@
-use berth_schemas::{ProjectSlug, Scope, Timestamp};
+use berth_schemas::{ProjectSlug, Scope, Timestamp, token::TokenMode};
 use berth_store::*;
 
 use crate::support::World;
@@ -17,6 +17,7 @@ fn approval(client: &str, scopes: &[Scope]) -> Approval {
         resource: RESOURCE.into(),
         scopes: scopes.to_vec(),
         projects: Vec::new(),
+        mode: TokenMode::Full,
     }
 }
 
@@ -27,7 +28,8 @@ fn shown(client: &str) -> Presented<'_> {
 
 async fn owner(world: &World, name: &str, scopes: &[Scope], projects: &[&str]) -> Principal {
     let projects = projects.iter().map(|p| p.parse().unwrap()).collect();
-    let new = NewToken { name: name.parse().unwrap(), scopes: scopes.to_vec(), projects, expires_at: None };
+    let new =
+        NewToken { name: name.parse().unwrap(), scopes: scopes.to_vec(), projects, ..super::new_token(name) };
     let (_, secret) = world.store.tokens().create(&Principal::daemon(), new).await.unwrap();
     world.store.tokens().find(&secret).unwrap()
 }
@@ -129,8 +131,8 @@ pub async fn a_grant_is_never_more_than_its_token(mut world: World) {
     let brief = NewToken {
         name: "brief".parse().unwrap(),
         scopes: vec![Scope::Read],
-        projects: vec![],
         expires_at: until,
+        ..super::new_token("brief")
     };
     let (_, secret) = world.store.tokens().create(&Principal::daemon(), brief).await.unwrap();
     let brief = world.store.tokens().find(&secret).unwrap();

@@ -1,4 +1,4 @@
-use berth_schemas::{Scope, Timestamp};
+use berth_schemas::{Scope, Timestamp, token::TokenMode};
 use berth_store::*;
 
 use crate::support::{START, World, open};
@@ -57,8 +57,15 @@ pub async fn an_admin_token_is_made_once(mut world: World) {
     assert_eq!((principal.name.as_str(), principal.visible), ("admin", Visible::All));
 }
 
-fn new_token(name: &str) -> NewToken {
-    NewToken { name: name.parse().unwrap(), scopes: vec![Scope::Read], projects: vec![], expires_at: None }
+pub fn new_token(name: &str) -> NewToken {
+    NewToken {
+        name: name.parse().unwrap(),
+        scopes: vec![Scope::Read],
+        projects: vec![],
+        mode: TokenMode::Full,
+        tools: vec![],
+        expires_at: None,
+    }
 }
 
 pub async fn tokens_work_until_they_expire_or_are_revoked(mut world: World) {
