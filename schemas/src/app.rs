@@ -262,6 +262,8 @@ pub struct AppDetail {
     pub state: AppState,
     /// Where it answers, the main URL first.
     pub urls: Vec<String>,
+    /// The git remote to push to (`git push <git_remote> main`); a token is the password.
+    pub git_remote: String,
     /// What was configured; absent fields have their default.
     pub settings: AppSettings,
     /// How many replicas there should be.

@@ -203,6 +203,9 @@ pub struct PushRules {
     /// Fetch the repository's submodules, too, at the commits that it records. Default: true.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub submodules: Option<bool>,
+    /// Fetch the files that Git LFS keeps, instead of what points to them. Default: true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lfs: Option<bool>,
 }
 
 /// Input of `push_rules_get`.

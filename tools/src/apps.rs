@@ -14,6 +14,7 @@ use berth_store::model::{AppRow, DeploymentSource, ReleaseRow, Visible};
 
 use crate::{
     confirm::confirmed,
+    context::Context,
     deployments, find, follow, jobs, once, page,
     registry::{Brief, Call, Hints, Method, Spec, Tier, Tool},
     settings,
@@ -214,6 +215,7 @@ async fn detail(call: &Call, app: &AppRow) -> Result<AppDetail, Problem> {
         environments: environments.into_iter().map(|a| a.environment.name).collect(),
         state: context.pipeline.app_state(app).await,
         urls,
+        git_remote: git_remote(context, &app.slug),
         settings: app.settings.clone(),
         replicas_wanted: app.environment.replicas,
         replicas: context.pipeline.replicas(app).await,
@@ -228,6 +230,11 @@ async fn detail(call: &Call, app: &AppRow) -> Result<AppDetail, Problem> {
         variables: variables.into_iter().map(|v| v.name.to_string()).collect(),
         created_at: app.created_at,
     })
+}
+
+/// The address of an app's repository on Berth.
+fn git_remote(context: &Context, app: &AppSlug) -> String {
+    format!("{}/git/{app}.git", context.control_url)
 }
 
 /// Whether settings or variables changed after the live release was made.
@@ -248,9 +255,20 @@ pub(crate) async fn create_app(
     settings: AppSettings,
 ) -> Result<AppRow, Problem> {
     settings::check(&settings, call.context.allow_local_sources)?;
+    check_name(&call.context, &name)?;
     let project = find::project(call, &project.unwrap_or_else(ProjectSlug::default_project)).await?;
     check_routes(call, &name, &settings).await?;
     Ok(call.context.store.apps().create(&call.principal, project.id, name, settings).await?)
+}
+
+/// Refuses a name whose host is the control plane's own: its visitors would never reach the app.
+pub(crate) fn check_name(context: &Context, name: &AppSlug) -> Result<(), Problem> {
+    let host = context.addresses.host(name, &EnvironmentName::production());
+    if !context.control_hosts.contains(&host) {
+        return Ok(());
+    }
+    Err(Problem::invalid("name", format!("No app can be named {name}: {host} is Berth's own address."))
+        .hint("Choose another name."))
 }
 
 /// Refuses routes that belong to another app, by its settings or by its own host name.
@@ -501,7 +519,7 @@ impl Brief for AppDetail {
                 text =
                     text.say(format!(" {live} serves with {running} of {} replicas.", self.replicas_wanted));
             }
-            None => text = text.say(" Nothing is live."),
+            None => text = text.say(format!(" Nothing is live; git push {} deploys it.", self.git_remote)),
         }
         text = text.say_if(self.trouble.as_ref().map(|trouble| format!("\n{trouble}")));
         for replica in self.replicas.iter().filter(|r| r.state != "running" || r.restarts > 0) {

@@ -31,6 +31,10 @@ pub struct Context {
     pub control_url: String,
     /// How apps are reached.
     pub addresses: Addresses,
+    /// URL of the control plane, as people and forges reach it; without a slash at its end.
+    pub control_url: String,
+    /// Host names of the control plane, lower case.
+    pub control_hosts: Vec<String>,
     /// The data directory.
     pub data_dir: PathBuf,
     /// Whether git sources may be directories on this machine or unencrypted, as configured.

@@ -18,6 +18,7 @@ mod error_events;
 mod errors;
 mod events;
 mod find;
+pub mod first_push;
 mod follow;
 mod group;
 mod grants;

@@ -77,7 +77,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             Spec {
                 name: "push_rules_set",
                 title: "Set which pushes deploy",
-                description: "Change an app's rules for pushes: deploy only when files below certain folders change (watch_paths, for an app that shares its repository with others), deploy_tags to release by tags, submodules=false to leave those out. Production's branch is the app's setting git_ref. Rules hold for pushes that come after.",
+                description: "Change an app's rules for pushes: deploy only when files below certain folders change (watch_paths, for an app that shares its repository with others), deploy_tags to release by tags, submodules=false or lfs=false to leave those out. Production's branch is the app's setting git_ref. Rules hold for pushes that come after.",
                 hints: Hints::UPDATE,
                 scope: Scope::Write,
                 tier: Tier::Extended,

@@ -9,7 +9,7 @@ use berth_store::model::AppId;
 use crate::{
     fault::Halt,
     pipeline::{Inner, Pipeline},
-    source::git::{FetchRequest, GitCredential, GitUrl, Identities, Identity, SshIdentity, Submodules},
+    source::git::{FetchRequest, GitCredential, GitUrl, Identities, Identity, Lfs, SshIdentity, Submodules},
 };
 
 /// Who to be. Never shown.
@@ -85,19 +85,26 @@ impl Inner {
         }
     }
 
-    /// How the submodules of an app's source are fetched: with the credentials of the app if the source is its own, not
-    /// a fork of it or one that only this deployment names; with the configured key if the source itself may be.
-    pub(crate) async fn submodules(
+    /// Has a fetch bring what a commit only names, as the app's rules say: submodules, and files in Git LFS. With the
+    /// credentials of the app if the source is its own, not a fork of it or one that only this deployment names; with
+    /// the configured key if the source itself may be.
+    pub(crate) async fn with_the_rest(
         &self,
+        request: &mut FetchRequest,
         app: AppId,
         (own, keyed): (bool, bool),
         base: Option<GitUrl>,
-    ) -> Result<Submodules, Problem> {
+    ) -> Result<(), Problem> {
+        let rules = self.store.pushes().rules(app).await?;
         let access = self.config.git_access.clone().filter(|_| own);
         let key = if keyed { self.git_ssh_key().await?.map(PrivateKey) } else { None };
         let known_hosts = self.config.data_dir.join("known_hosts");
-        let who = Arc::new(OfApp { access, app, key, known_hosts });
-        Ok(Submodules { allow_local: self.config.allow_local_sources, base, who })
+        let who: Arc<dyn Identities> = Arc::new(OfApp { access, app, key, known_hosts });
+        let allow_local = self.config.allow_local_sources;
+        let submodules = Submodules { allow_local, base, who: Arc::clone(&who) };
+        request.submodules = rules.submodules.unwrap_or(true).then_some(submodules);
+        request.lfs = rules.lfs.unwrap_or(true).then_some(Lfs { allow_local, who });
+        Ok(())
     }
 
     pub(crate) async fn prepare_fetch(&self, request: &mut FetchRequest, who: GitAs) -> Result<(), Problem> {

@@ -125,11 +125,9 @@ impl Inner {
         let known = who.credential.is_some() || who.private_key.is_some();
         let from_fork = attempt.app.environment.preview.as_ref().is_some_and(|preview| preview.fork);
         self.prepare_fetch(&mut request, who).await?;
-        if self.store.pushes().rules(attempt.app.id).await?.submodules.unwrap_or(true) {
-            let keyed = request.url.transport() == Transport::Ssh;
-            let with = (known && !from_fork, keyed && !from_fork);
-            request.submodules = Some(self.submodules(attempt.app.id, with, None).await?);
-        }
+        let keyed = request.url.transport() == Transport::Ssh;
+        let with = (known && !from_fork, keyed && !from_fork);
+        self.with_the_rest(&mut request, attempt.app.id, with, None).await?;
         attempt.journal.line(BuildLineKind::Step, None, format!("git fetch {}", request.url.as_str())).await;
         let checkout = self.check_out(attempt, request, tree).await?;
         self.end_if_same(attempt, self.commit_key(asked, checkout.commit.as_str())).await
@@ -146,13 +144,11 @@ impl Inner {
         let key = self.source_key(attempt.app.id, &attempt.row.source).await?;
         let mut request = FetchRequest { own: true, ..FetchRequest::new(url, Wanted::Commit(commit)) };
         request.policy.allow_private = self.config.allow_private_sources;
-        if self.store.pushes().rules(attempt.app.id).await?.submodules.unwrap_or(true) {
-            // Relative addresses are relative to where the repository is at home.
-            let home = attempt.app.settings.git_url.as_deref();
-            let home = home.and_then(|url| GitUrl::parse(url, self.config.allow_local_sources).ok());
-            let base = home.map(|(url, _)| url);
-            request.submodules = Some(self.submodules(attempt.app.id, (true, true), base).await?);
-        }
+        // Relative addresses are relative to where the repository is at home.
+        let home = attempt.app.settings.git_url.as_deref();
+        let home = home.and_then(|url| GitUrl::parse(url, self.config.allow_local_sources).ok());
+        let base = home.map(|(url, _)| url);
+        self.with_the_rest(&mut request, attempt.app.id, (true, true), base).await?;
         self.check_out(attempt, request, tree).await?;
         self.end_if_same(attempt, key).await
     }

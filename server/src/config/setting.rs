@@ -184,7 +184,12 @@ pub const SETTINGS: &[Setting] = &[
         "10240",
         "MiB of build cache that Berth's own builds may keep; a tenth of it while the disk runs full.",
     ),
-    setting("upload_max_mb", number(1, 65_536), "512", "Largest source archive accepted, in MiB."),
+    setting(
+        "upload_max_mb",
+        number(1, 65_536),
+        "512",
+        "Largest source archive, push or object of Git LFS accepted, in MiB.",
+    ),
     setting(
         "allow_private_sources",
         Kind::Switch,

@@ -13,12 +13,14 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use berth_deploy::{GitPush, GitService};
-use berth_schemas::{AppSlug, Code, Problem, Scope};
+use berth_schemas::{AppSlug, Code, Problem, ProjectSlug, Scope};
 use berth_store::model::{AppRow, Principal};
+use berth_tools::first_push::{self, Wanted};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Deserialize;
+use tokio::{io::AsyncReadExt as _, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::io::StreamReader;
 
@@ -46,8 +48,18 @@ pub async fn info_refs(
             Problem::new(Code::InvalidInput, "This git is too old: it does not speak the smart protocol.")
                 .hint("Use git 1.6.6 or newer.")
         })?;
-        let app = app(&control, &principal, &repository, service).await?;
-        let advertised = control.context.pipeline.git_advertise(&app, service, protocol(&headers)).await?;
+        let pipeline = &control.context.pipeline;
+        let target = match service {
+            GitService::UploadPack => {
+                Target::There(Box::new(app(&control, &principal, &repository, service).await?))
+            }
+            GitService::ReceivePack => target(&control, &principal, &repository).await?,
+        };
+        let advertised = match target {
+            Target::There(app) => pipeline.git_advertise(&app, service, protocol(&headers)).await?,
+            // Nothing is made before something comes.
+            Target::New(_) => pipeline.git_advertise_nothing(),
+        };
         Ok((service, advertised))
     };
     match answer.await {
@@ -83,15 +95,24 @@ pub async fn receive_pack(
     body: Body,
 ) -> Response {
     let answer = async {
-        let app = app(&control, &principal, &repository, GitService::ReceivePack).await?;
+        let target = target(&control, &principal, &repository).await?;
         let mut body = StreamReader::new(Box::pin(plain(&headers, body)?));
-        let push = GitPush { app, who: principal, most: control.limits.upload_max };
+        let mut first = [0; 4];
+        let broken = |_| Problem::new(Code::InvalidInput, "The push broke off.");
+        body.read_exact(&mut first).await.map_err(broken)?;
+        if first == *b"0000" {
+            // So git asks whether it may push at all.
+            return Ok(mpsc::channel(1).1);
+        }
+        let mut body = first.as_slice().chain(body);
+        let (app, made) = target.take(&control, &principal).await?;
+        let push = GitPush { app, who: principal, most: control.limits.upload_max, made };
         control.context.pipeline.git_push(push, &mut body).await
     };
     answered(GitService::ReceivePack, answer.await)
 }
 
-fn answered(service: GitService, answer: Result<tokio::sync::mpsc::Receiver<Bytes>, Problem>) -> Response {
+fn answered(service: GitService, answer: Result<mpsc::Receiver<Bytes>, Problem>) -> Response {
     match answer {
         Ok(pieces) => {
             let body = Body::from_stream(ReceiverStream::new(pieces).map(Ok::<_, io::Error>));
@@ -122,8 +143,34 @@ fn refuse(problem: &Problem) -> Response {
     (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
 }
 
+/// What a request is about.
+pub(super) enum Target {
+    /// An app that there is.
+    There(Box<AppRow>),
+    /// An app that a push would make.
+    New(Wanted),
+}
+
+impl Target {
+    /// The app, made if there is none yet, and the project in which it was made.
+    pub(super) async fn take(
+        self,
+        control: &Shared,
+        principal: &Principal,
+    ) -> Result<(AppRow, Option<ProjectSlug>), Problem> {
+        match self {
+            Self::There(app) => Ok((*app, None)),
+            Self::New(wanted) => {
+                let app = first_push::create(&control.context, principal, wanted).await?;
+                let project = app.project.clone();
+                Ok((app, Some(project)))
+            }
+        }
+    }
+}
+
 /// The app whose repository is meant, if the caller may do that with it.
-async fn app(
+pub(super) async fn app(
     control: &Shared,
     principal: &Principal,
     repository: &str,
@@ -139,7 +186,7 @@ async fn app(
             format!("{what} is not for the token {:?}: it is limited to a mode or to tools.", principal.name);
         return Err(Problem::new(Code::Forbidden, detail).hint("Use a token of mode full, for all tools."));
     }
-    let name = repository.strip_suffix(".git").unwrap_or(repository);
+    let name = name_of(repository);
     let apps = control.context.store.apps();
     let found = match name.parse::<AppSlug>() {
         Ok(slug) => apps.by_slug(&principal.visible, &slug).await?,
@@ -149,14 +196,33 @@ async fn app(
         let known = apps.slugs(&principal.visible).await?;
         let problem = Problem::not_found("app", name, &known);
         let nearest = problem.hint.clone().unwrap_or_default();
-        return Err(
-            problem.hint(format!("{nearest} Make it with: berth app create {name}").trim_start().to_owned())
-        );
+        let make = "A push makes it, with a token that has the scope write; or: berth app create";
+        return Err(problem.hint(format!("{nearest} {make} {name}").trim_start().to_owned()));
     };
     if app.deleting {
         return Err(Problem::new(Code::Conflict, format!("The app {} is being deleted.", app.slug)));
     }
     Ok(app)
+}
+
+/// The same for a push, which makes an app that there is not, if the caller may do that.
+pub(super) async fn target(
+    control: &Shared,
+    principal: &Principal,
+    repository: &str,
+) -> Result<Target, Problem> {
+    match app(control, principal, repository, GitService::ReceivePack).await {
+        Ok(app) => Ok(Target::There(Box::new(app))),
+        // Who may make none hears the same of an app that is not there and of one that may not be seen.
+        Err(problem) if problem.code == Code::NotFound && principal.may(Scope::Write) => {
+            Ok(Target::New(first_push::check(&control.context, principal, name_of(repository)).await?))
+        }
+        Err(problem) => Err(problem),
+    }
+}
+
+fn name_of(repository: &str) -> &str {
+    repository.strip_suffix(".git").unwrap_or(repository)
 }
 
 /// The version of the protocol that the client asks for, if it is one.
@@ -169,7 +235,7 @@ fn protocol(headers: &HeaderMap) -> Option<&'static str> {
 }
 
 /// The body as it was before it was packed for the way, in time.
-fn plain(
+pub(super) fn plain(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + use<>, Problem> {

@@ -13,6 +13,7 @@ pub mod hooks;
 pub mod host;
 pub mod ingest;
 pub mod input;
+pub mod lfs;
 pub mod listener;
 pub mod openapi;
 pub mod panel;
@@ -55,6 +56,11 @@ pub fn router(control: &Shared, mcp: Option<Router>) -> Router {
         .route("/git/{repository}/info/refs", get(git::info_refs))
         .route("/git/{repository}/git-upload-pack", post(git::upload_pack))
         .route("/git/{repository}/git-receive-pack", post(git::receive_pack))
+        .route("/git/{repository}/info/lfs/objects/batch", post(lfs::batch))
+        .route("/git/{repository}/info/lfs/objects/{oid}", get(lfs::download).put(lfs::upload))
+        .route("/git/{repository}/info/lfs/objects/{oid}/verify", post(lfs::verify))
+        .route("/git/{repository}/info/lfs/locks", get(lfs::no_locks).post(lfs::no_locks))
+        .route("/git/{repository}/info/lfs/locks/verify", post(lfs::verify_locks))
         .layer(DefaultBodyLimit::disable())
         .route_layer(from_fn_with_state(Arc::clone(control), auth::require_for_git));
     Router::new()

@@ -7,40 +7,40 @@ use serde_json::{Value, json};
 use crate::harness::Berth;
 
 /// A working copy, and the way to one app's repository.
-struct Copy {
-    dir: tempfile::TempDir,
-    url: String,
+pub(crate) struct Copy {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) url: String,
 }
 
 /// What git said.
-struct Said {
-    code: i32,
-    out: String,
-    err: String,
+pub(crate) struct Said {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Said {
     #[track_caller]
-    fn ok(self) -> Self {
+    pub(crate) fn ok(self) -> Self {
         assert_eq!(self.code, 0, "{}\n{}", self.out, self.err);
         self
     }
 
     #[track_caller]
-    fn says(self, text: &str) -> Self {
+    pub(crate) fn says(self, text: &str) -> Self {
         assert!(self.err.contains(text), "{text:?} is not in:\n{}", self.err);
         self
     }
 
     #[track_caller]
-    fn fails(self) -> Self {
+    pub(crate) fn fails(self) -> Self {
         assert_ne!(self.code, 0, "{}\n{}", self.out, self.err);
         self
     }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the client of these tests is git itself")]
-async fn git_in(dir: &Path, arguments: &[&str]) -> Said {
+pub(crate) async fn git_in(dir: &Path, arguments: &[&str]) -> Said {
     let output = tokio::process::Command::new("git")
         .args(["-c", "user.name=Ada", "-c", "user.email=ada@example.org", "-c", "init.defaultBranch=main"])
         .args(["-c", "protocol.version=2", "-c", "credential.helper="])
@@ -64,24 +64,24 @@ async fn git_in(dir: &Path, arguments: &[&str]) -> Said {
 }
 
 /// The address of an app's repository with a token in it.
-fn url(berth: &Berth, app: &str, token: &str) -> String {
+pub(crate) fn url(berth: &Berth, app: &str, token: &str) -> String {
     let rest = berth.control_url.strip_prefix("http://").expect("http");
     format!("http://git:{token}@{rest}/git/{app}.git")
 }
 
 impl Copy {
-    async fn new(berth: &Berth, app: &str, token: &str) -> Self {
+    pub(crate) async fn new(berth: &Berth, app: &str, token: &str) -> Self {
         let copy = Self { dir: tempfile::tempdir().expect("a directory"), url: url(berth, app, token) };
         copy.git(&["init", "--quiet", "."]).await.ok();
         copy.git(&["remote", "add", "berth", &copy.url]).await.ok();
         copy
     }
 
-    async fn git(&self, arguments: &[&str]) -> Said {
+    pub(crate) async fn git(&self, arguments: &[&str]) -> Said {
         git_in(self.dir.path(), arguments).await
     }
 
-    async fn commit(&self, file: &str, text: &str) -> String {
+    pub(crate) async fn commit(&self, file: &str, text: &str) -> String {
         let path = self.dir.path().join(file);
         std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
         std::fs::write(path, text).expect("a file");
@@ -95,7 +95,7 @@ impl Copy {
     }
 
     /// Where the branches and tags of the repository are.
-    async fn remote(&self) -> String {
+    pub(crate) async fn remote(&self) -> String {
         self.git(&["ls-remote", "berth"]).await.ok().out
     }
 }
@@ -107,13 +107,13 @@ async fn with_site(name: &str) -> (Berth, Copy) {
     (berth, copy)
 }
 
-async fn site(berth: &Berth, name: &str, project: &str) {
+pub(crate) async fn site(berth: &Berth, name: &str, project: &str) {
     let settings = json!({ "builder": "static" });
     let body = json!({ "name": name, "project": project, "settings": settings });
     berth.rest().post("/v1/apps", body).await.ok();
 }
 
-async fn rules_of(berth: &Berth, app: &str, rules: Value) {
+pub(crate) async fn rules_of(berth: &Berth, app: &str, rules: Value) {
     let path = format!("/v1/apps/{app}/push-rules");
     berth.rest().send(reqwest::Method::PATCH, &path, Some(json!({ "rules": rules }))).await.ok();
 }
@@ -501,4 +501,112 @@ async fn a_pushed_commit_brings_its_submodules() {
     copy.commit("index.html", "five").await;
     copy.git(&["push", "berth", "main"]).await.ok().says("is live at");
     assert_eq!(berth.visit("web", "/lib/lib.txt").await.status, 404);
+}
+
+#[tokio::test]
+async fn the_first_push_makes_the_app_if_its_pusher_may() {
+    let flags = ["--docker-host", "unix:///nonexistent", "--control-hosts", "panel.localhost"];
+    let berth = Berth::start_with(&flags).await;
+    for project in ["one", "two"] {
+        berth.rest().post("/v1/projects", json!({ "name": project })).await.ok();
+    }
+    let deployer = berth.token("deployer", &["read", "deploy"], &[]).await;
+    let writer = berth.token("writer", &["read", "deploy", "write"], &["one"]).await;
+    let both = berth.token("both", &["read", "deploy", "write"], &["one", "two"]).await;
+    let copy = Copy::new(&berth, "fresh", &berth.token).await;
+    copy.commit("index.html", "one").await;
+    let push = async |app: &str, token: &str, more: &[&str]| {
+        let url = url(&berth, app, token);
+        copy.git(&[&["push"], more, &[&url, "main"]].concat()).await
+    };
+    // Looking, or asking what would be pushed, makes nothing.
+    copy.git(&["ls-remote", "berth"]).await.fails().says("not found");
+    push("fresh", &berth.token, &["--dry-run"]).await.ok();
+    assert_eq!(berth.rest().get("/v1/apps/fresh").await.status, 404);
+    let said = copy.git(&["push", "berth", "main"]).await.ok();
+    said.says("remote: The app fresh is new: made in the project default.")
+        .says("remote: fresh#1 is live at http://fresh.localhost");
+    assert_eq!(berth.visit("fresh", "/").await.text, "one");
+    // Where to push is told.
+    let shown = berth.rest().get("/v1/apps/fresh").await.ok();
+    assert_eq!(shown["git_remote"], format!("{}/git/fresh.git", berth.control_url));
+    let said = copy.git(&["push", "berth", "main:idea"]).await.ok();
+    assert!(!said.err.contains("is new"), "{}", said.err);
+    // The project of a token that has one; not clear with two; not without the scope, which says nothing of others'.
+    push("ones", &writer, &[]).await.ok().says("made in the project one");
+    push("either", &both, &[]).await.fails().says("is for several");
+    push("late", &deployer, &[]).await.fails().says("not found");
+    push("fresh", &writer, &[]).await.fails().says("The app name fresh is taken");
+    // Names that are none, and that of Berth itself.
+    for (name, why) in [
+        ("Fresh", "lower-case"),
+        ("a--b", "single hyphens"),
+        ("1st", "starting with a letter"),
+        (&"x".repeat(41), "1 to 40"),
+        ("panel", "Berth's own address"),
+    ] {
+        push(name, &berth.token, &[]).await.fails().says("remote: ").says(why);
+    }
+    let made = berth.rest().post("/v1/apps", json!({ "name": "panel" })).await;
+    assert!(made.status == 400 && made.text.contains("Berth's own address"), "{}", made.text);
+    let apps = berth.rest().get("/v1/apps").await.ok();
+    let names: Vec<&str> =
+        apps["apps"].as_array().unwrap().iter().map(|a| a["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["fresh", "ones"]);
+    let events = berth.rest().get("/v1/events?limit=50").await.ok().to_string();
+    assert!(events.contains("App ones was created."), "{events}");
+}
+
+#[tokio::test]
+async fn a_kill_in_a_strict_push_leaves_the_branch_where_its_release_is() {
+    let (mut berth, copy) = with_site("web").await;
+    rules_of(&berth, "web", json!({ "result": "strict" })).await;
+    copy.commit("index.html", "page 0").await;
+    copy.git(&["push", "berth", "main"]).await.ok();
+    for n in 1..12_u64 {
+        copy.commit("index.html", &format!("page {n}")).await;
+        let arguments = ["push", "--quiet", "berth", "main"];
+        let push = copy.git(&arguments);
+        let kill = async {
+            tokio::time::sleep(Duration::from_millis(25 * n)).await;
+            berth.kill().await;
+        };
+        let (said, ()) = tokio::join!(push, kill);
+        berth.start_again().await;
+        copy.git(&["remote", "set-url", "berth", &url(&berth, "web", &berth.token)]).await.ok();
+        // What was begun ends one way or the other, and then branch and release agree.
+        let mut left = Vec::new();
+        for _ in 0..200 {
+            left = pushes(&berth, "web").await;
+            left.retain(|push| push["state"] == "received");
+            let deployments = berth.rest().get("/v1/apps/web/deployments?limit=20").await.ok();
+            let settled = |d: &Value| {
+                ["live", "failed", "retired", "superseded", "cancelled", "rolled_back"]
+                    .contains(&d["state"].as_str().unwrap())
+            };
+            if left.is_empty() && deployments["deployments"].as_array().unwrap().iter().all(settled) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(left.is_empty(), "{n}: {left:#?}");
+        let mut agreed = (String::new(), String::new());
+        for _ in 0..100 {
+            let head = copy.remote().await;
+            let head = head.lines().find(|l| l.ends_with("refs/heads/main")).unwrap()[..40].to_owned();
+            let at = copy.git(&["show", &format!("{head}:index.html")]).await.ok().out;
+            agreed = (at, berth.visit("web", "/").await.text);
+            if agreed.0 == agreed.1 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(agreed.0, agreed.1, "{n}: the branch and what is served; the pusher heard {}", said.err);
+        if said.code == 0 {
+            assert_eq!(agreed.1, format!("page {n}"), "a push that went through is lost");
+        }
+    }
+    copy.git(&["push", "berth", "main"]).await.ok();
+    serves(&berth, "web", "page 11").await;
+    berth.terminate().await;
 }

@@ -110,6 +110,8 @@ impl World {
             pipeline,
             certs,
             addresses,
+            control_url: "http://localhost:7700".into(),
+            control_hosts: vec!["berth.localhost".into()],
             data_dir,
             allow_local_sources: true,
             started_at,

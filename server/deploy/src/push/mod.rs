@@ -6,6 +6,7 @@
 
 mod decide;
 mod held;
+mod lfs;
 mod own;
 mod patterns;
 mod slots;
@@ -27,6 +28,7 @@ use berth_store::{
 use self::decide::{Decision, Facts, Target};
 pub(crate) use self::slots::GitSlots;
 pub use self::{
+    lfs::LfsObject,
     own::GitPush,
     patterns::{check_names, check_paths},
 };

@@ -8,7 +8,7 @@
 use std::{sync::Arc, time::Duration};
 
 use berth_schemas::{
-    Code, Problem, Untrusted,
+    Code, Problem, ProjectSlug, Untrusted,
     push::{GitChange, GitCommits, PushOrigin, PushResult, PushWishes},
 };
 use berth_store::{
@@ -48,6 +48,8 @@ pub struct GitPush {
     pub who: Principal,
     /// Most bytes of its objects.
     pub most: u64,
+    /// It made the app, in the project of this name.
+    pub made: Option<ProjectSlug>,
 }
 
 impl Pipeline {
@@ -82,6 +84,12 @@ impl Pipeline {
             true => Ok(out),
             false => Err(Problem::new(Code::Internal, sentence(&said))),
         }
+    }
+
+    /// What a client is told first that wants to push where nothing is yet.
+    #[must_use]
+    pub fn git_advertise_nothing(&self) -> Vec<u8> {
+        repository::advertised(&[])
     }
 
     /// Answers a fetch. The answer comes in pieces and ends with the channel.
@@ -187,9 +195,7 @@ impl Inner {
         if !wanted.brings_objects() {
             return Ok(Taken { incoming: None, wishes });
         }
-        let data_dir = self.config.data_dir.clone();
-        let room = tokio::task::spawn_blocking(move || crate::room::Room::of(&data_dir)).await;
-        if room.is_ok_and(|room| room.is_ok_and(|room| room.free < self.config.min_free_bytes)) {
+        if self.check_room(0).await.is_err() {
             return Err("the server's disk is almost full; platform_cleanup frees space".into());
         }
         let mut incoming = repository.take(body, push.most, &self.shutdown).await?;
@@ -207,6 +213,9 @@ impl Inner {
         out: Out,
         slot: Slot,
     ) {
+        if let Some(project) = &push.made {
+            out.say(&format!("The app {} is new: made in the project {project}.", push.app.slug)).await;
+        }
         let (incoming, wishes) = match taken {
             Ok(taken) => (taken.incoming, taken.wishes),
             Err(why) => {

@@ -4,6 +4,7 @@
 //! maintenance by itself. Objects of a push come into a quarantine beside the others (`receive`), and only what was
 //! checked is moved over; refs move by comparing with where they were.
 
+mod lfs;
 mod pkt;
 mod receive;
 mod wanted;
@@ -16,6 +17,7 @@ use berth_store::model::AppId;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{
+    lfs::NotKept,
     pkt::{Band, FLUSH, PktError, SideBand, packet},
     receive::{Drained, Incoming, drain},
     wanted::{Kind, Move, Wanted, ZERO, wishes},
@@ -44,6 +46,11 @@ const HALF_MADE: &str = "berth-new-";
 /// Where an app's repository is.
 pub(crate) fn path(data_dir: &Path, app: AppId) -> PathBuf {
     data_dir.join("repos").join(format!("{}.git", app.0))
+}
+
+/// Where a repository keeps objects of Git LFS: where git-lfs itself would, in a bare one.
+pub(crate) fn lfs_objects(repository: &Path) -> PathBuf {
+    repository.join("lfs").join("objects")
 }
 
 /// What a client wants of a repository.
@@ -178,19 +185,7 @@ impl Repository {
 
     /// What a client that wants to push is told first.
     pub(crate) async fn advertise_receive(&self) -> Result<Vec<u8>, Problem> {
-        let mut out = packet(b"# service=git-receive-pack\n");
-        out.extend_from_slice(FLUSH);
-        let refs = self.refs().await?;
-        let agent = concat!("agent=berth/", env!("CARGO_PKG_VERSION"));
-        let abilities = format!("\0{ABILITIES} {agent}\n");
-        let mut lines = refs.iter().map(|r| format!("{} {}", r.object, r.name));
-        let first = lines.next().unwrap_or_else(|| format!("{ZERO} capabilities^{{}}"));
-        out.extend(packet(format!("{first}{abilities}").as_bytes()));
-        for line in lines {
-            out.extend(packet(format!("{line}\n").as_bytes()));
-        }
-        out.extend_from_slice(FLUSH);
-        Ok(out)
+        Ok(advertised(&self.refs().await?))
     }
 
     /// git that serves a fetch over one exchange; with `refs` it only tells what there is.
@@ -231,6 +226,22 @@ impl Repository {
         let out = gc.capture(cancel, 4096).await.map_err(|e| Problem::new(Code::Internal, e.to_string()))?;
         if out.finished.success() { Ok(()) } else { Err(Problem::new(Code::Internal, out.stderr)) }
     }
+}
+
+/// What a client that wants to push is told first, of a repository with these refs.
+pub(crate) fn advertised(refs: &[Ref]) -> Vec<u8> {
+    let mut out = packet(b"# service=git-receive-pack\n");
+    out.extend_from_slice(FLUSH);
+    let agent = concat!("agent=berth/", env!("CARGO_PKG_VERSION"));
+    let abilities = format!("\0{ABILITIES} {agent}\n");
+    let mut lines = refs.iter().map(|r| format!("{} {}", r.object, r.name));
+    let first = lines.next().unwrap_or_else(|| format!("{ZERO} capabilities^{{}}"));
+    out.extend(packet(format!("{first}{abilities}").as_bytes()));
+    for line in lines {
+        out.extend(packet(format!("{line}\n").as_bytes()));
+    }
+    out.extend_from_slice(FLUSH);
+    out
 }
 
 /// git with no configuration but ours.

@@ -254,6 +254,7 @@ impl Repository {
 
     /// Removes what pushes left in quarantine that were cut off.
     pub(crate) async fn clear_quarantine(&self) -> std::io::Result<()> {
+        self.clear_lfs().await?;
         let mut entries = tokio::fs::read_dir(self.objects()).await?;
         while let Some(entry) = entries.next_entry().await? {
             if entry.file_name().to_string_lossy().starts_with(QUARANTINE) {

@@ -11,6 +11,8 @@
 
 pub mod address;
 mod failure;
+mod lfs;
+mod lfs_web;
 mod settle;
 mod ssh;
 mod submodules;
@@ -24,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use address::{AddressError, CommitSha, GitCredential, GitRef, GitUrl, Transport, Wanted};
 pub use failure::GitError;
+pub use lfs::Lfs;
 pub use ssh::{SshIdentity, known_host_keys};
 pub use submodules::{Identities, Identity, Submodules};
 
@@ -49,6 +52,8 @@ pub struct FetchRequest {
     pub wanted: Wanted,
     /// Whether and how its submodules are fetched, too.
     pub submodules: Option<Submodules>,
+    /// Whether and how files in Git LFS are fetched, too; else what points to them stays.
+    pub lfs: Option<Lfs>,
     /// It is Berth's own repository: what git says of it names its place on this machine, and is not handed on.
     pub own: bool,
     /// Which hosts may be talked to.
@@ -60,7 +65,7 @@ pub struct FetchRequest {
 }
 
 impl FetchRequest {
-    /// A request with the default limits: 10 minutes, no submodules, public hosts only.
+    /// A request with the default limits: 10 minutes, no submodules, no Git LFS, public hosts only.
     pub fn new(url: GitUrl, wanted: Wanted) -> Self {
         Self {
             url,
@@ -68,6 +73,7 @@ impl FetchRequest {
             ssh: SshIdentity::default(),
             wanted,
             submodules: None,
+            lfs: None,
             own: false,
             policy: HostPolicy::default(),
             time_limit: Duration::from_secs(600),
@@ -153,8 +159,8 @@ struct Session<'a> {
     deadline: Instant,
     /// The top of everything that is fetched, whose size is bounded.
     top: PathBuf,
-    /// HOME of git and ssh: empty but for our ssh configuration. Removed with the session.
-    _home: tempfile::TempDir,
+    /// HOME of git and ssh: empty but for our ssh configuration. Removed when this is dropped.
+    home: tempfile::TempDir,
 }
 
 impl<'a> Session<'a> {
@@ -227,16 +233,7 @@ impl<'a> Session<'a> {
             env.push((format!("GIT_CONFIG_VALUE_{index}"), value));
         }
         let deadline = Instant::now() + request.time_limit;
-        Ok(Self {
-            request,
-            cancel,
-            url: url.clone(),
-            env,
-            secrets,
-            deadline,
-            top: top.to_owned(),
-            _home: home,
-        })
+        Ok(Self { request, cancel, url: url.clone(), env, secrets, deadline, top: top.to_owned(), home })
     }
 
     fn git(&self) -> Command {
@@ -352,6 +349,9 @@ impl<'a> Session<'a> {
         depth: usize,
         progress: &mut (dyn FnMut(&str) + Send),
     ) -> Result<(), GitError> {
+        if let Some(lfs) = &self.request.lfs {
+            self.fetch_lfs(lfs, dest, progress).await?;
+        }
         if let Some(submodules) = &self.request.submodules {
             self.fetch_submodules(submodules, dest, count, depth, progress).await?;
         }

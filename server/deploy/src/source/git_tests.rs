@@ -16,13 +16,13 @@ async fn git(dir: &Path, args: &[&str]) -> String {
     out.stdout
 }
 
-struct World {
-    top: tempfile::TempDir,
-    repo: PathBuf,
+pub(super) struct World {
+    pub(super) top: tempfile::TempDir,
+    pub(super) repo: PathBuf,
 }
 
 impl World {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let top = tempfile::tempdir().unwrap();
         let repo = top.path().join("repo");
         std::fs::create_dir(&repo).unwrap();
@@ -32,19 +32,19 @@ impl World {
         world
     }
 
-    async fn commit(&self, file: &str, text: &str, message: &str) -> String {
+    pub(super) async fn commit(&self, file: &str, text: &str, message: &str) -> String {
         std::fs::write(self.repo.join(file), text).unwrap();
         git(&self.repo, &["add", "-A"]).await;
         git(&self.repo, &["commit", "-q", "-m", message]).await;
         git(&self.repo, &["rev-parse", "HEAD"]).await
     }
 
-    fn request(&self, wanted: Option<&str>) -> FetchRequest {
+    pub(super) fn request(&self, wanted: Option<&str>) -> FetchRequest {
         let url = format!("file://{}", self.repo.display());
         FetchRequest::new(GitUrl::parse(&url, true).unwrap().0, Wanted::parse(wanted).unwrap())
     }
 
-    async fn fetch(&self, request: &FetchRequest) -> Result<Checkout, GitError> {
+    pub(super) async fn fetch(&self, request: &FetchRequest) -> Result<Checkout, GitError> {
         let dest = self.dest();
         let _ = std::fs::remove_dir_all(&dest);
         let result = fetch(request, &dest, &CancellationToken::new(), &mut |_| {}).await;
@@ -52,11 +52,11 @@ impl World {
         result
     }
 
-    fn dest(&self) -> PathBuf {
+    pub(super) fn dest(&self) -> PathBuf {
         self.top.path().join("dest")
     }
 
-    fn read(&self, file: &str) -> String {
+    pub(super) fn read(&self, file: &str) -> String {
         std::fs::read_to_string(self.dest().join(file)).unwrap()
     }
 }

@@ -14,6 +14,7 @@ pub mod git;
 pub mod guard;
 pub mod ignore;
 mod ignore_rules;
+pub mod lfs;
 pub mod limits;
 pub mod path;
 

@@ -185,6 +185,18 @@ impl GitUrl {
         (!bare.ends_with(".git")).then(|| Self { text: format!("{bare}.git"), ..self.clone() })
     }
 
+    /// Over SSH: `user@host`, and the path as the host gets it.
+    pub(super) fn ssh_login_and_path(&self) -> Option<(String, &str)> {
+        if self.transport != Transport::Ssh {
+            return None;
+        }
+        let (user, path) = match self.text.strip_prefix("ssh://") {
+            Some(rest) => (rest.split_once('@')?.0, &rest[rest.find('/')?..]),
+            None => (self.text.split_once('@')?.0, self.text.split_once(':')?.1),
+        };
+        Some((format!("{user}@{}", self.host.trim_matches(['[', ']'])), path))
+    }
+
     /// The scheme, host and port that a credential may be sent to, as git's configuration names them.
     pub(super) fn http_origin(&self) -> Option<String> {
         let scheme = ["https", "http"].into_iter().find(|s| self.text.starts_with(&format!("{s}://")))?;

@@ -98,6 +98,14 @@ pub enum GitError {
         #[source]
         source: Box<GitError>,
     },
+    /// Files that Git LFS keeps could not be fetched.
+    #[error("the files of {url} that are in Git LFS could not be fetched: {why}")]
+    Lfs {
+        /// The address of the repository, without credentials.
+        url: String,
+        /// Why not.
+        why: String,
+    },
     /// It took longer than it may.
     #[error("fetching {url} took longer than {} s", limit.as_secs())]
     TimedOut {
@@ -176,6 +184,9 @@ impl GitError {
             Self::Redirected { .. } => "Open the repository in a browser and use the address it shows now.",
             Self::Submodule { .. } => {
                 "Correct .gitmodules, or deploy without submodules: push_rules_set(rules={submodules: false})."
+            }
+            Self::Lfs { .. } => {
+                "Push the files with `git lfs push --all <remote>` and let the app's credentials read them; push_rules_set(rules={lfs: false}) deploys what points to them as it is."
             }
             Self::InSubmodule { source, .. } => match source.as_ref() {
                 Self::RepositoryNotFound { .. } | Self::Authentication { .. } => {

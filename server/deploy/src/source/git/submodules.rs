@@ -133,6 +133,7 @@ impl Session<'_> {
             ssh: who.ssh,
             wanted: Wanted::Commit(commit.clone()),
             submodules: Some(Submodules { base: None, ..submodules.clone() }),
+            lfs: self.request.lfs.clone(),
             own: false,
             policy: self.request.policy.clone(),
             time_limit: self.deadline.saturating_duration_since(Instant::now()),
