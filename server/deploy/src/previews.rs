@@ -169,7 +169,13 @@ impl Pipeline {
         let offer = app.environment.preview.as_ref().and_then(|p| p.offer.clone());
         let offer = offer.ok_or_else(|| Problem::new(Code::Conflict, "Nothing is offered."))?;
         let options = EnqueueOptions { message: offer.message, ..EnqueueOptions::default() };
-        self.enqueue(who, &app, offer.source, options).await
+        let enqueued = self.enqueue(who, &app, offer.source, options).await?;
+        // Enqueued first: a push that is not linked harms less than an approval that came to nothing, and approving
+        // again makes up for it.
+        if let Some(pull) = app.environment.preview.as_ref().and_then(|preview| preview.pull) {
+            self.0.store.pushes().link_pull(app.id, pull, &offer.commit, enqueued.row().id).await?;
+        }
+        Ok(enqueued)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use berth_schemas::{
     Timestamp, Untrusted,
-    push::{GitCommits, PushState},
+    push::{GitChange, GitCommits, PushState},
 };
 use serde_json::json;
 use sqlx::Row;
@@ -11,7 +11,7 @@ use sqlx::Row;
 use crate::{
     database::{assembled, storable},
     error::{Result, StoreError},
-    model::{Enqueued, NewDeployment, NewEvent, Principal, PushId},
+    model::{AppId, DeploymentId, Enqueued, NewDeployment, NewEvent, Principal, PushId},
     pushes::{NewPush, PushRow, Pushes, Received, SELECT, from_row, moved, towards},
     row, sameness,
     write::Write,
@@ -112,6 +112,44 @@ impl Pushes<'_> {
         change(&mut write, id, PushState::Received, PushState::Handled, &outcome).await?;
         write.commit().await?;
         Ok(made)
+    }
+
+    /// Notes that the push which brought this commit to a pull request led to a deployment: one that was allowed later.
+    /// Nothing happens if no push is known to have brought it.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn link_pull(
+        self,
+        app: AppId,
+        pull: i64,
+        commit: &str,
+        deployment: DeploymentId,
+    ) -> Result<()> {
+        let mut write = Write::begin(self.0).await?;
+        let sql = format!("{SELECT} WHERE p.app_id = $1 AND p.moved = $2 ORDER BY p.id DESC LIMIT 100");
+        let rows = sqlx::query(assembled(sql))
+            .bind(app.0)
+            .bind(format!("refs/pull/{pull}"))
+            .fetch_all(write.conn())
+            .await?;
+        for row in &rows {
+            let push = from_row(row)?;
+            // Some forges tell only how the commit's id begins.
+            let brings = matches!(&push.change, GitChange::Pull { commit: c, .. } if commit.starts_with(c));
+            if !brings {
+                continue;
+            }
+            sqlx::query(
+                "INSERT INTO push_deployments (push_id, deployment_id) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+            )
+            .bind(push.id.0)
+            .bind(deployment.0)
+            .execute(write.conn())
+            .await?;
+            break;
+        }
+        write.commit().await
     }
 
     /// Takes a push from one state to another, with the reason.

@@ -289,3 +289,31 @@ async fn another_projects_repository_is_not_there() {
     assert_eq!(done["done"], true);
     berth.rest().get(path).await.problem(404, "not_found");
 }
+
+#[tokio::test]
+async fn who_guesses_is_slowed_and_nobody_else() {
+    let berth = Berth::without_docker().await;
+    let sender = &senders()[0];
+    let (path, secret) = sender.connect(&berth).await;
+    // As the data plane says it, whose own address is the same for all.
+    let from = async |client: &str, id: &str, secret: &str| {
+        let (header, value) = (sender.signature)(secret, sender.body.as_bytes());
+        let request = berth
+            .anonymous()
+            .request(Method::POST, &path)
+            .header("content-type", "application/json")
+            .header("x-forwarded-for", client)
+            .header("x-github-event", "push")
+            .header(sender.id, id)
+            .header(header, value)
+            .body(sender.body.clone());
+        request.send().await.unwrap().status().as_u16()
+    };
+    let mut answers = Vec::new();
+    for n in 0..25 {
+        answers.push(from("192.0.2.1", &format!("g{n}"), "guess").await);
+    }
+    assert_eq!((answers[0], answers[24]), (401, 429), "{answers:?}");
+    assert_eq!(from("192.0.2.2", "other", "guess").await, 401);
+    assert_eq!(from("192.0.2.2", "good", &secret).await, 202);
+}

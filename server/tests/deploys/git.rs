@@ -4,6 +4,7 @@
 use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::Instant,
 };
 
 use reqwest::Method;
@@ -82,6 +83,76 @@ async fn a_commit_of_a_repository_becomes_a_page() {
     let detail = berth.deploy_live("site", json!({})).await;
     assert_eq!(detail["commit"], repository.head());
     assert_eq!(berth.visit("site", "/").await.body, "third page");
+}
+
+/// What git printed, with when it did.
+struct Pushed {
+    ok: bool,
+    lines: Vec<(Instant, String)>,
+}
+
+impl Pushed {
+    fn when(&self, text: &str) -> Instant {
+        let line = self.lines.iter().find(|(_, line)| line.contains(text));
+        line.unwrap_or_else(|| panic!("{text:?} is not in {:#?}", self.lines)).0
+    }
+}
+
+fn push(repository: &Repository, url: &str) -> Pushed {
+    use std::io::{BufRead as _, BufReader};
+    let mut git = Command::new("git")
+        .args(["push", url, "main"])
+        .current_dir(&repository.dir)
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(git.stderr.take().unwrap()).lines();
+    let lines = lines.map(|line| (Instant::now(), line.unwrap().trim_end().to_owned())).collect();
+    Pushed { ok: git.wait().unwrap().success(), lines }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_pushes_reads_the_docker_build_while_it_runs() {
+    needs_docker!();
+    let berth = Berth::start().await;
+    let repository = Repository::new(&berth);
+    let dockerfile = |steps: &str| {
+        // A step that an earlier run left in the cache prints nothing.
+        let fresh = uuid::Uuid::new_v4();
+        let text = format!(
+            "FROM python:3.12-slim\nENV FRESH={fresh}\n{steps}\nCOPY index.html /srv/\nWORKDIR /srv\n\
+            CMD [\"python3\", \"-m\", \"http.server\", \"8080\"]\n"
+        );
+        std::fs::write(repository.dir.join("Dockerfile"), text).unwrap();
+        repository.commit("built", "Build with Docker");
+    };
+    // What is printed is not what stands in the step, which is shown, too.
+    dockerfile("RUN echo laying brick $((2-1)); sleep 3; echo laying brick $((1+1)) >&2");
+    let url = berth.control.replace("http://", &format!("http://git:{}@", berth.token));
+    let url = format!("{url}/git/quay.git");
+    let in_background = async |url: String| {
+        let repository = Repository { dir: repository.dir.clone() };
+        tokio::task::spawn_blocking(move || push(&repository, &url)).await.unwrap()
+    };
+    let said = in_background(url.clone()).await;
+    assert!(said.ok, "{:#?}", said.lines);
+    let (one, two) = (said.when("laying brick 1"), said.when("laying brick 2"));
+    let between = two.duration_since(one);
+    assert!(between.as_secs() >= 2, "the lines came {between:?} apart, and not as they were printed");
+    assert!(said.when("is live at") > two);
+    assert!(said.lines.iter().any(|(_, line)| line.starts_with("remote: ") && line.contains("RUN echo")));
+    assert_eq!(berth.visit("quay", "/").await.body, "built");
+    // A build that fails says with what, where its author looks.
+    dockerfile("RUN echo crane $((3+4)) is broken >&2; exit 3");
+    let said = in_background(url).await;
+    assert!(said.ok, "the branch has moved: {:#?}", said.lines);
+    assert!(said.when("crane 7 is broken") < said.when("FAILED"));
+    assert!(said.when("exit code 3") >= said.when("crane 7 is broken"));
+    assert!(!said.lines.iter().any(|(_, line)| line.contains(&berth.token)));
+    assert_eq!(berth.visit("quay", "/").await.body, "built");
 }
 
 #[tokio::test(flavor = "multi_thread")]

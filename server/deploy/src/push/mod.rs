@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use berth_schemas::{
     Code, EnvironmentName, Problem,
     app::Previews,
-    push::{GitChange, PushState},
+    push::{GitChange, PushRules, PushState},
 };
 use berth_store::{NewPush, PushRow, Received};
 use berth_store::{
@@ -33,10 +33,12 @@ pub use self::{
     patterns::{check_names, check_paths},
 };
 use crate::{
+    access::GitAs,
     fault::sentence,
+    fetch::git_problem,
     pipeline::{EnqueueOptions, Inner, Pipeline},
     previews::{PreviewFor, PreviewOf},
-    source::git::{CommitSha, GitRef},
+    source::git::{self, AddressError, CommitSha, FetchRequest, GitError, GitRef, GitUrl},
     stall,
 };
 
@@ -46,6 +48,8 @@ const IDLE_LOOK: Duration = Duration::from_secs(5);
 const MOST_PAUSE_S: i64 = 60;
 /// Tries to decide a push before it counts as failed: about half an hour.
 const MAX_ATTEMPTS: i64 = 35;
+/// Longest that asking a forge for the head of a pull request may take: others wait meanwhile.
+const ASK_LIMIT: Duration = Duration::from_secs(15);
 /// Longest name that a sender may give to a message.
 const MAX_DELIVERY: usize = 200;
 
@@ -118,10 +122,16 @@ fn check(push: &NewPush) -> Result<(), Problem> {
         GitChange::BranchDeleted { branch } => name(branch),
         GitChange::TagDeleted { tag } => name(tag),
         GitChange::Pull { branch, base, commit: sha, .. } => {
-            name(branch).and_then(|()| name(base)).and_then(|()| commit(sha))
+            let sha = if is_short(sha) { Ok(()) } else { commit(sha) };
+            name(branch).and_then(|()| name(base)).and(sha)
         }
         GitChange::PullClosed { .. } => Ok(()),
     }
+}
+
+/// Whether this is the beginning of a commit's id, as Bitbucket tells the heads of pull requests.
+fn is_short(commit: &str) -> bool {
+    (12..40).contains(&commit.len()) && commit.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 impl Inner {
@@ -167,10 +177,10 @@ impl Inner {
                 if push.try_at > self.store.clock().now() {
                     break;
                 }
-                let newer = pushes[at + 1..].iter().find(|newer| overtakes(newer, push));
-                let done = match newer {
-                    Some(newer) => self.pass_over(push, newer).await,
-                    None => self.decide_push(push).await,
+                let done = match self.overtaking(push, &pushes[at + 1..]).await {
+                    Ok(Some(newer)) => self.pass_over(push, newer).await,
+                    Ok(None) => self.decide_push(push).await,
+                    Err(problem) => Err(problem),
                 };
                 match done {
                     Ok(()) => decided += 1,
@@ -187,6 +197,24 @@ impl Inner {
             let _ = self.settled.send(());
         }
         Ok(decided)
+    }
+
+    /// A newer push that makes this one pointless: of the same branch, with something that is to be deployed, or its end.
+    async fn overtaking<'a>(
+        &self,
+        push: &PushRow,
+        newer: &'a [PushRow],
+    ) -> Result<Option<&'a PushRow>, Problem> {
+        let candidates: Vec<&PushRow> = newer.iter().filter(|newer| may_overtake(newer, push)).collect();
+        if candidates.is_empty() {
+            return Ok(None);
+        }
+        let app = self.app(push.app_id).await?;
+        let rules = self.store.pushes().rules(app.id).await?;
+        // One that is skipped does not take the place of one that is to be deployed.
+        Ok(candidates
+            .into_iter()
+            .find(|newer| !matches!(decide_by(newer, &app, &rules), Decision::Ignore(_))))
     }
 
     /// A newer push of the same branch waits already: nothing is deployed for this one.
@@ -229,18 +257,17 @@ impl Inner {
     async fn decide_push(self: &Arc<Self>, push: &PushRow) -> Result<(), Problem> {
         let app = self.app(push.app_id).await?;
         let rules = self.store.pushes().rules(app.id).await?;
-        let decision = decide::decide(&Facts {
-            change: &push.change,
-            commits: &push.commits,
-            wishes: &push.wishes,
-            default_branch: push.default_branch.as_deref(),
-            production: decide::configured_branch(&app),
-            rules: &rules,
-        });
-        let (to, git_ref, commit, because) = match decision {
+        let (to, git_ref, commit, because) = match decide_by(push, &app, &rules) {
             Decision::Ignore(why) => return self.end_push(push, PushState::Ignored, &why).await,
             Decision::Remove(of) => return self.remove_preview_of(push, &app, &of).await,
             Decision::Deploy { to, git_ref, commit, because } => (to, git_ref, commit, because),
+        };
+        let commit = match self.whole_commit(push, &git_ref, commit).await? {
+            Some(commit) => commit,
+            None => {
+                let why = format!("{git_ref} has moved on from it; its new head comes as a push of its own");
+                return self.end_push(push, PushState::Ignored, &why).await;
+            }
         };
         let source = match (&push.source, &push.change) {
             (PushSource::Own, _) => {
@@ -282,6 +309,44 @@ impl Inner {
             self.enqueued(enqueued).await;
         }
         Ok(())
+    }
+
+    /// The whole id of a commit of which a forge told only the beginning: that of its branch's head, which it is if it
+    /// has not moved on. None if it has.
+    async fn whole_commit(
+        &self,
+        push: &PushRow,
+        branch: &str,
+        commit: String,
+    ) -> Result<Option<String>, Problem> {
+        let (PushSource::Remote { url }, GitChange::Pull { head_url, .. }) = (&push.source, &push.change)
+        else {
+            return Ok(Some(commit));
+        };
+        if !is_short(&commit) {
+            return Ok(Some(commit));
+        }
+        let bad = |e: AddressError| Problem::new(Code::GitFailed, sentence(&e.to_string()));
+        let url = head_url.as_deref().unwrap_or(url);
+        let (url, credential) = GitUrl::parse(url, self.config.allow_local_sources).map_err(bad)?;
+        let who = match &self.config.git_access {
+            Some(access) => access.git_as(push.app_id, &url).await?,
+            None => GitAs::default(),
+        };
+        let mut request = FetchRequest::new(url, git::Wanted::DefaultBranch);
+        request.credential = credential;
+        request.time_limit = ASK_LIMIT;
+        self.prepare_fetch(&mut request, who).await?;
+        let refs = git::remote_refs(&request, &self.shutdown).await.map_err(|error| {
+            let problem = git_problem(&error);
+            // What may pass is tried again.
+            let passing = matches!(error, GitError::HostUnreachable { .. } | GitError::Cancelled);
+            if passing { Problem { code: Code::Unavailable, ..problem } } else { problem }
+        })?;
+        let name = format!("refs/heads/{branch}");
+        let head = refs.into_iter().find(|known| known.name == name);
+        let head = head.map(|known| known.commit.as_str().to_owned());
+        Ok(head.filter(|head| head.starts_with(&commit.to_ascii_lowercase())))
     }
 
     /// The environment that a push goes to, or why there is none. A branch that somebody gave to an environment goes
@@ -356,14 +421,21 @@ impl Inner {
     }
 }
 
-/// Whether a push makes an older one of the same branch pointless: it brings another commit, or the branch is gone.
-fn overtakes(newer: &PushRow, older: &PushRow) -> bool {
+/// Whether a push can make an older one pointless, by what moved: it brings another commit to the same place, or its end.
+fn may_overtake(newer: &PushRow, older: &PushRow) -> bool {
     let brings = matches!(older.change, GitChange::Branch { .. } | GitChange::Pull { .. });
-    brings
-        && newer.moved() == older.moved()
-        && newer.wishes.environment == older.wishes.environment
-        // One that is to be skipped does not take the place of one that is to be deployed.
-        && !newer.wishes.skip
+    brings && newer.moved() == older.moved() && newer.wishes.environment == older.wishes.environment
+}
+
+fn decide_by(push: &PushRow, app: &AppRow, rules: &PushRules) -> Decision {
+    decide::decide(&Facts {
+        change: &push.change,
+        commits: &push.commits,
+        wishes: &push.wishes,
+        default_branch: push.default_branch.as_deref(),
+        production: decide::configured_branch(app),
+        rules,
+    })
 }
 
 /// What a push led to, in words.
@@ -407,6 +479,20 @@ mod tests {
         ] {
             assert!(check(&branch(name, sha)).is_err(), "{name} {sha}");
         }
+        let pull = |commit: &str| {
+            let change = GitChange::Pull {
+                number: 1,
+                branch: "x".into(),
+                base: "main".into(),
+                commit: commit.into(),
+                fork: false,
+                head_url: None,
+                title: None,
+            };
+            check(&push(change)).is_ok()
+        };
+        assert!(pull(commit) && pull(&commit[..12]));
+        assert!(!pull(&commit[..11]) && !pull("0123456789ag") && !pull(""));
         let delivery = Some("d".repeat(201));
         assert!(check(&NewPush { delivery, ..branch("main", commit) }).is_err());
     }

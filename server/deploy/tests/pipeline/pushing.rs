@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use berth_schemas::{
-    app::{AppSettings, Builder},
+    app::{AppSettings, Builder, Previews},
     deployment::DeploymentState,
     push::{GitChange, GitCommits, PushOrigin, PushState, PushWishes},
 };
@@ -173,6 +173,84 @@ async fn what_does_not_deploy_says_why_and_can_be_asked_for_again() {
     world.call(|p| async move { p.retry_push(&who, id).await }).await.unwrap();
     assert_eq!(world.decided(id).await.state, PushState::Handled);
     world.serves("page 0").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_that_is_skipped_does_not_take_the_place_of_one_that_waits() {
+    let repository = Repository::new(4);
+    let mut world = World::new(statics()).await;
+    let app = world.app().await.id;
+    world.stop().await;
+    // All of them wait when the daemon starts.
+    let waits = async |world: &World, n: usize, commits: GitCommits| {
+        let change =
+            GitChange::Branch { branch: "main".into(), before: None, commit: repository.commits[n].clone() };
+        let source = PushSource::Remote { url: repository.url() };
+        let new = NewPush { commits, ..NewPush::new(app, PushOrigin::Webhook, change, source) };
+        world.store.pushes().receive(new).await.unwrap().id()
+    };
+    let marked = || GitCommits { message: Some("Docs [skip ci]".into()), ..GitCommits::default() };
+    let older = waits(&world, 0, GitCommits::default()).await;
+    let newer = waits(&world, 1, GitCommits::default()).await;
+    let skipped = waits(&world, 2, marked()).await;
+    let after = waits(&world, 3, marked()).await;
+    world.start().await;
+    world.serves("page 1").await;
+    let state = async |id| world.decided(id).await.state;
+    assert_eq!(state(older).await, PushState::Superseded);
+    assert_eq!(state(newer).await, PushState::Handled);
+    assert_eq!((state(skipped).await, state(after).await), (PushState::Ignored, PushState::Ignored));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_head_of_a_pull_request_is_found_by_how_it_begins() {
+    let mut repository = Repository::new(2);
+    let world = World::new(AppSettings { previews: Some(Previews::PullRequests), ..statics() }).await;
+    let pull = |number: i64, commit: &str, fork: bool, url: &str| GitChange::Pull {
+        number,
+        branch: "main".into(),
+        base: "main".into(),
+        commit: commit[..12].into(),
+        fork,
+        head_url: Some(url.to_owned()),
+        title: None,
+    };
+    let url = repository.url();
+    let head = repository.commits[1].clone();
+    let id = world.push_as(&repository, pull(7, &head, false, &url), |push| push).await.id();
+    assert_eq!(world.decided(id).await.state, PushState::Handled);
+    let made = world.store.pushes().deployments(id).await.unwrap();
+    assert_eq!(made[0].environment.as_str(), "pr-7");
+    let live = world.end(made[0].id).await;
+    assert_eq!((live.state, live.commit.as_deref()), (DeploymentState::Live, Some(head.as_str())));
+    // A fork's waits, and its push knows what the approval led to.
+    let id = world.push_as(&repository, pull(8, &head, true, &url), |push| push).await.id();
+    let push = world.decided(id).await;
+    assert!(push.outcome.as_ref().unwrap().contains("preview_approve"), "{push:?}");
+    assert!(world.store.pushes().deployments(id).await.unwrap().is_empty());
+    let app = world.app().await;
+    let preview = world.store.environments().by_pull(app.id, 8).await.unwrap().unwrap();
+    let commit = head.clone();
+    let row = world
+        .call(|p| async move {
+            p.approve_preview(&berth_store::model::Principal::daemon(), &preview, &commit).await
+        })
+        .await
+        .unwrap()
+        .into_row();
+    let linked = world.store.pushes().deployments(id).await.unwrap();
+    assert_eq!(linked.iter().map(|d| d.id).collect::<Vec<_>>(), [row.id]);
+    assert_eq!(world.end(row.id).await.state, DeploymentState::Live);
+    // Once the branch has moved on there is nothing of which this is the beginning.
+    repository.commit("newer");
+    let id = world.push_as(&repository, pull(9, &head, false, &url), |push| push).await.id();
+    let push = world.decided(id).await;
+    assert_eq!(push.state, PushState::Ignored);
+    assert!(push.outcome.unwrap().contains("moved on"));
+    // A repository that is not there fails it, and says why.
+    let nowhere = pull(10, &head, false, "file:///nowhere/at/all");
+    let id = world.push_as(&repository, nowhere, |push| push).await.id();
+    assert_eq!(world.decided(id).await.state, PushState::Failed);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
