@@ -256,7 +256,6 @@ fn router(
         error_index: index.clone(),
         control_url: daemon.control_url.trim_end_matches('/').to_owned(),
         addresses: daemon.addresses.clone(),
-        control_url: daemon.control_url.clone(),
         control_hosts: config.control_hosts.clone(),
         data_dir: config.data_dir.clone(),
         allow_local_sources: config.allow_local_sources,

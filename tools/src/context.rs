@@ -31,8 +31,6 @@ pub struct Context {
     pub control_url: String,
     /// How apps are reached.
     pub addresses: Addresses,
-    /// URL of the control plane, as people and forges reach it; without a slash at its end.
-    pub control_url: String,
     /// Host names of the control plane, lower case.
     pub control_hosts: Vec<String>,
     /// The data directory.

@@ -110,7 +110,6 @@ impl World {
             pipeline,
             certs,
             addresses,
-            control_url: "http://localhost:7700".into(),
             control_hosts: vec!["berth.localhost".into()],
             data_dir,
             allow_local_sources: true,

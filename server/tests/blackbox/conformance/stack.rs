@@ -175,7 +175,6 @@ async fn context(data_dir: &std::path::Path, shutdown: &CancellationToken) -> Ar
         dns,
         certs,
         addresses,
-        control_url: "http://localhost".into(),
         control_hosts: Vec::new(),
         data_dir: data_dir.to_path_buf(),
         allow_local_sources: false,
