@@ -16,6 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("berth-deploy", &["berth-schemas", "berth-store", "berth-observe", "berth-proxy"]),
     ("berth-certs", &["berth-schemas", "berth-store", "berth-proxy"]),
     ("berth-forge", &["berth-schemas", "berth-store", "berth-deploy"]),
+    ("berth-monitor", &["berth-schemas", "berth-store", "berth-deploy"]),
     (
         "berth-tools",
         &[
@@ -26,6 +27,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "berth-proxy",
             "berth-certs",
             "berth-forge",
+            "berth-monitor",
         ],
     ),
     ("berth-mcp", &["berth-schemas", "berth-store", "berth-tools"]),
@@ -39,6 +41,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "berth-proxy",
             "berth-certs",
             "berth-forge",
+            "berth-monitor",
             "berth-tools",
             "berth-mcp",
         ],

@@ -167,6 +167,20 @@ name_type!(
     |t| t.len() == 12 && t.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 );
 
+name_type!(
+    /// Name of a channel that alerts go by.
+    ChannelName, "channel name",
+    "use 1 to 40 lower-case letters, digits and single hyphens, starting with a letter",
+    "^[a-z][a-z0-9-]{0,39}$", |t| is_dns_label(t, 40)
+);
+
+name_type!(
+    /// Name of an alert's rule.
+    AlertName, "alert name",
+    "use 1 to 40 lower-case letters, digits and single hyphens, starting with a letter",
+    "^[a-z][a-z0-9-]{0,39}$", |t| is_dns_label(t, 40)
+);
+
 impl EnvironmentName {
     /// The environment that every app has.
     #[must_use]

@@ -6,6 +6,7 @@
 //! decisions. A type that appears in an answer is defined here once; the JSON Schema files beside this
 //! crate are generated from it.
 
+pub mod alert;
 pub mod app;
 pub mod audit;
 pub mod deployment;

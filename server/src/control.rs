@@ -18,7 +18,7 @@ use berth_forge::{ForgeConfig, Forges, Intake};
 use berth_mcp::McpConfig;
 use berth_observe::{
     CollectorConfig, LogCollector, RecorderConfig, RequestRecorder, Retention, RetentionConfig,
-    errors::{Digester, ErrorIndex, Ingest},
+    errors::{Digester, ErrorIndex, Ingest, Maps},
 };
 use berth_proxy::ProxyHandle;
 use berth_schemas::{Problem, Timestamp};
@@ -94,6 +94,7 @@ pub struct ControlPlane {
     retention: Retention,
     ingest: Ingest,
     index: ErrorIndex,
+    maps: Maps,
     digester: Digester,
     supervisor: Supervisor,
     remains: Remains,
@@ -163,10 +164,19 @@ impl ControlPlane {
         let index = daemon.config.data_dir.join("index").join("errors");
         let index = ErrorIndex::start(store.clone(), Some(&index), shutdown.child_token())
             .map_err(|e| Failure::local(e.to_string()))?;
-        let digester = Digester::start(store.clone(), ingest.clone(), index.clone(), shutdown.child_token());
+        let maps = config.data_dir.join("maps");
+        let maps = Maps::start(store.clone(), maps, index.clone(), shutdown.child_token());
+        let digester = Digester::start(
+            store.clone(),
+            ingest.clone(),
+            index.clone(),
+            maps.clone(),
+            shutdown.child_token(),
+        );
         let listening = daemon.sockets.duplicate(Role::Control)?;
         let listening = listening.ok_or_else(|| Failure::local("the control plane has no socket"))?;
-        let router = router(daemon, &store, &pipeline, (&certs, dns), &forges, (&ingest, &index), &shutdown);
+        let router =
+            router(daemon, &store, &pipeline, (&certs, dns), &forges, (&ingest, &index, &maps), &shutdown);
         supervisor.start_once(
             "control",
             listener::serve(
@@ -177,7 +187,11 @@ impl ControlPlane {
             ),
         );
         follow_forges(&mut supervisor, daemon, &forges, &pipeline);
-        Ok(Self { pipeline, certs, collector, retention, ingest, index, digester, supervisor, remains })
+        let (of, sending, url) = (store.clone(), sender(config), daemon.control_url.clone());
+        supervisor.start("alerts", Rule::Restarted, move |shutdown| {
+            berth_monitor::alert(of.clone(), sending.clone(), url.clone(), shutdown)
+        });
+        Ok(Self { pipeline, certs, collector, retention, ingest, index, maps, digester, supervisor, remains })
     }
 
     /// The store.
@@ -201,6 +215,7 @@ impl ControlPlane {
         self.retention.stopped().await;
         self.ingest.stopped().await;
         self.digester.stopped().await;
+        self.maps.stopped().await;
         self.index.stopped().await;
         self.remains
     }
@@ -242,7 +257,7 @@ fn router(
     pipeline: &Pipeline,
     (certs, dns): (&Certs, Dns),
     forges: &Arc<Forges>,
-    (ingest, index): (&Ingest, &ErrorIndex),
+    (ingest, index, maps): (&Ingest, &ErrorIndex, &Maps),
     shutdown: &CancellationToken,
 ) -> axum::Router {
     let config = &daemon.config;
@@ -254,6 +269,8 @@ fn router(
         certs: certs.clone(),
         ingest: ingest.clone(),
         error_index: index.clone(),
+        maps: maps.clone(),
+        sender: sender(config),
         control_url: daemon.control_url.trim_end_matches('/').to_owned(),
         addresses: daemon.addresses.clone(),
         control_hosts: config.control_hosts.clone(),
@@ -307,6 +324,12 @@ fn oauth_config(daemon: &Daemon) -> OAuthConfig {
         policy,
         allow_local: daemon.config.allow_local_sources,
     }
+}
+
+/// Sends alerts, to hosts that anybody may reach, or as the administrator allows.
+fn sender(config: &Config) -> berth_monitor::Sender {
+    let policy = HostPolicy { allow_private: config.allow_private_sources, allow_hosts: Vec::new() };
+    berth_monitor::Sender { policy }
 }
 
 fn forge_config(daemon: &Daemon) -> ForgeConfig {

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use berth_certs::{Certs, dns::Dns};
 use berth_deploy::{Addresses, Pipeline};
 use berth_forge::Forges;
-use berth_observe::errors::{ErrorIndex, Ingest};
+use berth_observe::errors::{ErrorIndex, Ingest, Maps};
 use berth_schemas::Timestamp;
 use berth_store::Store;
 
@@ -27,6 +27,10 @@ pub struct Context {
     pub ingest: Ingest,
     /// Searching for errors.
     pub error_index: ErrorIndex,
+    /// Sends alerts.
+    pub sender: berth_monitor::Sender,
+    /// Source maps of apps.
+    pub maps: Maps,
     /// URL of the control plane for people, without a slash at its end.
     pub control_url: String,
     /// How apps are reached.

@@ -17,7 +17,7 @@ use berth_schemas::{
     },
 };
 use berth_store::{
-    ErrorEventRow, ErrorReleaseRow, IssueOrder, IssueRow,
+    ErrorEventRow, ErrorReleaseRow, IssueOrder, IssueRow, WantedMap,
     model::{AppId, AppRow, DeploymentRow},
 };
 use serde_json::Value;
@@ -245,7 +245,18 @@ async fn shown(call: &Call, issue: &IssueRow, row: &ErrorEventRow) -> Result<(Ev
     let attachments = call.context.store.errors().attachments(row.app_id, &row.event_id).await?;
     detail.attachments =
         attachments.into_iter().map(|(name, bytes)| AttachmentShown { name: name.into(), bytes }).collect();
+    let waits = call.context.store.errors().waits_for(row.id).await?;
+    detail.map_problems = waits.iter().map(map_problem).collect();
     Ok((detail, body))
+}
+
+/// A missing map, with what to do.
+fn map_problem(wanted: &WantedMap) -> String {
+    let by = match wanted.debug_id.as_str() {
+        "" => format!("release {:?}", wanted.release),
+        id => format!("debug id {id}"),
+    };
+    format!("No source map of {} by {by}; sentry-cli sourcemaps upload brings it, also now.", wanted.url)
 }
 
 async fn get(call: Call, input: ErrorGet) -> Result<IssueDetail, Problem> {

@@ -3,6 +3,7 @@
 //! One file per noun holds that noun's tools; reading one teaches all others. What lives here: names, texts,
 //! schemas and the glue between a typed input and the domain crates. What does not: SQL, Docker, HTTP.
 
+mod alerts;
 mod apps;
 mod audit;
 pub mod audited;
@@ -81,6 +82,7 @@ pub fn registry() -> Registry {
         (Group::Variables, variables::tools()),
     ])
     let nouns = [
+        alerts::tools(),
         apps::tools(),
         audit::tools(),
         deployments::tools(),

@@ -18,6 +18,7 @@ pub mod listener;
 pub mod openapi;
 pub mod panel;
 pub mod problem;
+pub mod sentry;
 pub mod state;
 pub mod throttle;
 pub mod uploads;
@@ -44,7 +45,7 @@ pub use state::{Control, Limits, Shared};
 
 /// Every route of the control plane. `mcp` answers below `/mcp`, behind the same authentication.
 pub fn router(control: &Shared, mcp: Option<Router>) -> Router {
-    let mut guarded: Router<Shared> = tools(control);
+    let mut guarded: Router<Shared> = tools(control).merge(sentry::router());
     guarded = guarded.route("/v1/uploads", post(uploads::create).layer(DefaultBodyLimit::disable()));
     let mut guarded = guarded.route_layer(from_fn_with_state(Arc::clone(control), auth::require));
     if let Some(mcp) = mcp {

@@ -153,7 +153,8 @@ async fn write(path: &Path, body: Body, max: u64) -> Result<(u64, String), Broke
     }
     file.flush().await.map_err(Broken::Disk)?;
     file.sync_all().await.map_err(Broken::Disk)?;
-    let digest = hash.finalize().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+    let digest =
+        hash.finalize().iter().fold(String::new(), |text, byte| text + format!("{byte:02x}").as_str());
     Ok((bytes, digest))
 }
 

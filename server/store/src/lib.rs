@@ -7,6 +7,7 @@
 //! belongs to a project and is named by a caller take a [`model::Visible`], so that none forgets it.
 
 mod acme;
+mod alerts;
 mod apps;
 mod build_cache;
 mod build_log;
@@ -51,6 +52,7 @@ mod variables;
 mod write;
 
 pub use acme::{Acme, Fault, NewOrder, OrderId, OrderRow};
+pub use alerts::{Alerts, DeliveryRow, NewDelivery, Often};
 pub use apps::Apps;
 pub use build_cache::BuildCache;
 pub use calls::{CallQuery, Calls, Ended, NewCall};
@@ -64,7 +66,7 @@ pub use environments::Environments;
 pub use error::{Result, StoreError};
 pub use errors::{
     Body, DigestedEvent, ErrorEventRow, ErrorItem, ErrorReleaseRow, Errors, Filed, IntakeRow, IssueFilter,
-    IssueOrder, IssueRow, ItemKind, NewIntake, ReleaseStats, Until,
+    IssueOrder, IssueRow, ItemKind, NewIntake, NewMap, ReleaseStats, Remapped, Until, WantedMap,
 };
 pub use events::Events;
 pub use forge_reports::{ForgeReports, ReportRow};

@@ -39,6 +39,8 @@ pub(crate) const ALL: &[Migration] = &[
     Migration { version: 10, name: "grants", sql: include_str!("../migrations/0010_grants.sql") },
     Migration { version: 11, name: "calls", sql: include_str!("../migrations/0011_calls.sql") },
     Migration { version: 12, name: "proposals", sql: include_str!("../migrations/0012_proposals.sql") },
+    Migration { version: 13, name: "maps", sql: include_str!("../migrations/0013_maps.sql") },
+    Migration { version: 14, name: "alerts", sql: include_str!("../migrations/0014_alerts.sql") },
 ];
 
 /// Brings the database to the newest schema.

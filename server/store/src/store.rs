@@ -11,6 +11,7 @@ use tokio::sync::broadcast;
 
 use crate::{
     acme::Acme,
+    alerts::Alerts,
     apps::Apps,
     build_cache::BuildCache,
     calls::{self, Calls},
@@ -270,6 +271,12 @@ impl Store {
     #[must_use]
     pub fn dns_providers(&self) -> DnsProviders<'_> {
         DnsProviders(&self.inner)
+    }
+
+    /// Alerts.
+    #[must_use]
+    pub fn alerts(&self) -> Alerts<'_> {
+        Alerts(&self.inner)
     }
 
     /// Errors of apps.

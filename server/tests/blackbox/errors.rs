@@ -446,3 +446,290 @@ await Sentry.flush(5000);
     assert_eq!(late["events"], 2, "a message's parameters do not count");
     found(&berth, "shop:north release:web@3 runtime:node*", 1).await;
 }
+
+/// What a bundler leaves: one minified line, and the map to two files that people wrote.
+const MINIFIED: &str =
+    "function r(t){return t.price.amount}function n(){return r({})}n();\n//# sourceMappingURL=main.js.map\n";
+
+fn minified(dir: &std::path::Path) {
+    // Each segment: column in the minified line, source, line and column there, and the name that stood there before
+    // (Source Map revision 3).
+    let source = "function priceOf(item) {\n  return item.price.amount;\n}\n\nfunction checkout() {\n  return priceOf({});\n}\ncheckout();\n";
+    let segments = [
+        (0, 0, 0, None),
+        (9, 0, 9, Some("A")),
+        (11, 0, 17, None),
+        (14, 1, 2, None),
+        (21, 1, 9, None),
+        (36, 4, 0, None),
+        (45, 4, 9, Some("C")),
+        (49, 5, 2, None),
+        (56, 5, 9, None),
+        (62, 7, 0, None),
+    ];
+    let mut mappings = Vec::new();
+    let mut before = (0, 0, 0);
+    for (column, line, at, name) in segments {
+        let place = format!("{}A{}{}", vlq(column - before.0), vlq(line - before.1), vlq(at - before.2));
+        mappings.push(format!("{place}{}", name.unwrap_or_default()));
+        before = (column, line, at);
+    }
+    let map = json!({
+        "version": 3, "file": "main.js", "sources": ["../src/cart.ts"], "sourcesContent": [source],
+        "names": ["priceOf", "checkout"],
+        "mappings": mappings.join(","),
+    });
+    std::fs::write(dir.join("main.js"), MINIFIED).unwrap();
+    std::fs::write(dir.join("main.js.map"), map.to_string()).unwrap();
+}
+
+/// A number as source maps write it: base 64 of 5 bits each, the sign in the lowest.
+fn vlq(number: i64) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut rest = usize::try_from(number.abs()).unwrap() << 1 | usize::from(number < 0);
+    let mut text = String::new();
+    loop {
+        let digit = rest & 31;
+        rest >>= 5;
+        text.push(char::from(DIGITS[digit | if rest > 0 { 32 } else { 0 }]));
+        if rest == 0 {
+            return text;
+        }
+    }
+}
+
+#[tokio::test]
+async fn sentry_cli_brings_maps_and_late_ones_count_too() {
+    let Some(npm) = npm_or_skip(&["@sentry/cli@3.8.0"]) else { return };
+    let berth = Berth::without_docker().await;
+    let dsn = dsn(&berth, "shop").await;
+    let token = berth.token("ci", &["read", "deploy"], &[]).await;
+    let dir = berth.scratch().join("dist");
+    std::fs::create_dir(&dir).unwrap();
+    minified(&dir);
+    let cli = async |arguments: &[&str]| {
+        let mut command = npm.command("sentry-cli");
+        command
+            .args(arguments)
+            .current_dir(&dir)
+            .env("SENTRY_URL", &berth.control_url)
+            .env("SENTRY_AUTH_TOKEN", &token)
+            .env("SENTRY_ORG", "default")
+            .env("SENTRY_PROJECT", "shop")
+            .env("SENTRY_DSN", &dsn.dsn);
+        let ran = command.output().await.unwrap();
+        let text =
+            format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+        assert!(ran.status.success(), "{arguments:?}: {text}");
+        text
+    };
+    let info = cli(&["info"]).await;
+    assert!(info.contains("ci"), "{info}");
+    cli(&["sourcemaps", "inject", "."]).await;
+    let script = std::fs::read_to_string(dir.join("main.js")).unwrap();
+    let debug_id = script.split("debugId=").nth(1).unwrap().trim().to_owned();
+    // `sourcemaps inject` puts a line before the code.
+    let line = script.lines().position(|l| l.contains("function r(t)")).unwrap() + 1;
+    let column = script.lines().nth(line - 1).unwrap().find("t.price").unwrap() + 1;
+    let failed = |n: u32| {
+        json!({
+            "event_id": format!("{n:032x}"), "platform": "javascript", "release": "shop@1.0",
+            "exception": {"values": [{"type": "TypeError", "value": "Cannot read properties of undefined (reading 'amount')",
+                "stacktrace": {"frames": [
+                    {"abs_path": "https://shop.example/main.js", "filename": "https://shop.example/main.js", "function": "r",
+                        "lineno": line, "colno": column, "in_app": true}]}}]},
+            "debug_meta": {"images": [{"type": "sourcemap", "code_file": "https://shop.example/main.js", "debug_id": debug_id}]},
+        })
+    };
+    // First the error, then the map.
+    assert_eq!(send(&dsn, envelope(&failed(1))).await.0, StatusCode::OK);
+    let issue = found(&berth, "type:TypeError", 1).await.remove(0);
+    let path = format!("/v1/errors/{}", issue["issue"].as_str().unwrap());
+    let got = berth.rest().get(&path).await.ok();
+    assert!(got["latest"]["map_problems"][0].as_str().unwrap().contains(&debug_id), "{got:#}");
+    cli(&["releases", "new", "shop@1.0"]).await;
+    let uploaded = cli(&["sourcemaps", "upload", "--release", "shop@1.0", "."]).await;
+    assert!(!uploaded.to_lowercase().contains("error"), "{uploaded}");
+    cli(&["releases", "finalize", "shop@1.0"]).await;
+    cli(&["deploys", "new", "--release", "shop@1.0", "-e", "production"]).await;
+    let mut place = String::new();
+    for _ in 0..100 {
+        let got = berth.rest().get(&path).await.ok();
+        place = got["latest"]["exceptions"][0]["frames"][0]["place"].as_str().unwrap().to_owned();
+        if place.starts_with("priceOf") {
+            assert_eq!(got["culprit"], "priceOf in src/cart.ts", "{got:#}");
+            assert_eq!(got["latest"].get("map_problems"), None);
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(place.starts_with("priceOf (src/cart.ts:2"), "{place}");
+    found(&berth, "function:priceOf file:src/cart.ts", 1).await;
+    // Now the map is there first, and the event joins its issue.
+    assert_eq!(send(&dsn, envelope(&failed(2))).await.0, StatusCode::OK);
+    for _ in 0..100 {
+        let got = berth.rest().get(&path).await.ok();
+        if got["events"] == 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let event = berth.rest().get(&format!("{path}/event?event={:032x}", 2)).await.ok();
+    let code = event["event"]["exceptions"][0]["frames"][0]["code"].as_str().unwrap().to_owned();
+    assert!(code.contains(">   return item.price.amount;"), "{code}");
+    cli(&["send-event", "-m", "sent by hand"]).await;
+    found(&berth, "\"sent by hand\"", 1).await;
+    assert!(cli(&["releases", "list"]).await.contains("shop@1.0"));
+    let foreign = berth.token("reader", &["read"], &[]).await;
+    let refused = client()
+        .post(format!("{}/api/0/organizations/default/releases/", berth.control_url))
+        .bearer_auth(foreign)
+        .json(&json!({ "version": "x", "projects": ["shop"] }))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(refused.status(), StatusCode::FORBIDDEN);
+}
+
+/// What a webhook got: its headers and its body.
+type Got = (http::HeaderMap, String);
+
+async fn receiver() -> (String, tokio::sync::mpsc::UnboundedReceiver<Got>) {
+    let (sender, received) = tokio::sync::mpsc::unbounded_channel();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    let router = axum::Router::new().route(
+        "/hook",
+        axum::routing::post(move |headers: http::HeaderMap, body: String| {
+            let sender = sender.clone();
+            async move {
+                let _ = sender.send((headers, body));
+            }
+        }),
+    );
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    (url, received)
+}
+
+#[tokio::test]
+async fn alerts_reach_their_channels_once() {
+    let berth = Berth::start_with(&[
+        "--docker-host",
+        "unix:///nonexistent/docker.sock",
+        "--allow-private-sources",
+        "true",
+    ])
+    .await;
+    let dsn = dsn(&berth, "web").await;
+    let rest = berth.rest();
+    let (url, mut received) = receiver().await;
+    let set = async |path: &str, body: Value| berth.rest().send(Method::PUT, path, Some(body)).await;
+    let channel = set("/v1/channels/hook", json!({ "target": { "kind": "webhook", "url": url } })).await.ok();
+    let secret = channel["secret"].as_str().unwrap().to_owned();
+    assert!(!rest.get("/v1/channels").await.ok().to_string().contains(&secret), "shown once");
+    set("/v1/alerts/new", json!({ "when": "new_error", "channels": ["nowhere"] }))
+        .await
+        .problem(404, "not_found");
+    set("/v1/alerts/new", json!({ "when": "new_error", "channels": ["hook"] })).await.ok();
+    set(
+        "/v1/alerts/often",
+        json!({ "when": "frequency", "threshold": 3, "channels": ["hook"], "quiet_minutes": 60 }),
+    )
+    .await
+    .ok();
+    rest.delete("/v1/channels/hook?confirm=hook").await.problem(409, "conflict");
+    let tested = rest.post("/v1/channels/hook/test", json!({})).await.ok();
+    assert_eq!(tested["delivered"], true, "{tested:#}");
+    let (headers, body) = received.recv().await.unwrap();
+    assert!(body.contains("This channel works"));
+    let header = |name: &str| headers[name].to_str().unwrap().to_owned();
+    let signed = format!("{}.{}.{body}", header("webhook-id"), header("webhook-timestamp"));
+    let key =
+        base64::Engine::decode(&base64::prelude::BASE64_STANDARD, secret.strip_prefix("whsec_").unwrap())
+            .unwrap();
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &key);
+    let tag = header("webhook-signature");
+    let tag =
+        base64::Engine::decode(&base64::prelude::BASE64_STANDARD, tag.strip_prefix("v1,").unwrap()).unwrap();
+    ring::hmac::verify(&key, signed.as_bytes(), &tag).unwrap();
+    for n in 1..=5 {
+        assert_eq!(send(&dsn, envelope(&event(n, json!({})))).await.0, StatusCode::OK);
+    }
+    let mut told = Vec::new();
+    while let Ok(Some((_, body))) = tokio::time::timeout(Duration::from_secs(30), received.recv()).await {
+        let body: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(body["data"]["issues"][0]["issue"], "WEB-1", "{body:#}");
+        told.push(body["data"]["alert"].as_str().unwrap().to_owned());
+        if told.len() == 2 {
+            break;
+        }
+    }
+    told.sort();
+    assert_eq!(told, ["new", "often"]);
+    assert_eq!(send(&dsn, envelope(&event(6, json!({})))).await.0, StatusCode::OK);
+    let more = tokio::time::timeout(Duration::from_secs(4), received.recv()).await;
+    assert!(more.is_err(), "the same is told once: {more:?}");
+    for _ in 0..50 {
+        let page = rest.get("/v1/alerts").await.ok();
+        let states: Vec<&Value> =
+            page["deliveries"].as_array().unwrap().iter().map(|d| &d["state"]).collect();
+        if states == ["sent", "sent"] {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("a message is not noted as sent");
+}
+
+#[tokio::test]
+async fn an_alert_goes_by_mail() {
+    let Some(venv) = python_or_skip(&["aiosmtpd==1.4.6"]) else { return };
+    let berth = Berth::start_with(&[
+        "--docker-host",
+        "unix:///nonexistent/docker.sock",
+        "--allow-private-sources",
+        "true",
+    ])
+    .await;
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut relay = venv
+        .command()
+        .args([
+            "-u",
+            "-m",
+            "aiosmtpd",
+            "-n",
+            "-l",
+            &format!("127.0.0.1:{port}"),
+            "-c",
+            "aiosmtpd.handlers.Debugging",
+            "stdout",
+        ])
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let target = json!({ "kind": "email", "smtp_host": "127.0.0.1", "smtp_port": port, "security": "none",
+        "from": "Berth <berth@shop.example>", "to": ["ann@shop.example"] });
+    berth.rest().send(Method::PUT, "/v1/channels/mail", Some(json!({ "target": target }))).await.ok();
+    let mut tested = Value::Null;
+    for _ in 0..50 {
+        tested = berth.rest().post("/v1/channels/mail/test", json!({})).await.ok();
+        if tested["delivered"] == true {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(tested["delivered"], true, "{tested:#}");
+    let mut mail = String::new();
+    let mut lines = tokio::io::BufReader::new(relay.stdout.take().unwrap());
+    while !mail.contains("This channel works") {
+        let read = tokio::io::AsyncBufReadExt::read_line(&mut lines, &mut mail);
+        assert!(tokio::time::timeout(Duration::from_secs(10), read).await.unwrap().unwrap() > 0, "{mail}");
+    }
+    assert!(
+        mail.contains("Subject: Berth: a test of this channel") && mail.contains("To: ann@shop.example"),
+        "{mail}"
+    );
+    relay.kill().await.unwrap();
+}

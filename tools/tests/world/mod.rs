@@ -94,16 +94,30 @@ impl World {
         let ingest = berth_observe::errors::Ingest::start(store.clone(), shutdown.child_token());
         let error_index =
             berth_observe::errors::ErrorIndex::start(store.clone(), None, shutdown.child_token()).unwrap();
+        let maps = berth_observe::errors::Maps::start(
+            store.clone(),
+            data_dir.join("maps"),
+            error_index.clone(),
+            shutdown.child_token(),
+        );
         let _digester = berth_observe::errors::Digester::start(
             store.clone(),
             ingest.clone(),
             error_index.clone(),
+            maps.clone(),
             shutdown.child_token(),
         );
         let context = Arc::new(Context {
             dns,
             ingest,
             error_index,
+            maps,
+            sender: berth_monitor::Sender {
+                policy: berth_deploy::source::guard::HostPolicy {
+                    allow_private: true,
+                    allow_hosts: Vec::new(),
+                },
+            },
             control_url: "http://localhost:7700".into(),
             store,
             forges: Arc::clone(&forges),

@@ -12,6 +12,7 @@ pub mod event;
 pub mod grouping;
 mod in_app;
 mod ingest;
+pub mod maps;
 mod parameters;
 mod read;
 pub mod rules;
@@ -21,4 +22,5 @@ pub mod show;
 
 pub use digester::Digester;
 pub use ingest::{Ingest, Refused, Target};
+pub use maps::Maps;
 pub use search::ErrorIndex;

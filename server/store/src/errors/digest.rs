@@ -10,7 +10,7 @@ use serde_json::json;
 use sqlx::Row;
 
 use super::{
-    Errors, IntakeRow, ItemKind, compress,
+    Errors, IntakeRow, ItemKind, WantedMap, compress,
     intake::{HOUR, count_up},
 };
 use crate::{
@@ -67,6 +67,8 @@ pub struct DigestedEvent {
     pub reasons: Vec<GroupingReason>,
     /// The JSON, compressed, as the intake has it; or a better one, not compressed.
     pub body: Body,
+    /// Source maps that it wants and there are not.
+    pub wanted: Vec<WantedMap>,
 }
 
 /// A body to be kept.
@@ -423,12 +425,34 @@ impl Batch<'_, '_> {
                 let key: (i64, String) = (row.try_get("app_id")?, row.try_get("event_id")?);
                 ids.insert(key, row.try_get::<i64, _>("id")?);
             }
+            for (_, event, _) in chunk.iter().filter(|(_, e, _)| !e.wanted.is_empty()) {
+                if let Some(id) = ids.get(&(event.app.0, event.event_id.clone())) {
+                    self.insert_wanted(*id, event).await?;
+                }
+            }
             filed.extend(chunk.iter().filter_map(|(index, event, issue)| {
                 let id = ids.get(&(event.app.0, event.event_id.clone()))?;
                 Some(Filed { index: *index, event: *id, issue: *issue })
             }));
         }
         Ok(filed)
+    }
+
+    async fn insert_wanted(&mut self, id: i64, event: &DigestedEvent) -> Result<()> {
+        for wanted in event.wanted.iter().take(20) {
+            sqlx::query(
+                "INSERT INTO error_unmapped (event_row, app_id, debug_id, release_name, url)
+                 VALUES ($1, $2, $3, $4, $5) ON CONFLICT (event_row, debug_id, url) DO NOTHING",
+            )
+            .bind(id)
+            .bind(event.app.0)
+            .bind(wanted.debug_id.clone())
+            .bind(storable(&wanted.release, 400))
+            .bind(storable(&wanted.url, 2000))
+            .execute(self.write.conn())
+            .await?;
+        }
+        Ok(())
     }
 
     /// Brings the issues up to date, and opens those again whose decision is undone.

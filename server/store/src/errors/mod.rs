@@ -6,6 +6,7 @@
 mod change;
 mod digest;
 mod intake;
+mod maps;
 mod query;
 
 use berth_schemas::issue::{GroupingReason, IssueState, Level};
@@ -14,6 +15,7 @@ use berth_schemas::{AppSlug, IssueRef, Timestamp};
 pub use change::Until;
 pub use digest::{Body, DigestedEvent, Filed};
 pub use intake::{IntakeRow, NewIntake};
+pub use maps::{NewMap, Remapped, WantedMap};
 pub use query::{ErrorReleaseRow, IssueFilter, IssueOrder, ReleaseStats};
 
 use crate::{

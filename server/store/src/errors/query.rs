@@ -16,7 +16,7 @@ use crate::{
 
 const ISSUE: &str = "i.id, i.app_id, a.slug, i.number, i.state, i.regressed, i.kind, i.value, i.culprit, i.level,
     i.platform, i.handled, i.events, i.users, i.first_seen, i.last_seen, i.first_release, i.assignee, i.reasons";
-const EVENT: &str = "id, app_id, environment_id, issue_id, event_id, at, grouping_key, body";
+pub(super) const EVENT: &str = "id, app_id, environment_id, issue_id, event_id, at, grouping_key, body";
 
 /// How issues are ordered; the largest and newest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -456,7 +456,7 @@ fn issue_row(r: &AnyRow) -> Result<IssueRow> {
     })
 }
 
-fn event_row(r: &AnyRow) -> Result<ErrorEventRow> {
+pub(super) fn event_row(r: &AnyRow) -> Result<ErrorEventRow> {
     let body: Vec<u8> = r.try_get("body")?;
     Ok(ErrorEventRow {
         id: r.try_get("id")?,

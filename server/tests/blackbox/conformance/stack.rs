@@ -21,7 +21,7 @@ use berth_forge::{ForgeConfig, Forges, Intake};
 use berth_mcp::McpConfig;
 use berth_observe::{
     CollectorConfig, LogCollector,
-    errors::{ErrorIndex, Ingest},
+    errors::{ErrorIndex, Ingest, Maps},
 };
 use berth_proxy::{AccessSink, ListenOn, ProxyConfig, ProxyServer};
 use berth_schemas::Timestamp;
@@ -167,7 +167,9 @@ async fn context(data_dir: &std::path::Path, shutdown: &CancellationToken) -> Ar
     let index = ErrorIndex::start(store.clone(), None, shutdown.child_token()).expect("an index");
     Arc::new(Context {
         ingest: Ingest::start(store.clone(), shutdown.child_token()),
+        maps: Maps::start(store.clone(), data_dir.join("maps"), index.clone(), shutdown.child_token()),
         error_index: index,
+        sender: berth_monitor::Sender { policy: berth_deploy::source::guard::HostPolicy::default() },
         control_url: "http://localhost".into(),
         forges: Arc::new(Forges::new(store.clone(), forge)),
         store,

@@ -376,7 +376,7 @@ mod tests {
     fn what_git_refuses_in_gitmodules_is_refused() {
         let one = |field: &str, value: &str| format!("submodule.lib.{field}\n{value}\0");
         let read_one = |text: &str| read(text).map(|all| all["lib"].clone());
-        let said = read_one(&(one("path", "lib") + &one("url", "../a.b"))).unwrap();
+        let said = read_one(&(one("path", "lib") + one("url", "../a.b").as_str())).unwrap();
         assert_eq!((said.path.as_deref(), said.url.as_deref()), (Some("lib"), Some("../a.b")));
         for bad in [
             one("url", "--upload-pack=touch /tmp/x"),

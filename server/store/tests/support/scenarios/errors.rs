@@ -28,6 +28,7 @@ fn read(row: &IntakeRow, kind: &str, release: &str, user: &str) -> DigestedEvent
         loose: None,
         reasons: Vec::new(),
         body: Body::Compressed(row.body.clone()),
+        wanted: Vec::new(),
     }
 }
 

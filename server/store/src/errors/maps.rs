@@ -1,0 +1,247 @@
+//! Source maps: which there are, and which events wait for one.
+
+use std::collections::HashSet;
+
+use berth_schemas::issue::GroupingReason;
+use sqlx::Row;
+
+use super::{ErrorEventRow, Errors, compress, query::event_row};
+use crate::{
+    database::{assembled, storable},
+    error::Result,
+    model::AppId,
+    row::to_json,
+    write::Write,
+};
+
+/// A map to be kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewMap {
+    /// Its app.
+    pub app: AppId,
+    /// By which events name it.
+    pub debug_id: Option<String>,
+    /// The release that it was uploaded for.
+    pub release: Option<String>,
+    /// The minified file, such as `~/assets/index.js`.
+    pub url: String,
+    /// Name of its file.
+    pub file: String,
+    /// Its size in bytes.
+    pub bytes: i64,
+}
+
+/// What an event is after its frames were put right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remapped {
+    /// The JSON.
+    pub body: Vec<u8>,
+    /// Type of the exception.
+    pub kind: String,
+    /// What it says.
+    pub value: String,
+    /// Where.
+    pub culprit: Option<String>,
+    /// Key that decides on its issue.
+    pub strict: String,
+    /// Key that joins.
+    pub loose: Option<String>,
+    /// What went into the key.
+    pub reasons: Vec<GroupingReason>,
+}
+
+/// A map that an event wants and there is not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedMap {
+    /// Debug id, or "".
+    pub debug_id: String,
+    /// Release, or "".
+    pub release: String,
+    /// The file.
+    pub url: String,
+}
+
+impl Errors<'_> {
+    /// Keeps a map; the newest of a name counts.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn add_map(self, map: &NewMap) -> Result<()> {
+        let mut write = Write::begin(self.0).await?;
+        sqlx::query(
+            "INSERT INTO error_maps (app_id, debug_id, release_name, url, file, bytes, at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        )
+        .bind(map.app.0)
+        .bind(map.debug_id.clone())
+        .bind(map.release.as_deref().map(|r| storable(r, 400)))
+        .bind(storable(&map.url, 2000))
+        .bind(map.file.clone())
+        .bind(map.bytes)
+        .bind(write.now.0)
+        .execute(write.conn())
+        .await?;
+        write.commit().await
+    }
+
+    /// The file of a map, by debug id, else by release and file.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn find_map(
+        self,
+        app: AppId,
+        debug_id: Option<&str>,
+        release: Option<&str>,
+        url: &str,
+    ) -> Result<Option<String>> {
+        if let Some(id) = debug_id {
+            let row = sqlx::query(
+                "SELECT file FROM error_maps WHERE app_id = $1 AND debug_id = $2 ORDER BY id DESC LIMIT 1",
+            )
+            .bind(app.0)
+            .bind(id.to_owned())
+            .fetch_optional(self.0.read())
+            .await?;
+            if let Some(row) = row {
+                return Ok(Some(row.try_get("file")?));
+            }
+        }
+        let Some(release) = release else { return Ok(None) };
+        let row = sqlx::query(
+            "SELECT file FROM error_maps WHERE app_id = $1 AND release_name = $2 AND url = $3 ORDER BY id DESC LIMIT 1",
+        )
+        .bind(app.0)
+        .bind(storable(release, 400))
+        .bind(storable(url, 2000))
+        .fetch_optional(self.0.read())
+        .await?;
+        row.map(|r| Ok(r.try_get("file")?)).transpose()
+    }
+
+    /// Names of all files of maps.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn map_files(self) -> Result<HashSet<String>> {
+        let rows = sqlx::query("SELECT DISTINCT file FROM error_maps").fetch_all(self.0.read()).await?;
+        rows.iter().map(|r| Ok(r.try_get("file")?)).collect()
+    }
+
+    /// Events that wait for a map which is there by now, the newest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn mappable(self, limit: i64) -> Result<Vec<ErrorEventRow>> {
+        let sql = format!(
+            "SELECT {} FROM error_events WHERE id IN (
+                 SELECT u.event_row FROM error_unmapped u JOIN error_maps m ON m.app_id = u.app_id
+                     AND (m.debug_id = u.debug_id OR (m.release_name = u.release_name AND m.url = u.url))
+                 ORDER BY u.event_row DESC LIMIT $1)",
+            super::query::EVENT
+        );
+        let rows = sqlx::query(assembled(sql)).bind(limit).fetch_all(self.0.read()).await?;
+        rows.iter().map(event_row).collect()
+    }
+
+    /// Keeps what an event became; it stays in its issue, and what comes and looks the same joins it. Without a change it
+    /// only stops to wait.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn remapped(self, event: &ErrorEventRow, done: Option<Remapped>) -> Result<()> {
+        let body = done.as_ref().map(|d| compress(&d.body)).transpose()?;
+        let mut write = Write::begin(self.0).await?;
+        sqlx::query("DELETE FROM error_unmapped WHERE event_row = $1")
+            .bind(event.id)
+            .execute(write.conn())
+            .await?;
+        if let (Some(done), Some(body)) = (done, body) {
+            sqlx::query("UPDATE error_events SET body = $2, grouping_key = $3 WHERE id = $1")
+                .bind(event.id)
+                .bind(body)
+                .bind(done.strict.clone())
+                .execute(write.conn())
+                .await?;
+            for key in [Some(&done.strict), done.loose.as_ref()].into_iter().flatten() {
+                sqlx::query(
+                    "INSERT INTO error_groupings (grouping_key, issue_id) VALUES ($1, $2)
+                     ON CONFLICT (grouping_key) DO NOTHING",
+                )
+                .bind(key.clone())
+                .bind(event.issue_id)
+                .execute(write.conn())
+                .await?;
+            }
+            sqlx::query(
+                "UPDATE error_issues SET kind = $2, value = $3, culprit = $4, reasons = $5 WHERE id = $1",
+            )
+            .bind(event.issue_id)
+            .bind(storable(&done.kind, 400))
+            .bind(storable(&done.value, 1000))
+            .bind(done.culprit.as_deref().map(|c| storable(c, 400)))
+            .bind(to_json("error_issues", "reasons", &done.reasons)?)
+            .execute(write.conn())
+            .await?;
+        }
+        write.commit().await
+    }
+
+    /// What an event waits for, in words for people.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn waits_for(self, event: i64) -> Result<Vec<WantedMap>> {
+        let rows = sqlx::query(
+            "SELECT debug_id, release_name, url FROM error_unmapped WHERE event_row = $1 LIMIT 20",
+        )
+        .bind(event)
+        .fetch_all(self.0.read())
+        .await?;
+        rows.iter()
+            .map(|r| {
+                Ok(WantedMap {
+                    debug_id: r.try_get("debug_id")?,
+                    release: r.try_get("release_name")?,
+                    url: r.try_get("url")?,
+                })
+            })
+            .collect()
+    }
+
+    /// Makes a release known before its first error, with its commits as JSON; true if it is new.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn add_release(
+        self,
+        app: AppId,
+        name: &str,
+        commits: Option<&str>,
+        released: bool,
+    ) -> Result<bool> {
+        let mut write = Write::begin(self.0).await?;
+        let now = write.now.0;
+        let new = sqlx::query(
+            "INSERT INTO error_releases (app_id, name, first_seen) VALUES ($1, $2, $3) ON CONFLICT (app_id, name) DO NOTHING",
+        )
+        .bind(app.0)
+        .bind(storable(name, 400))
+        .bind(now)
+        .execute(write.conn())
+        .await?
+        .rows_affected();
+        sqlx::query(
+            "UPDATE error_releases SET commits = COALESCE($3, commits), released_at = COALESCE($4, released_at)
+             WHERE app_id = $1 AND name = $2",
+        )
+        .bind(app.0)
+        .bind(storable(name, 400))
+        .bind(commits.map(str::to_owned))
+        .bind(released.then_some(now))
+        .execute(write.conn())
+        .await?;
+        write.commit().await?;
+        Ok(new > 0)
+    }
+}
