@@ -23,67 +23,6 @@ pub(crate) const SEARCH: &str = "tool_search";
 pub(crate) const READ: &str = "tool_read";
 pub(crate) const WRITE: &str = "tool_write";
 
-/// What the URL asks for.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct View {
-    read_only: bool,
-    tools: Wanted,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-enum Wanted {
-    #[default]
-    Core,
-    All,
-    Named(Vec<String>),
-}
-
-impl View {
-    /// Reads the URL's query. What it does not know it ignores, as other layers may use it.
-    pub(crate) fn of(query: Option<&str>) -> Self {
-        let mut view = Self::default();
-        for pair in query.unwrap_or_default().split('&') {
-            match pair.split_once('=').unwrap_or((pair, "")) {
-                ("read_only", value) => view.read_only = !matches!(value, "0" | "false"),
-                ("tools", "all") => view.tools = Wanted::All,
-                ("tools", "" | "core") => view.tools = Wanted::Core,
-                ("tools", names) => {
-                    // A comma may come percent-encoded; the names themselves hold nothing to decode.
-                    let names = names.replace("%2C", ",").replace("%2c", ",");
-                    view.tools = Wanted::Named(names.split(',').map(|n| n.trim().to_owned()).collect());
-                }
-                _ => {}
-            }
-        }
-        view
-    }
-
-    /// Whether a tool may be called through this URL, shown or not; readers through one that only reads.
-    pub(crate) fn reaches(&self, tool: &Tool) -> bool {
-        (!self.read_only || is_harmless(tool))
-            && match &self.tools {
-                Wanted::Core | Wanted::All => true,
-                Wanted::Named(names) => names.iter().any(|n| n == tool.spec.name),
-            }
-    }
-
-    /// Whether a tool stands in the list of this URL.
-    pub(crate) fn shows(&self, tool: &Tool) -> bool {
-        self.reaches(tool) && (self.tools != Wanted::Core || tool.spec.tier == Tier::Core)
-    }
-
-    /// Whether one of the three tools that reach the rest is there.
-    pub(crate) fn shows_gateway(&self, name: &str) -> bool {
-        self.tools == Wanted::Core && (name != WRITE || !self.read_only)
-    }
-}
-
-/// Whether a client may call a tool without asking the person in front of it. Reading a secret changes nothing,
-/// but what was read cannot be taken back out of a conversation.
-pub(crate) fn is_harmless(tool: &Tool) -> bool {
-    tool.is_harmless()
-}
-
 /// The tool that reaches one which is not in the list.
 pub(crate) fn gateway_to(tool: &Tool) -> &'static str {
     if is_harmless(tool) { READ } else { WRITE }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use berth_schemas::{Code, Problem, Scope, error::nearest};
+use berth_schemas::{Code, Problem, error::nearest};
 use berth_tools::{Group, Registry, Tier, Tool};
 
 use crate::surface::WRITE;
@@ -107,7 +107,7 @@ impl View {
 /// Whether a client may call a tool without asking the person in front of it. Reading a secret changes nothing,
 /// but what was read cannot be taken back out of a conversation.
 pub(crate) fn is_harmless(tool: &Tool) -> bool {
-    tool.spec.hints.read_only && tool.spec.scope != Scope::Secrets
+    tool.is_harmless()
 }
 
 fn shown(text: &str) -> String {

@@ -21,8 +21,8 @@ mod events;
 mod find;
 pub mod first_push;
 mod follow;
-mod group;
 mod grants;
+mod group;
 mod jobs;
 mod logs;
 mod once;
@@ -60,7 +60,9 @@ pub use text::{Part, Text};
 #[must_use]
 pub fn registry() -> Registry {
     Registry::new([
+        (Group::Errors, alerts::tools()),
         (Group::Apps, apps::tools()),
+        (Group::Access, audit::tools()),
         (Group::Deploy, deployments::tools()),
         (Group::Domains, dns_providers::tools()),
         (Group::Domains, domains::tools()),
@@ -68,10 +70,12 @@ pub fn registry() -> Registry {
         (Group::Errors, error_events::tools()),
         (Group::Errors, errors::tools()),
         (Group::Platform, events::tools()),
+        (Group::Access, grants::tools()),
         (Group::Deploy, jobs::tools()),
         (Group::Logs, logs::tools()),
         (Group::Platform, platform::tools()),
         (Group::Access, projects::tools()),
+        (Group::Access, proposals::tools()),
         (Group::Git, pushes::tools()),
         (Group::Deploy, releases::tools()),
         (Group::Git, repositories::tools()),
@@ -81,31 +85,4 @@ pub fn registry() -> Registry {
         (Group::Traffic, traffic::tools()),
         (Group::Variables, variables::tools()),
     ])
-    let nouns = [
-        alerts::tools(),
-        apps::tools(),
-        audit::tools(),
-        deployments::tools(),
-        dns_providers::tools(),
-        domains::tools(),
-        environments::tools(),
-        error_events::tools(),
-        errors::tools(),
-        events::tools(),
-        grants::tools(),
-        jobs::tools(),
-        logs::tools(),
-        platform::tools(),
-        projects::tools(),
-        proposals::tools(),
-        pushes::tools(),
-        releases::tools(),
-        repositories::tools(),
-        requests::tools(),
-        rollouts::tools(),
-        tokens::tools(),
-        traffic::tools(),
-        variables::tools(),
-    ];
-    Registry::new(nouns.into_iter().flatten().collect())
 }

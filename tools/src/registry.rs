@@ -14,11 +14,11 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tracing::Instrument;
 
-use crate::{context::Context, group::Group, page::Budget, progress::Progress, text::Text, tidy};
 use crate::{
     audited::{self, Reading, Via, Writing},
     brake,
     context::Context,
+    group::Group,
     page::Budget,
     progress::Progress,
     proposals,
@@ -236,9 +236,9 @@ impl Tool {
             group: Group::Platform,
             input: tidy::tidy(input.into()),
             output: tidy::tidy(output.into()),
+            check,
             run,
         }
-        Self { spec, input: tidy::tidy(input.into()), output: tidy::tidy(output.into()), check, run }
     }
 
     /// Checks the caller's scope, then runs the body. The one way to call a tool, whatever the surface, so that the

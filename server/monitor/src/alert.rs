@@ -1,6 +1,9 @@
 //! The task behind alerts: reads what happened, keeps what is to be told, sends what is due.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    time::Duration,
+};
 
 use berth_schemas::{
     IssueRef, Timestamp,
@@ -131,11 +134,13 @@ async fn count(store: &Store, control_url: &str) -> Result<()> {
             continue;
         }
         let minutes = rule.minutes.unwrap_or(60);
-        if !counts.contains_key(&(app, minutes)) {
-            let since = now.plus_seconds(-i64::from(minutes) * 60);
-            counts.insert((app, minutes), store.alerts().often(app, since).await?);
-        }
-        let often = counts.get(&(app, minutes)).map_or(&[][..], Vec::as_slice);
+        let often = match counts.entry((app, minutes)) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let since = now.plus_seconds(-i64::from(minutes) * 60);
+                new.insert(store.alerts().often(app, since).await?)
+            }
+        };
         let reached =
             often.iter().filter(|o| o.events.max(o.users) >= i64::from(rule.threshold.unwrap_or(u32::MAX)));
         let reached: HashMap<i64, Often> = reached.map(|o| (o.issue, *o)).collect();

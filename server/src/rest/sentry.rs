@@ -92,7 +92,15 @@ fn ok(value: Value) -> Answer {
 }
 
 fn demand(principal: &Principal, scope: Scope) -> Result<(), No> {
-    Ok(berth_tools::registry::demand("This call", principal, scope)?)
+    berth_tools::registry::demand("This call", principal, scope)?;
+    if scope != Scope::Read && !principal.is_full() {
+        let text = format!(
+            "The token {:?} is limited to a mode or to tools, and this writes past them.",
+            principal.name
+        );
+        return Err(No(StatusCode::FORBIDDEN, text));
+    }
+    Ok(())
 }
 
 async fn app(control: &Shared, principal: &Principal, name: &str) -> Result<AppRow, No> {

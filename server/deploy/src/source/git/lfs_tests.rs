@@ -132,6 +132,9 @@ fn why(error: GitError) -> String {
     }
 }
 
+/// What a server answers, by its port, the path and the body that it got: status, type and body.
+type Answer = fn(u16, &str, &[u8]) -> (u16, String, Vec<u8>);
+
 #[tokio::test]
 async fn files_come_from_their_server_and_pointers_nobody_tracks_stay() {
     let server = Server::new(|port, asked, body| match asked.strip_prefix("GET /o/") {
@@ -176,7 +179,7 @@ async fn files_come_from_their_server_and_pointers_nobody_tracks_stay() {
 #[tokio::test]
 async fn what_comes_is_what_was_pointed_to_or_the_fetch_fails() {
     let files: &[(&str, &[u8])] = &[("a.bin", b"right")];
-    let fetch = async |answer: fn(u16, &str, &[u8]) -> (u16, String, Vec<u8>)| {
+    let fetch = async |answer: Answer| {
         let server = Server::new(answer).await;
         let world = World::with_lfs(&server, files).await;
         let failed = world.fetch(&world.lfs_request("")).await.unwrap_err();
