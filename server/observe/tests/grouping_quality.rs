@@ -44,14 +44,11 @@ fn moved_lines(set: &mut Set) {
         for release in 0..4 {
             let root = ["/srv/a", "/srv/b/releases/17", "/app", "/home/ci/build"][release];
             let shift = release * 7;
+            let name = ["cart", "order", "user", "stock", "tax", "mail"][cause];
             let frames = vec![
                 frame(&format!("{root}/shop/server.py"), "dispatch", 10 + shift),
-                frame(
-                    &format!("{root}/shop/views_{cause}.py"),
-                    &format!("view_{}", ["cart", "order", "user", "stock", "tax", "mail"][cause]),
-                    30 + shift,
-                ),
-                frame(&format!("{root}/shop/models.py"), "load", 80 + shift + cause),
+                frame(&format!("{root}/shop/views_{cause}.py"), &format!("view_{name}"), 30 + shift),
+                frame(&format!("{root}/shop/models.py"), &format!("load_{name}"), 80 + shift + cause),
             ];
             set.add(format!("lines-{cause}"), raised("python", "KeyError", &format!("'k{release}'"), frames));
         }

@@ -68,9 +68,11 @@ async fn found(berth: &Berth, query: &str, wanted: usize) -> Vec<Value> {
     let query: String = query.bytes().map(|b| format!("%{b:02X}")).collect();
     let mut last = Value::Null;
     for _ in 0..100 {
-        last = berth.rest().get(&format!("/v1/errors?query={query}&sort=first_seen")).await.ok();
-        let issues = last["issues"].as_array().unwrap();
-        if issues.len() == wanted {
+        // A tag that no indexed event has yet is no field.
+        last = berth.rest().get(&format!("/v1/errors?query={query}&sort=first_seen")).await.json();
+        if let Some(issues) = last["issues"].as_array()
+            && issues.len() == wanted
+        {
             return issues.clone();
         }
         tokio::time::sleep(Duration::from_millis(100)).await;

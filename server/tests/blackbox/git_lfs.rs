@@ -195,5 +195,7 @@ async fn objects_are_minded_like_the_repository() {
 
 fn sha256(content: &[u8]) -> String {
     use sha2::Digest as _;
-    sha2::Sha256::digest(content).iter().fold(String::new(), |text, byte| text + format!("{byte:02x}").as_str())
+    sha2::Sha256::digest(content)
+        .iter()
+        .fold(String::new(), |text, byte| text + format!("{byte:02x}").as_str())
 }

@@ -151,7 +151,10 @@ impl Parts {
         }
         let kind = outermost.and_then(|e| e.kind.clone()).unwrap_or_default();
         let inner = own_frame(event.main_stack());
-        let loose = inner.map(|frame| vec![kind, frame, value]);
+        // What was only wrapped is told apart by what it was.
+        let roots = chosen.iter().skip(1).flat_map(|root| [root.kind.clone(), own_frame(&root.stack)]);
+        let roots: Vec<String> = roots.map(Option::unwrap_or_default).collect();
+        let loose = inner.map(|frame| [vec![kind, frame, value], roots].concat());
         Self { strict, loose, reasons }
     }
 
