@@ -318,18 +318,21 @@ fn follow_forges(supervisor: &mut Supervisor, daemon: &Daemon, forges: &Arc<Forg
 }
 
 fn oauth_config(daemon: &Daemon) -> OAuthConfig {
-    let policy = HostPolicy { allow_private: daemon.config.allow_private_sources, allow_hosts: Vec::new() };
     OAuthConfig {
         public_url: daemon.config.public_url.clone(),
-        policy,
+        policy: host_policy(&daemon.config),
         allow_local: daemon.config.allow_local_sources,
     }
 }
 
 /// Sends alerts, to hosts that anybody may reach, or as the administrator allows.
 fn sender(config: &Config) -> berth_monitor::Sender {
-    let policy = HostPolicy { allow_private: config.allow_private_sources, allow_hosts: Vec::new() };
-    berth_monitor::Sender { policy }
+    berth_monitor::Sender { policy: host_policy(config) }
+}
+
+/// Which hosts a user may make the daemon talk to.
+fn host_policy(config: &Config) -> HostPolicy {
+    HostPolicy { allow_private: config.allow_private_sources, allow_hosts: Vec::new() }
 }
 
 fn forge_config(daemon: &Daemon) -> ForgeConfig {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD as BASE64};
-use berth_deploy::source::guard::{HostPolicy, resolve_guarded};
+use berth_deploy::source::guard::{HostPolicy, bound_client, resolve_guarded};
 use berth_schemas::{
     Code, Problem,
     alert::{ChannelTarget, SmtpSecurity},
@@ -174,14 +174,8 @@ impl Sender {
         let addresses = resolve_guarded(&host, port, &self.policy)
             .await
             .map_err(|e| SendError::passing(e.to_string()))?;
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .tcp_nodelay(true)
-            .resolve_to_addrs(&host, &addresses)
-            .user_agent(concat!("Berth/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|e| SendError::lasting(e.to_string()))?;
+        let client =
+            bound_client(&host, &addresses).build().map_err(|e| SendError::lasting(e.to_string()))?;
         // Written once, because a signature is over these very bytes.
         let mut request = client.post(url).header("content-type", "application/json").body(body.to_string());
         for (name, value) in headers {

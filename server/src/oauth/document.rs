@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use berth_deploy::source::guard::{HostPolicy, resolve_guarded};
+use berth_deploy::source::guard::{HostPolicy, bound_client, resolve_guarded};
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 use url::Url;
@@ -106,14 +106,7 @@ impl Documents {
         let host = url.host_str().unwrap_or_default().to_owned();
         let port = url.port_or_known_default().unwrap_or(443);
         let addresses = resolve_guarded(&host, port, &self.policy).await.map_err(|e| e.to_string())?;
-        // A client of its own, because it is bound to the addresses that were checked just now.
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .resolve_to_addrs(&host, &addresses)
-            .user_agent(concat!("Berth/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|e| e.to_string())?;
+        let http = bound_client(&host, &addresses).build().map_err(|e| e.to_string())?;
         let failed = |e: reqwest::Error| format!("it cannot be fetched: {}", e.without_url());
         let asked = http.get(url.as_str()).header(http::header::ACCEPT, "application/json");
         let mut answer = asked.send().await.map_err(failed)?;

@@ -213,9 +213,8 @@ async fn security(
     control.ingest.admit(&known.target)?;
     keep(&control.ingest, known, |known, reading| {
         let of = |name: &str| {
-            let pairs = known.query.split('&').filter_map(|p| p.split_once('='));
-            let value = pairs.filter(|(n, _)| *n == name).map(|(_, v)| v).next()?;
-            Some(percent_decoded(value))
+            let mut pairs = url::form_urlencoded::parse(known.query.as_bytes());
+            pairs.find(|(n, _)| n == name).map(|(_, value)| value.into_owned())
         };
         let about = [("release", of("sentry_release")), ("environment", of("sentry_environment"))];
         let about: Vec<(&str, String)> = about.into_iter().filter_map(|(n, v)| Some((n, v?))).collect();
@@ -382,28 +381,4 @@ fn number(id: &str) -> Result<i64, No> {
 
 fn new_id() -> String {
     uuid::Uuid::new_v4().simple().to_string()
-}
-
-fn percent_decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        rest = tail;
-        match (first, tail) {
-            (b'+', _) => bytes.push(b' '),
-            (b'%', [a, b, after @ ..]) => {
-                let digits = [*a, *b];
-                let byte = std::str::from_utf8(&digits).ok().and_then(|d| u8::from_str_radix(d, 16).ok());
-                match byte {
-                    Some(byte) => {
-                        bytes.push(byte);
-                        rest = after;
-                    }
-                    None => bytes.push(b'%'),
-                }
-            }
-            (other, _) => bytes.push(*other),
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }

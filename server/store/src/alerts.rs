@@ -11,6 +11,7 @@ use sqlx::{Row, any::AnyRow};
 use crate::{
     database::storable,
     error::{Result, StoreError},
+    forge_reports::advance,
     model::{AppId, NewEvent, Principal},
     row::{self, to_json},
     seal::Place,
@@ -284,14 +285,7 @@ impl Alerts<'_> {
             }
         }
         if let Some((name, event)) = cursor {
-            sqlx::query(
-                "INSERT INTO event_cursors (name, event) VALUES ($1, $2)
-                 ON CONFLICT (name) DO UPDATE SET event = excluded.event",
-            )
-            .bind(name.to_owned())
-            .bind(event)
-            .execute(write.conn())
-            .await?;
+            advance(&mut write, name, event).await?;
         }
         sqlx::query(
             "DELETE FROM alert_deliveries WHERE state <> 'pending' AND id <

@@ -108,14 +108,7 @@ impl ForgeReports<'_> {
             .execute(write.conn())
             .await?;
         }
-        sqlx::query(
-            "INSERT INTO event_cursors (name, event) VALUES ($1, $2)
-             ON CONFLICT (name) DO UPDATE SET event = excluded.event",
-        )
-        .bind(cursor.to_owned())
-        .bind(upto)
-        .execute(write.conn())
-        .await?;
+        advance(&mut write, cursor, upto).await?;
         write.commit().await
     }
 
@@ -225,6 +218,19 @@ async fn failed(write: &mut Write<'_>, report: &ReportRow, problem: &Problem) ->
         .bind(report.repository_id.clone())
         .execute(write.conn())
         .await?;
+    Ok(())
+}
+
+/// Notes how far the event log was read under a cursor's name.
+pub(crate) async fn advance(write: &mut Write<'_>, cursor: &str, event: i64) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO event_cursors (name, event) VALUES ($1, $2)
+         ON CONFLICT (name) DO UPDATE SET event = excluded.event",
+    )
+    .bind(cursor.to_owned())
+    .bind(event)
+    .execute(write.conn())
+    .await?;
     Ok(())
 }
 

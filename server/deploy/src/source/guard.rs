@@ -64,6 +64,17 @@ pub async fn resolve_guarded(
     screen(host, found, policy)
 }
 
+/// The beginning of an HTTP client that talks to `host` at these addresses, which were checked just now, and follows no
+/// redirect past the check: so it is one for each check.
+pub fn bound_client(host: &str, addresses: &[SocketAddr]) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .tcp_nodelay(true)
+        .resolve_to_addrs(host, addresses)
+        .user_agent(concat!("Berth/", env!("CARGO_PKG_VERSION")))
+}
+
 /// The pure part of [`resolve_guarded`]: keeps the allowed ones of the addresses found.
 ///
 /// # Errors

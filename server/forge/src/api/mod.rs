@@ -5,7 +5,7 @@ pub mod request;
 use std::time::Duration;
 
 use base64::{Engine, prelude::BASE64_STANDARD as BASE64};
-use berth_deploy::source::guard::{GuardError, HostPolicy, resolve_guarded};
+use berth_deploy::source::guard::{GuardError, HostPolicy, bound_client, resolve_guarded};
 use berth_schemas::{Code, Problem, repository::ForgeKind};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::Value;
@@ -78,15 +78,7 @@ impl Api {
         let host = uri.host().unwrap_or_default().to_owned();
         let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("http") { 80 } else { 443 });
         let addresses = resolve_guarded(&host, port, &self.policy).await.map_err(|e| self.forbidden(&e))?;
-        // A client of its own for each request, because it is bound to the addresses that were checked just now.
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .tcp_nodelay(true)
-            .resolve_to_addrs(&host, &addresses)
-            .user_agent(concat!("Berth/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|e| self.unreachable(&e.to_string()))?;
+        let client = bound_client(&host, &addresses).build().map_err(|e| self.unreachable(&e.to_string()))?;
         let mut asked = client.request(request.method.clone(), &url).headers(self.headers()?);
         if let Some(body) = &request.body {
             asked = asked.json(body);

@@ -106,8 +106,8 @@ pub fn envelope(bytes: &[u8], reading: &Reading<'_>) -> Result<Accepted, Envelop
             "log" => json_item(&mut accepted, kind, ItemKind::Logs, item.payload, reading),
             "trace_metric" => json_item(&mut accepted, kind, ItemKind::Metrics, item.payload, reading),
             "replay_event" => json_item(&mut accepted, kind, ItemKind::ReplayEvent, item.payload, reading),
-            "replay_recording" => raw(&mut accepted, kind, ItemKind::ReplayRecording, item.payload, reading),
-            "profile" | "profile_chunk" => raw(&mut accepted, kind, ItemKind::Profile, item.payload, reading),
+            "replay_recording" => raw(&mut accepted, kind, ItemKind::ReplayRecording, item.payload),
+            "profile" | "profile_chunk" => raw(&mut accepted, kind, ItemKind::Profile, item.payload),
             "raw_security" | "security" => {
                 let taken = security(item.payload, &[], reading);
                 accepted.items.extend(taken.items);
@@ -258,7 +258,7 @@ fn json_item(accepted: &mut Accepted, kind: &str, item: ItemKind, payload: &[u8]
     keep(accepted, item, id, body.to_string().into_bytes());
 }
 
-fn raw(accepted: &mut Accepted, kind: &str, item: ItemKind, payload: &[u8], _: &Reading<'_>) {
+fn raw(accepted: &mut Accepted, kind: &str, item: ItemKind, payload: &[u8]) {
     if payload.len() > MAX_ATTACHMENT {
         return accepted.dropped.push(Drop::new(category(kind), "too_large"));
     }

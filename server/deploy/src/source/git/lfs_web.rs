@@ -14,7 +14,7 @@ use super::{GitCredential, one_line, token_user};
 use crate::{
     lock::lock,
     source::{
-        guard::{GuardError, HostPolicy, resolve_guarded},
+        guard::{GuardError, HostPolicy, bound_client, resolve_guarded},
         lfs::{
             Oid,
             wire::{self, Action, Batch, BatchAnswer},
@@ -240,12 +240,9 @@ impl Web {
         let addresses = resolve_guarded(host, port, &self.policy).await.map_err(Fault::Guard)?;
         // Building a client wants one; that it is set already is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
+        let client = bound_client(host, &addresses)
             .connect_timeout(CONNECT)
             .read_timeout(SILENCE)
-            .resolve_to_addrs(host, &addresses)
             .user_agent(concat!("git-lfs/3 (Berth ", env!("CARGO_PKG_VERSION"), ")"))
             .build()
             .map_err(|e| Fault::Other(e.to_string()))?;
