@@ -219,7 +219,7 @@ impl From<StoreError> for Problem {
             E::DiskFull(cause) => {
                 tracing::error!(%cause, "the database's disk is full");
                 Problem::new(Code::OutOfDisk, detail)
-                    .hint("Free space on the disk that holds the data directory, then try again.")
+                    .hint("Free space on the disk that holds the data directory, then try again: platform_cleanup lists what Berth can remove.")
             }
             E::Locked(_) => Problem::new(Code::Unavailable, detail)
                 .hint("Stop that one first, or use another data directory. To replace its program: berth upgrade."),
