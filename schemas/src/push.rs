@@ -163,8 +163,8 @@ impl PushState {
         use PushState as S;
         match self {
             S::Received => next != S::Received,
-            S::Handled => next == S::Refused,
-            // By push_retry.
+            // Back by push_retry: from here only when no deployment of it came or will come to be live.
+            S::Handled => matches!(next, S::Received | S::Refused),
             S::Failed => next == S::Received,
             S::Ignored => matches!(next, S::Received | S::Refused),
             S::Superseded | S::Refused => false,
@@ -367,7 +367,7 @@ mod tests {
         for from in PushState::ALL {
             assert_eq!(PushState::parse(from.as_str()), Some(from));
             assert!(!from.can_become(from));
-            let back = matches!(from, PushState::Ignored | PushState::Failed);
+            let back = matches!(from, PushState::Ignored | PushState::Failed | PushState::Handled);
             assert_eq!(from.can_become(PushState::Received), back);
         }
         assert!(PushState::Handled.can_become(PushState::Refused));

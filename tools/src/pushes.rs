@@ -51,7 +51,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             Spec {
                 name: "push_retry",
                 title: "Decide a push once more",
-                description: "Decide a push once more that was ignored or failed, now without skip marks and path filters: to deploy after all what a rule left out, or after its cause was corrected. What led to a deployment is repeated with deployment_create.",
+                description: "Decide a push once more that was ignored or failed, or whose deployment failed, now without skip marks and path filters: to deploy after all what a rule left out, or after its cause was corrected. What it brought live is deployed anew with deployment_create.",
                 hints: Hints::UPDATE,
                 scope: Scope::Deploy,
                 tier: Tier::Extended,
@@ -156,19 +156,38 @@ async fn get(call: Call, input: PushGet) -> Result<PushDetail, Problem> {
 async fn retry(call: Call, input: PushRetry) -> Result<PushDetail, Problem> {
     let (app, push) = find_push(&call, &input.app, input.push).await?;
     if !push.state.can_become(PushState::Received) {
-        let hint = match push.state {
-            PushState::Received => "It is about to be decided: look again with push_get.".to_owned(),
-            PushState::Superseded => "Retry the newest push of that branch: push_list.".into(),
-            PushState::Refused => "Push it again: its branch did not move.".into(),
-            _ => format!("To deploy it again use deployment_create(app={:?}).", app.slug.as_str()),
-        };
-        let detail = format!("Push {} is {} and is not decided again.", push.id.0, push.state.as_str());
-        return Err(Problem::new(Code::Conflict, detail).hint(hint));
+        return Err(not_again(&app, &push));
     }
-    let push = call.context.pipeline.retry_push(&call.principal, push.id).await?;
+    let push = match call.context.pipeline.retry_push(&call.principal, push.id).await {
+        Err(problem) if problem.code == Code::Conflict => {
+            let now = call.context.store.pushes().get(push.id).await?;
+            return Err(not_again(&app, &now.unwrap_or(push)));
+        }
+        decided => decided?,
+    };
     // It is decided in a moment: the answer should say what came of it.
     let push = call.context.pipeline.wait_decided(push.id, std::time::Duration::from_secs(5)).await?;
     detail(&call, &push).await
+}
+
+/// Why a push is not decided once more, and what to do instead.
+fn not_again(app: &AppRow, push: &PushRow) -> Problem {
+    let (app, id) = (app.slug.as_str(), push.id.0);
+    let (is, hint) = match push.state {
+        PushState::Received => {
+            ("received", "It is about to be decided: look again with push_get.".to_owned())
+        }
+        PushState::Superseded => ("superseded", "Retry the newest push of that branch: push_list.".into()),
+        PushState::Refused => ("refused", "Push it again: its branch did not move.".into()),
+        PushState::Handled => (
+            "handled, and its deployment did not fail,",
+            format!("Follow the deployment that push_get(app={app:?}, push={id}) names; to deploy it anew when it is live use deployment_create(app={app:?}, no_cache=true)."),
+        ),
+        PushState::Ignored | PushState::Failed => {
+            (push.state.as_str(), format!("Look at it again with push_get(app={app:?}, push={id})."))
+        }
+    };
+    Problem::new(Code::Conflict, format!("Push {id} is {is} and is not decided again.")).hint(hint)
 }
 
 /// The push of this number, if it is one of the app's.
@@ -236,7 +255,10 @@ fn next(push: &PushShown) -> String {
         }
         PushState::Handled => match push.deployments.last() {
             Some(deployment) => {
-                format!("Follow it with deployment_get(deployment={:?}, wait_s=50).", deployment.to_string())
+                format!(
+                    "Follow it with deployment_get(deployment={:?}, wait_s=50). If it failed, correct the cause, then push_retry(app={app:?}, push={number}).",
+                    deployment.to_string()
+                )
             }
             None => "There is nothing to do.".into(),
         },

@@ -5,6 +5,9 @@ use berth_store::model::{AppRow, DeploymentSource};
 
 use crate::{registry::Call, settings};
 
+/// How many deployments are looked through for what was pushed last: rollbacks and uploads may be newer.
+const SOURCES_LOOKED_AT: i64 = 50;
+
 /// Checks what can be checked without asking anybody.
 pub(crate) fn check(input: &DeploymentCreate, allow_local: bool) -> Result<(), Problem> {
     if input.folder.is_some() {
@@ -95,6 +98,26 @@ pub(crate) async fn of(
             "git_ref",
             "git_ref belongs to a git source, and the app's source is an image.",
         )),
+        None => pushed_last(call, app, input).await,
+    }
+}
+
+/// An app without a configured source that lives from pushes: what the newest of them brought here.
+async fn pushed_last(
+    call: &Call,
+    app: &AppRow,
+    input: &DeploymentCreate,
+) -> Result<DeploymentSource, Problem> {
+    let here = Some(app.environment.id);
+    let newest = call.context.store.deployments().list_in(app.id, here, None, None, SOURCES_LOOKED_AT).await?;
+    let source = newest.into_iter().map(|d| d.source).find(|source| source.commit().is_some());
+    match source {
+        Some(_) if input.git_ref.is_some() => Err(Problem::invalid(
+            "git_ref",
+            "git_ref belongs to git_url, and the app's source is what was pushed.",
+        )
+        .hint("Push that branch; or name its repository with git_url.")),
+        Some(source) => Ok(source),
         None => Err(none_given(app.slug.as_str())),
     }
 }

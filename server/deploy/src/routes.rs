@@ -105,6 +105,11 @@ impl Domains {
         let wildcard = || host.split_once('.').map(|(_, parent)| format!("*.{parent}"));
         self.certified.contains(host) || wildcard().is_some_and(|w| self.certified.contains(&w))
     }
+
+    fn rules(&self) -> HashMap<&String, &Arc<HostRules>> {
+        let all = self.of.values().flatten();
+        all.filter_map(|d| Some((&d.host, d.rules.as_ref()?))).collect()
+    }
 }
 
 /// The routes of all environments.
@@ -259,9 +264,7 @@ impl Routes {
 
     /// The rules of each domain that has some.
     pub(crate) fn rules(&self) -> HashMap<String, Arc<HostRules>> {
-        let domains = lock(&self.domains);
-        let all = domains.of.values().flatten();
-        all.filter_map(|d| Some((d.host.clone(), Arc::clone(d.rules.as_ref()?)))).collect()
+        lock(&self.domains).rules().into_iter().map(|(host, rules)| (host.clone(), Arc::clone(rules))).collect()
     }
 
     /// Replaces all domains.
@@ -378,41 +381,46 @@ impl Routes {
         let mut builder = RouteTable::builder();
         let mut taken = HashSet::new();
         let domains = lock(&self.domains);
+        // They are the host's: whatever app answers below one of its paths is behind them, too.
+        let rules = domains.rules();
         if let Some((host, target)) = &self.control {
             taken.insert((host, "/"));
             let route = builder.host(host.as_str());
             let route = if domains.is_certified(host) { route.https_only() } else { route };
             builder = route.to(Destination::Release(Arc::clone(target)));
         }
-        for (environment, entry) in entries {
-            let own = entry.places.iter().map(|(host, prefix)| (host, prefix.as_str(), None));
-            let more = domains.of.get(environment).into_iter().flatten();
-            let more = more.map(|domain| (&domain.host, "/", Some(domain)));
-            for (host, prefix, domain) in own.chain(more) {
-                // Checked when it was set; a clash that is there all the same must not take all routes down.
-                if !taken.insert((host, prefix)) {
-                    continue;
-                }
-                let place = |builder: RouteTableBuilder, prefix: &str| {
-                    let mut route = builder.host(host.as_str()).prefix(prefix);
-                    if domains.is_certified(host) {
-                        route = route.https_only();
-                    }
-                    if let Some(rules) = domain.and_then(|d| d.rules.as_ref()) {
-                        route = route.rules(Arc::clone(rules));
-                    }
-                    route
-                };
-                if let Some(errors) = &self.errors
-                    && taken.insert((host, TUNNEL_PATH))
-                {
-                    builder = place(builder, TUNNEL_PATH).to(Destination::Release(Arc::clone(errors)));
-                }
-                builder = place(builder, prefix).to(match domain.and_then(|d| d.redirect_to.as_ref()) {
-                    Some(to) => Destination::Redirect { host: to.clone() },
-                    None => entry.destination(),
-                });
+        // A domain says more than a bare host among the routes of an app: it comes first.
+        let domain_places = entries.iter().flat_map(|(environment, entry)| {
+            let of = domains.of.get(environment).into_iter().flatten();
+            of.map(move |domain| (entry, &domain.host, "/", domain.redirect_to.as_ref()))
+        });
+        let own_places = entries.values().flat_map(|entry| {
+            entry.places.iter().map(move |(host, prefix)| (entry, host, prefix.as_str(), None))
+        });
+        for (entry, host, prefix, redirect_to) in domain_places.chain(own_places) {
+            // Checked when it was set; a clash that is there all the same must not take all routes down.
+            if !taken.insert((host, prefix)) {
+                continue;
             }
+            let place = |builder: RouteTableBuilder, prefix: &str| {
+                let mut route = builder.host(host.as_str()).prefix(prefix);
+                if domains.is_certified(host) {
+                    route = route.https_only();
+                }
+                if let Some(rules) = rules.get(host) {
+                    route = route.rules(Arc::clone(rules));
+                }
+                route
+            };
+            if let Some(errors) = &self.errors
+                && taken.insert((host, TUNNEL_PATH))
+            {
+                builder = place(builder, TUNNEL_PATH).to(Destination::Release(Arc::clone(errors)));
+            }
+            builder = place(builder, prefix).to(match redirect_to {
+                Some(to) => Destination::Redirect { host: to.clone() },
+                None => entry.destination(),
+            });
         }
         drop(domains);
         match builder.build() {

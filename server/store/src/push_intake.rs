@@ -3,6 +3,7 @@
 
 use berth_schemas::{
     Timestamp, Untrusted,
+    deployment::DeploymentState,
     push::{GitChange, GitCommits, PushState},
 };
 use serde_json::json;
@@ -200,15 +201,19 @@ impl Pushes<'_> {
         write.commit().await
     }
 
-    /// Takes back a push that was ignored or failed, to be deployed whatever marks and path filters say.
+    /// Takes back a push that was ignored or failed, or whose deployments all failed, to be deployed whatever marks and
+    /// path filters say.
     ///
     /// # Errors
-    /// `IllegalPushTransition` when its state does not allow it.
+    /// `IllegalPushTransition` when its state, or that of a deployment of it, does not allow it.
     pub async fn retry(self, id: PushId, by: &Principal) -> Result<PushRow> {
         let mut write = Write::begin(self.0).await?;
         let push = get(&mut write, id).await?;
         let to = PushState::Received;
-        if !push.state.can_become(to) {
+        // A branch that waits for its deployment is refused with it.
+        let open = push.state == PushState::Handled
+            && (push.held_before.is_some() || !all_in_vain(&mut write, id).await?);
+        if open || !push.state.can_become(to) {
             return Err(StoreError::IllegalPushTransition { from: push.state, to });
         }
         let wishes = berth_schemas::push::PushWishes { skip: false, force: true, ..push.wishes };
@@ -222,6 +227,23 @@ impl Pushes<'_> {
         write.commit().await?;
         Ok(push)
     }
+}
+
+/// Whether a push led to deployments of which none came, or will come, to be live.
+async fn all_in_vain(write: &mut Write<'_>, id: PushId) -> Result<bool> {
+    let rows = sqlx::query(
+        "SELECT d.state FROM push_deployments l JOIN deployments d ON d.id = l.deployment_id WHERE l.push_id = $1",
+    )
+    .bind(id.0)
+    .fetch_all(write.conn())
+    .await?;
+    let states: Result<Vec<DeploymentState>> =
+        rows.iter().map(|r| row::word(r, "deployments", "state", DeploymentState::parse)).collect();
+    let states = states?;
+    let in_vain = |s: &DeploymentState| {
+        matches!(s, DeploymentState::Failed | DeploymentState::Cancelled | DeploymentState::RolledBack)
+    };
+    Ok(!states.is_empty() && states.iter().all(in_vain))
 }
 
 /// The push that is the same as this one, if there is one.

@@ -243,6 +243,23 @@ async fn strict_refuses_a_push_whose_deployment_fails() {
     let states: Vec<String> =
         pushes(&berth, "web").await.iter().rev().map(|p| p["state"].as_str().unwrap().to_owned()).collect();
     assert_eq!(states, ["handled", "refused", "handled", "ignored", "handled"]);
+    // The cause corrected, the same push is decided once more; one that is live is not.
+    let settings = json!({ "settings": {}, "unset": ["root_directory"] });
+    berth.rest().send(reqwest::Method::PATCH, "/v1/apps/web", Some(settings)).await.ok();
+    let failed = pushes(&berth, "web").await[0]["push"].as_i64().unwrap();
+    let retry = format!("/v1/apps/web/pushes/{failed}/retry");
+    let again = berth.rest().post(&retry, json!({})).await.ok();
+    assert_eq!(again["push"]["deployments"], json!(["web#4", "web#5"]), "{again:#}");
+    serves(&berth, "web", "three").await;
+    let refused = berth.rest().post(&retry, json!({})).await;
+    assert_eq!(refused.status, 409, "{}", refused.text);
+    assert!(refused.text.contains("no_cache=true"), "{}", refused.text);
+    // Who names no source gets what was pushed last.
+    let same = berth.rest().post("/v1/apps/web/deployments", json!({ "wait_s": 20 })).await.ok();
+    assert_eq!((&same["nothing_new"], &same["deployment"]), (&json!(true), &json!("web#5")), "{same:#}");
+    let anew = json!({ "wait_s": 20, "no_cache": true });
+    let anew = berth.rest().post("/v1/apps/web/deployments", anew).await.ok();
+    assert_eq!((&anew["state"], &anew["source"]["commit"]), (&json!("live"), &json!(bad)), "{anew:#}");
     berth.terminate().await;
 }
 

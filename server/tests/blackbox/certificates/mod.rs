@@ -175,6 +175,13 @@ async fn a_domain_gets_its_certificate_by_http_and_then_leads_there() {
     );
     let let_in = visitor.get(&url).basic_auth("ann", Some("open-sesame")).send().await.unwrap();
     assert_eq!(let_in.text().await.unwrap(), "site");
+    // The rules are the host's: no route of the app on the same host goes around them.
+    let routes = json!({ "settings": { "routes": ["shop.example.com/docs", "shop.example.com"] } });
+    world.berth.rest().send(reqwest::Method::PATCH, "/v1/apps/site", Some(routes)).await.ok();
+    for place in ["", "docs", "docs/more"] {
+        let stopped = visitor.get(format!("{url}{place}")).send().await.unwrap();
+        assert_eq!(stopped.status(), 401, "{place}");
+    }
     assert_eq!(waited["url"], format!("https://shop.example.com:{}", world.https));
     let http =
         reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
