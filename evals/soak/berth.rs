@@ -56,8 +56,13 @@ impl Berth {
         ]
         .concat();
         let daemon = Daemon::start(program, directory, &flags).await?;
-        let sweep = Sweep::of(format!("berth.instance={}", daemon.instance));
         let door = Door::new(daemon.http, https, HOST, &certificate.pem)?;
+        Self::with_apps(daemon, door, image, drain_s).await
+    }
+
+    /// Takes a daemon that runs, and creates the apps.
+    pub(crate) async fn with_apps(daemon: Daemon, door: Door, image: &Image, drain_s: u64) -> Result<Self> {
+        let sweep = Sweep::of(format!("berth.instance={}", daemon.instance));
         let berth = Self { daemon, door, image: image.name().to_owned(), drain_s, sweep };
         for app in [APP, PATIENT] {
             let settings =

@@ -7,10 +7,15 @@ mod berth;
 mod certificate;
 mod clients;
 mod docker;
+mod domains;
 mod guests;
 mod ledger;
 mod load;
 mod nginx;
+/// The same authority as in the tests, which stands there.
+#[path = "../../server/tests/blackbox/certificates/pebble.rs"]
+#[allow(dead_code, clippy::unwrap_used, reason = "what the tests use besides; a soak without it cannot run")]
+mod pebble;
 mod report;
 mod side;
 mod socket;
@@ -47,6 +52,8 @@ enum What {
     Switch(SwitchOptions),
     /// Upgrades of Berth itself, each to the same program.
     Upgrade(UpgradeOptions),
+    /// Changes of domains and renewals of certificates, ordered from Pebble.
+    Domains(DomainsOptions),
 }
 
 #[derive(Debug, Args)]
@@ -104,6 +111,18 @@ struct UpgradeOptions {
     guests_every: Option<usize>,
 }
 
+#[derive(Debug, Args)]
+struct DomainsOptions {
+    #[command(flatten)]
+    common: Common,
+    /// Seconds under load [default: 60, short: 20].
+    #[arg(long, value_parser = clap::value_parser!(u64).range(10..=3600))]
+    span: Option<u64>,
+    /// Seconds that a certificate is valid; it is renewed at two thirds of that.
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u64).range(6..=3600))]
+    validity: u64,
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Peer {
     /// nginx with reload, blue-green.
@@ -148,6 +167,7 @@ async fn main() -> ExitCode {
         match Cli::parse().what {
             What::Switch(options) => switching(&options).await,
             What::Upgrade(options) => upgrading(&options).await,
+            What::Domains(options) => changing_domains(&options).await,
         }
     };
     // An interrupted run still takes away what it made: its guards are dropped with it.
@@ -211,6 +231,27 @@ async fn upgrading(options: &UpgradeOptions) -> Result<bool> {
         Side::Berth(Box::new(Berth::start(&common.program()?, &image, plan.sizes.drain_s).await?));
     let run = upgrade::run(&mut berth, plan).await?;
     report::print_upgrades(&run, &load_average());
+    write_json(common, &run)?;
+    Ok(run.problems.is_empty())
+}
+
+/// Whether nothing was lost while domains changed and certificates were renewed.
+async fn changing_domains(options: &DomainsOptions) -> Result<bool> {
+    let common = &options.common;
+    let plan = domains::Plan {
+        span_s: options.span.unwrap_or(if common.short { 20 } else { 60 }),
+        validity_s: options.validity,
+        rate: common.rate(),
+    };
+    if !docker::is_there().await {
+        bail!("Docker does not answer; the soak deploys containers");
+    }
+    if !pebble::pebble_or_skip() {
+        bail!("pebble and pebble-challtestsrv are not installed (Debian package pebble)");
+    }
+    let image = Image::build().await?;
+    let run = domains::run(&common.program()?, &image, plan).await?;
+    report::print_domains(&run, &load_average());
     write_json(common, &run)?;
     Ok(run.problems.is_empty())
 }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt::Display};
 
 use crate::{
+    domains::Domains,
     guests::Outcome,
     switch::Run,
     tally::{Figures, Kept, Kind},
@@ -96,6 +97,38 @@ pub(crate) fn print_upgrades(run: &Upgrades, load_average: &str) {
         row(&format!("{kind}, good of spanning"), format!("{good} of {all}"));
     }
     row("POSTs accounted for", run.ledger.posts.to_string());
+    row("POSTs that apps saw twice", run.ledger.twice.to_string());
+    row("resident memory before, MB", format!("{:.1}", run.resident_before as f64 / 1e6));
+    row("resident memory after, MB", format!("{:.1}", run.resident_after as f64 / 1e6));
+    println!("load average of the machine: {load_average}");
+    print_ways("berth", load);
+    print_failures("berth", &load.failures);
+    print_verdict("berth", &run.problems);
+}
+
+/// Prints what changes of domains and renewals did to visitors.
+pub(crate) fn print_domains(run: &Domains, load_average: &str) {
+    let row = |name: &str, cell: String| println!("{name:<46}{cell:>18}");
+    let load = &run.load;
+    println!();
+    row("seconds under load", format!("{:.0}", load.seconds));
+    for (what, count) in &run.changes {
+        row(what, count.to_string());
+    }
+    row("certificates issued", run.issued.to_string());
+    row("certificates renewed", run.renewed.to_string());
+    row("orders that failed", run.orders_failed.to_string());
+    row("certificates that visitors were shown", run.shown.to_string());
+    row("requests sent", load.sent.to_string());
+    row("requests failed", load.failed.to_string());
+    for (kind, failed) in load.failed_by_kind.iter().filter(|(_, failed)| **failed > 0) {
+        row(&format!("  {kind}"), failed.to_string());
+    }
+    row("sent again because not touched", load.resent.to_string());
+    row("p50, ms", format!("{:.1}", load.p50_ms));
+    row("p99, ms", format!("{:.1}", load.p99_ms));
+    row("slowest, ms", format!("{:.1}", load.slowest_ms));
+    row("longest gap without an answer, ms", format!("{:.1}", load.longest_gap_ms));
     row("POSTs that apps saw twice", run.ledger.twice.to_string());
     row("resident memory before, MB", format!("{:.1}", run.resident_before as f64 / 1e6));
     row("resident memory after, MB", format!("{:.1}", run.resident_after as f64 / 1e6));

@@ -94,7 +94,15 @@ impl Daemon {
         let _ = std::fs::remove_file(&presence);
         let mut command = program(berth);
         command
-            .args(["serve", "--control-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--data-dir"])
+            .args(["serve", "--control-addr", "127.0.0.1:0"])
+            // A caller may want it at an address that others know.
+            .args(
+                (!flags.contains(&"--http-addr"))
+                    .then_some(["--http-addr", "127.0.0.1:0"])
+                    .into_iter()
+                    .flatten(),
+            )
+            .arg("--data-dir")
             .arg(path.join("data"))
             .arg("--token-file")
             .arg(path.join("token"))

@@ -44,3 +44,16 @@ fn a_few_upgrades_lose_nothing() {
         soak(&["upgrade", "--short"]);
     }
 }
+
+#[test]
+fn changes_of_domains_and_renewals_lose_nothing() {
+    let pebble = ["pebble", "pebble-challtestsrv"].iter().all(|name| {
+        env::split_paths(&env::var_os("PATH").unwrap_or_default()).any(|dir| dir.join(name).is_file())
+    });
+    if !pebble {
+        assert!(env::var_os("BERTH_TEST_REQUIRE_PEBBLE").is_none(), "pebble is required, and not there");
+        println!("skipped: pebble and pebble-challtestsrv are not installed (Debian package pebble)");
+    } else if ready() {
+        soak(&["domains", "--short"]);
+    }
+}
