@@ -7,7 +7,7 @@ use berth_schemas::{
     Timestamp,
     domain::{ChallengeKind, OrderState},
 };
-use berth_store::{Fault, OrderRow, StoreError};
+use berth_store::{Fault, OrderRow, StoreError, stall};
 use instant_acme::{
     AuthorizationStatus, CertificateIdentifier, ChallengeStatus, ChallengeType, Identifier, NewOrder, Order,
     OrderStatus, RetryPolicy,
@@ -51,7 +51,10 @@ impl Inner {
                 OrderState::Valid | OrderState::Failed | OrderState::Cancelled => return,
             };
             row = match outcome {
-                Ok(row) => row,
+                Ok(row) => {
+                    stall::after(&format!("order_{}", row.state.as_str())).await;
+                    row
+                }
                 Err(stop) => return self.stopped_by(wanted, &row, stop).await,
             };
         }
@@ -277,6 +280,7 @@ impl Inner {
             OrderStatus::Ready => {
                 let request = request(row.name.as_str(), &key).map_err(|e| self.own_fault(&e))?;
                 order.finalize_csr(&request).await.map_err(said)?;
+                stall::after("order_asked").await;
             }
             OrderStatus::Invalid | OrderStatus::Pending => return Err(self.invalid(&mut order)),
             OrderStatus::Processing | OrderStatus::Valid => {}

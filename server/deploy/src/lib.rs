@@ -44,7 +44,6 @@ mod room;
 mod routes;
 mod sameness;
 pub mod source;
-mod stall;
 mod start;
 mod sweep;
 mod switch;
@@ -53,6 +52,9 @@ mod variables;
 mod waits;
 mod watch;
 mod worse;
+
+// Under the name that the whole crate knows it by.
+use berth_store::stall;
 
 pub use access::{GitAccess, GitAs, PrivateKey};
 pub use cleanup::{CleanupFound, upload_expiry, upload_path};

@@ -42,6 +42,8 @@ mod rollout;
 mod row;
 mod sameness;
 mod seal;
+#[doc(hidden)]
+pub mod stall;
 mod store;
 mod switch;
 mod token_cache;

@@ -139,6 +139,21 @@ impl Berth {
         std::fs::read_to_string(self.home.path().join("daemon.log")).unwrap_or_default()
     }
 
+    /// Has the daemon stand still for ever at this place, such as `after:order_ready`, when it comes there.
+    pub fn pause_at(&self, place: &str) {
+        std::fs::write(self.home.path().join("pause"), place).expect("the order to stand still");
+    }
+
+    /// Waits until it stands still, and takes the order back for the daemon that comes next.
+    pub async fn paused(&self) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while std::fs::remove_file(self.home.path().join("pause.reached")).is_err() {
+            assert!(Instant::now() < deadline, "the daemon never came there:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        std::fs::remove_file(self.home.path().join("pause")).expect("the order to stand still");
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id().expect("the daemon runs")
@@ -255,6 +270,7 @@ fn spawn(home: &Path, arguments: &[String]) -> Child {
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("HOME", home)
         .env("RUST_BACKTRACE", "1")
+        .env("BERTH_TEST_PAUSE", home.join("pause"))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)

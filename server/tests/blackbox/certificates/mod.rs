@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "openssl looks on from outside")]
 
+mod advice;
 mod name_server;
 mod on_demand;
 mod pebble;
@@ -15,6 +16,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::harness::Berth;
+use advice::Advice;
 use name_server::{TSIG, name_server};
 use pebble::{Options, Pebble, free_port, pebble_or_skip};
 
@@ -279,6 +281,64 @@ async fn an_order_is_taken_up_after_a_crash() {
     // And the certificate is there from the first handshake of the next start on.
     world.berth.kill().await;
     world.berth.start_again().await;
+    assert_eq!(world.visit("shop.example.com").await, "site");
+}
+
+#[tokio::test]
+async fn a_crash_at_any_step_of_an_order_costs_no_second_order() {
+    if !pebble_or_skip() {
+        return;
+    }
+    let mut world = World::start(|o| o).await;
+    // Placed and not noted yet is the one moment at which the authority knows of an order that we do not.
+    for (n, step) in ["authorizing", "ready", "finalizing", "asked", "valid"].into_iter().enumerate() {
+        let domain = format!("at-{step}.example.com");
+        world.berth.pause_at(&format!("after:order_{step}"));
+        world.add(json!({ "domain": domain, "app": "site" })).await;
+        world.berth.paused().await;
+        let before = world.get(&domain).await;
+        world.berth.kill().await;
+        world.berth.start_again().await;
+        let secure = world.secure(&domain).await;
+        let order = |d: &Value| (d["order"]["created_at"].clone(), d["order"]["failures"].clone());
+        assert_eq!(order(&secure), (before["order"]["created_at"].clone(), json!(0)), "{step}: {secure:#}");
+        assert_eq!(world.visit(&domain).await, "site");
+        assert_eq!(world.events("certificate.issued").await.len(), n + 1, "{step}");
+    }
+}
+
+#[tokio::test]
+async fn an_authority_says_when_a_certificate_is_to_be_renewed() {
+    if !pebble_or_skip() {
+        return;
+    }
+    let ports = Ports::free();
+    // For years, so that nothing but the authority's word has it renewed.
+    let pebble = Pebble::start(&ports.options()).await;
+    let advice = Advice::start(&pebble).await;
+    let daemon = berth(&ports, &pebble, &["--acme-directories", &advice.directory]).await;
+    let world = World { berth: daemon, pebble, https: ports.https };
+    world.site("site").await;
+    world.add(json!({ "domain": "shop.example.com", "app": "site" })).await;
+    let first = world.secure("shop.example.com").await;
+    // The window is over: renew at once (RFC 9773, 4.2).
+    let renewed = world
+        .until("shop.example.com", 60, |d| {
+            d["certificate"]["fingerprint"] != first["certificate"]["fingerprint"]
+        })
+        .await;
+    assert_eq!(renewed["order"]["renewal"], true, "{renewed:#}");
+    // The window of the new one is far away, and so is its renewal.
+    let window = advice.window_of_others();
+    let at = world
+        .until("shop.example.com", 20, |d| {
+            let at = d["certificate"]["renew_at"].as_str().unwrap_or_default();
+            window.0.as_str() <= at && at <= window.1.as_str()
+        })
+        .await;
+    assert_eq!(at["certificate"]["fingerprint"], renewed["certificate"]["fingerprint"]);
+    let asked = advice.asked();
+    assert_ne!(asked[0], *asked.last().unwrap(), "it was asked of both: {asked:?}");
     assert_eq!(world.visit("shop.example.com").await, "site");
 }
 

@@ -136,6 +136,17 @@ impl Pebble {
         self.dir.path().join("ca.pem")
     }
 
+    /// Chain and key by which it is known, as files.
+    pub fn identity(&self) -> (PathBuf, PathBuf) {
+        (self.dir.path().join("cert.pem"), self.dir.path().join("key.pem"))
+    }
+
+    /// Its directory, as it tells it.
+    pub async fn directory_object(&self) -> Value {
+        let answer = self.http.get(&self.directory).send().await.unwrap();
+        serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap()
+    }
+
     /// What it said.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("pebble.log")).unwrap_or_default()

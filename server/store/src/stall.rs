@@ -4,12 +4,12 @@
 //! ever, having made a second file `….reached` beside it. In a release build there are no such places.
 
 /// Before something is committed.
-pub(crate) async fn before(point: &str) {
+pub async fn before(point: &str) {
     stand_still("before", point).await;
 }
 
 /// After something was committed, and before anything else is done.
-pub(crate) async fn after(point: &str) {
+pub async fn after(point: &str) {
     stand_still("after", point).await;
 }
 
