@@ -15,12 +15,12 @@ use crate::support::{
 };
 
 /// A repository with two commits on `main`, of which the first is also tagged `v1`.
-struct Repository {
-    dir: PathBuf,
+pub(crate) struct Repository {
+    pub(crate) dir: PathBuf,
 }
 
 impl Repository {
-    fn new(berth: &Berth) -> Self {
+    pub(crate) fn new(berth: &Berth) -> Self {
         let repository = Self { dir: berth.scratch("repositories/site.git") };
         repository.git(&["init", "--quiet", "--initial-branch", "main"]);
         repository.commit("first page", "Open the harbour");
@@ -29,7 +29,7 @@ impl Repository {
         repository
     }
 
-    fn git(&self, arguments: &[&str]) -> String {
+    pub(crate) fn git(&self, arguments: &[&str]) -> String {
         let output = Command::new("git")
             .args(["-c", "user.name=Ada", "-c", "user.email=ada@example.org"])
             .args(arguments)

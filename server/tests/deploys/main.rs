@@ -20,6 +20,7 @@ mod git;
 mod kill_matrix;
 mod load;
 mod logs;
+mod previews;
 mod queueing;
 mod releases;
 mod traffic;

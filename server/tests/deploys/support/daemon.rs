@@ -200,6 +200,15 @@ impl Berth {
         rows.iter().map(|row| row.get::<String, _>(0)).collect()
     }
 
+    /// Changes its store while it does not run, as time does.
+    pub(crate) async fn execute(&self, sql: &'static str) {
+        use sqlx::ConnectOptions as _;
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.data().join("berth.db"));
+        let mut database = options.connect().await.unwrap();
+        let done = sqlx::query(sql).execute(&mut database).await.unwrap();
+        assert!(done.rows_affected() > 0, "{sql} changed nothing");
+    }
+
     /// Changes a setting for the next start.
     pub(crate) fn set(&mut self, flag: &str, value: &str) {
         self.options = self.options.clone().with(flag, value);
