@@ -160,7 +160,9 @@ impl World {
         // Visitors come by plain HTTP, too: it is not to lead them away.
         for (domain, app) in [(SHOP, APP), (LOUNGE, PATIENT)] {
             let rules = json!({ "https": false });
-            world.call("POST", "/v1/domains", json!({ "domain": domain, "app": app, "rules": rules })).await?;
+            world
+                .call("POST", "/v1/domains", json!({ "domain": domain, "app": app, "rules": rules }))
+                .await?;
             world.secured(domain).await?;
         }
         Ok(world)
@@ -170,7 +172,8 @@ impl World {
     async fn round(&mut self, n: usize, tally: &Tally) -> Result<()> {
         let extra = format!("extra{n}.example.com");
         let place = format!("/v1/domains/{extra}");
-        self.step(tally, "domains added", "POST", "/v1/domains", json!({ "domain": extra, "app": APP })).await?;
+        self.step(tally, "domains added", "POST", "/v1/domains", json!({ "domain": extra, "app": APP }))
+            .await?;
         self.secured(&extra).await?;
         let rules = json!({ "rules": {
             "https": false,
@@ -187,8 +190,10 @@ impl World {
             let body = json!({ "redirect_to": to });
             self.step(tally, "redirects changed", "PATCH", &format!("/v1/domains/{WWW}"), body).await?;
         }
-        self.step(tally, "certificates set by hand", "PUT", &format!("{place}/certificate"), own(&extra)?).await?;
-        self.step(tally, "renewals asked for", "POST", &format!("/v1/domains/{SHOP}/renew"), json!({})).await?;
+        self.step(tally, "certificates set by hand", "PUT", &format!("{place}/certificate"), own(&extra)?)
+            .await?;
+        self.step(tally, "renewals asked for", "POST", &format!("/v1/domains/{SHOP}/renew"), json!({}))
+            .await?;
         if n.is_multiple_of(2) {
             let version = if n.is_multiple_of(4) { "a" } else { "b" };
             tally.step(format!("the deployment of round {n}"));

@@ -181,7 +181,9 @@ fn not_again(app: &AppRow, push: &PushRow) -> Problem {
         PushState::Refused => ("refused", "Push it again: its branch did not move.".into()),
         PushState::Handled => (
             "handled, and its deployment did not fail,",
-            format!("Follow the deployment that push_get(app={app:?}, push={id}) names; to deploy it anew when it is live use deployment_create(app={app:?}, no_cache=true)."),
+            format!(
+                "Follow the deployment that push_get(app={app:?}, push={id}) names; to deploy it anew when it is live use deployment_create(app={app:?}, no_cache=true)."
+            ),
         ),
         PushState::Ignored | PushState::Failed => {
             (push.state.as_str(), format!("Look at it again with push_get(app={app:?}, push={id})."))

@@ -109,7 +109,8 @@ async fn pushed_last(
     input: &DeploymentCreate,
 ) -> Result<DeploymentSource, Problem> {
     let here = Some(app.environment.id);
-    let newest = call.context.store.deployments().list_in(app.id, here, None, None, SOURCES_LOOKED_AT).await?;
+    let newest =
+        call.context.store.deployments().list_in(app.id, here, None, None, SOURCES_LOOKED_AT).await?;
     let source = newest.into_iter().map(|d| d.source).find(|source| source.commit().is_some());
     match source {
         Some(_) if input.git_ref.is_some() => Err(Problem::invalid(

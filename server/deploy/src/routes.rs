@@ -264,7 +264,11 @@ impl Routes {
 
     /// The rules of each domain that has some.
     pub(crate) fn rules(&self) -> HashMap<String, Arc<HostRules>> {
-        lock(&self.domains).rules().into_iter().map(|(host, rules)| (host.clone(), Arc::clone(rules))).collect()
+        lock(&self.domains)
+            .rules()
+            .into_iter()
+            .map(|(host, rules)| (host.clone(), Arc::clone(rules)))
+            .collect()
     }
 
     /// Replaces all domains.

@@ -28,9 +28,7 @@ async fn env(berth: &Berth, host: &str) -> Value {
 
 fn states(environments: &Value) -> Vec<(String, bool)> {
     let all = environments["environments"].as_array().unwrap();
-    all.iter()
-        .map(|e| (e["name"].as_str().unwrap().to_owned(), e["preview"]["sleeping"] == true))
-        .collect()
+    all.iter().map(|e| (e["name"].as_str().unwrap().to_owned(), e["preview"]["sleeping"] == true)).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
