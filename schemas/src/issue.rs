@@ -836,6 +836,22 @@ pub struct ErrorRules {
     pub keep_fields: Vec<String>,
     /// Keep users' whole IP addresses. Else the last 8 bits of IPv4 and 80 of IPv6 go.
     pub keep_addresses: bool,
+    /// Days for which events are kept. Default: the installation's error_retention_days.
+    #[schemars(range(min = 1, max = 3650))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retention_days: Option<u32>,
+    /// Events that are kept; the oldest go. Default: the installation's error_max_events.
+    #[schemars(range(min = 100, max = 100_000_000))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_events: Option<u32>,
+    /// So many events of errors never seen before, within watch_window_s of a deployment's switch, take its release back
+    /// by itself. Default: off.
+    #[schemars(range(min = 1, max = 100_000))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollback_events: Option<u32>,
+    /// Serve the source maps of releases of plain files to everybody. Else they are taken out of a release, and Berth alone
+    /// uses them. Counts from the next deployment.
+    pub public_maps: bool,
 }
 
 impl Default for ErrorRules {
@@ -846,6 +862,10 @@ impl Default for ErrorRules {
             scrub_fields: Vec::new(),
             keep_fields: Vec::new(),
             keep_addresses: false,
+            retention_days: None,
+            max_events: None,
+            rollback_events: None,
+            public_maps: false,
         }
     }
 }
@@ -880,6 +900,22 @@ pub struct ErrorRulesSet {
     /// Keep users' whole IP addresses.
     #[serde(default)]
     pub keep_addresses: Option<bool>,
+    /// Days for which events are kept; 0 for the installation's error_retention_days.
+    #[schemars(range(min = 0, max = 3650))]
+    #[serde(default)]
+    pub retention_days: Option<u32>,
+    /// Events that are kept, at least 100; 0 for the installation's error_max_events.
+    #[schemars(range(min = 0, max = 100_000_000))]
+    #[serde(default)]
+    pub max_events: Option<u32>,
+    /// So many events of errors never seen before, within watch_window_s of a switch, take the release back by itself; 0
+    /// turns it off.
+    #[schemars(range(min = 0, max = 100_000))]
+    #[serde(default)]
+    pub rollback_events: Option<u32>,
+    /// Serve the source maps of releases of plain files to everybody. Counts from the next deployment.
+    #[serde(default)]
+    pub public_maps: Option<bool>,
 }
 
 impl crate::text::Untrusted {

@@ -147,13 +147,18 @@ impl ControlPlane {
         )
         .await?;
         let forges = Arc::new(Forges::new(store.clone(), forge_config(daemon)));
+        let index = daemon.config.data_dir.join("index").join("errors");
+        let index = ErrorIndex::start(store.clone(), Some(&index), shutdown.child_token())
+            .map_err(|e| Failure::local(e.to_string()))?;
+        let maps = config.data_dir.join("maps");
+        let maps = Maps::start(store.clone(), maps, index.clone(), shutdown.child_token());
         let pipeline = Pipeline::open(
             store.clone(),
             engine,
             instance,
             daemon.plane.clone(),
             collector.clone(),
-            pipeline_config(daemon, &forges, arrival, alone),
+            PipelineConfig { maps: Some(maps.clone()), ..pipeline_config(daemon, &forges, arrival, alone) },
             shutdown.child_token(),
         )
         .await?;
@@ -161,11 +166,6 @@ impl ControlPlane {
         let remains = Remains::start(store.clone(), &daemon.outlet);
         let retention = Retention::start(store.clone(), retention_config(config), shutdown.child_token());
         let ingest = Ingest::start(store.clone(), shutdown.child_token());
-        let index = daemon.config.data_dir.join("index").join("errors");
-        let index = ErrorIndex::start(store.clone(), Some(&index), shutdown.child_token())
-            .map_err(|e| Failure::local(e.to_string()))?;
-        let maps = config.data_dir.join("maps");
-        let maps = Maps::start(store.clone(), maps, index.clone(), shutdown.child_token());
         let digester = Digester::start(
             store.clone(),
             ingest.clone(),
@@ -364,6 +364,7 @@ fn pipeline_config(
         arrival,
         alone,
         successor: Some(Arc::new(Asks(daemon.upgrade.clone()))),
+        maps: None,
         errors: Some(ErrorsRoute {
             addr: crate::serve::reachable(daemon.sockets.addr(Role::Control).unwrap_or(config.control_addr)),
             public_url: config.public_url.clone(),

@@ -152,7 +152,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             Spec {
                 name: "error_rules_set",
                 title: "Set an app's rules for errors",
-                description: "Change what holds for an app's errors; what is left out stays. Scrubbing counts for what comes from now on.",
+                description: "Change what holds for an app's errors: scrubbing, how many and how long they are kept, and after how many new ones a fresh release is taken back by itself. What is left out stays; scrubbing counts for what comes from now on.",
                 hints: Hints::UPDATE,
                 scope: Scope::Write,
                 tier: Tier::Extended,
@@ -349,6 +349,10 @@ async fn set_rules(call: Call, input: ErrorRulesSet) -> Result<ErrorRules, Probl
         scrub_fields: input.scrub_fields.unwrap_or(before.scrub_fields),
         keep_fields: input.keep_fields.unwrap_or(before.keep_fields),
         keep_addresses: input.keep_addresses.unwrap_or(before.keep_addresses),
+        retention_days: limit("retention_days", input.retention_days, before.retention_days, 1, 3650)?,
+        max_events: limit("max_events", input.max_events, before.max_events, 100, 100_000_000)?,
+        rollback_events: limit("rollback_events", input.rollback_events, before.rollback_events, 1, 100_000)?,
+        public_maps: input.public_maps.unwrap_or(before.public_maps),
     };
     if !(1..=1_000_000).contains(&rules.events_per_minute) {
         return Err(Problem::invalid("events_per_minute", "events_per_minute must be from 1 to 1000000."));
@@ -362,6 +366,22 @@ async fn set_rules(call: Call, input: ErrorRulesSet) -> Result<ErrorRules, Probl
     errors.set_settings(&call.principal, app.id, &rules).await?;
     call.context.ingest.forget();
     Ok(rules)
+}
+
+/// A limit that 0 takes away, and that stays where nothing is said.
+fn limit(
+    field: &str,
+    wanted: Option<u32>,
+    before: Option<u32>,
+    least: u32,
+    most: u32,
+) -> Result<Option<u32>, Problem> {
+    match wanted {
+        None => Ok(before),
+        Some(0) => Ok(None),
+        Some(n) if (least..=most).contains(&n) => Ok(Some(n)),
+        Some(_) => Err(Problem::invalid(field, format!("{field} must be from {least} to {most}, or 0."))),
+    }
 }
 
 impl Brief for Dsn {
@@ -417,8 +437,14 @@ impl Brief for ErrorRules {
     fn brief(&self) -> Text {
         let injected = if self.inject_dsn { "set" } else { "not set" };
         let addresses = if self.keep_addresses { "kept whole" } else { "shortened" };
+        let taken_back = match self.rollback_events {
+            Some(n) => format!("a release is taken back after {n} events of new errors"),
+            None => "no release is taken back for new errors".into(),
+        };
+        let days = self.retention_days.map_or_else(|| "the usual".into(), |days| days.to_string());
+        let most = self.max_events.map_or_else(|| "the usual number of".into(), |most| most.to_string());
         format!(
-            "SENTRY_DSN is {injected} for deployments; at most {} events a minute; addresses are {addresses}; {} fields scrubbed besides the usual ones.",
+            "SENTRY_DSN is {injected} for deployments; at most {} events a minute; kept for {days} days, {most} events; addresses are {addresses}; {} fields scrubbed besides the usual ones; {taken_back}.",
             self.events_per_minute,
             self.scrub_fields.len()
         )

@@ -88,6 +88,7 @@ impl Inner {
             plan.static_dir.as_deref().map_or_else(|| source.directory.clone(), |d| source.directory.join(d));
         let path = crate::release::files_of(&attempt.row);
         let to = self.config.data_dir.join("releases").join(&path);
+        let kept = to.clone();
         let bytes = self
             .blocking(
                 attempt,
@@ -108,6 +109,7 @@ impl Inner {
             .await?
             .map_err(|e| io_problem("putting the files in place", &e))?;
         attempt.journal.note("the files are served as they are; no container is needed").await;
+        self.take_maps(attempt, kept).await?;
         self.record_release(attempt, Artifact::Static { path }, bytes).await
     }
 

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
+use berth_observe::errors::maps::Maps;
 use berth_schemas::{AppSlug, EnvironmentName, Problem};
 use berth_store::model::AppRow;
 use sha2::{Digest, Sha256};
@@ -44,6 +45,8 @@ pub struct PipelineConfig {
     pub control: Option<ControlRoute>,
     /// Where apps send their errors; without it they are told nothing of that.
     pub errors: Option<ErrorsRoute>,
+    /// Who keeps the source maps that releases bring; none where nobody does.
+    pub maps: Option<Maps>,
 }
 
 /// How errors of apps get to the control plane.

@@ -16,6 +16,7 @@ pub mod command;
 mod config;
 mod crash_loop;
 mod delete;
+mod deployed_maps;
 pub mod docker;
 mod domains;
 mod errors;

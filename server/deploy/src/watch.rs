@@ -11,13 +11,16 @@ use std::{
 };
 
 use berth_proxy::Answers;
-use berth_schemas::{Code, Problem, Timestamp, deployment::DeploymentState};
+use berth_schemas::{
+    Code, DeploymentRef, IssueRef, Problem, Timestamp, deployment::DeploymentState, issue::ErrorRules,
+};
 use berth_store::model::{
     AppRow, Artifact, Change, DeploymentRow, EnvironmentId, ReleaseId, ReleaseRow, Visible,
 };
 use tokio::time::Instant;
 
 use crate::{
+    errors::error_release,
     gate::Gate,
     limits,
     lock::lock,
@@ -32,6 +35,10 @@ const DEFAULT_WATCH: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_millis(250);
 /// After a way back that failed, the next try comes this much later.
 const AGAIN: Duration = Duration::from_secs(3);
+/// New errors, which are asked of the store, are looked for this often.
+const ERRORS_TICK: Duration = Duration::from_secs(1);
+/// Issues that a reason names.
+const NAMED: usize = 5;
 /// How far back the answers of the release before count.
 const RECENT: Duration = Duration::from_secs(300);
 
@@ -114,13 +121,17 @@ impl Inner {
     async fn watch(self: Arc<Self>, app: AppRow, release: ReleaseId) {
         let environment = app.environment.id;
         let usual = Thresholds::of(app.settings.error_rollback_percent);
-        let mut pause = TICK;
+        let (mut pause, mut errors_at) = (TICK, Instant::now() + ERRORS_TICK);
         while self.watches.watches(environment, release) {
             tokio::select! {
                 () = self.shutdown.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
             }
-            pause = match self.take_back_if_worse(environment, release, usual).await {
+            let errors = Instant::now() >= errors_at;
+            if errors {
+                errors_at = Instant::now() + ERRORS_TICK;
+            }
+            pause = match self.take_back_if_worse(environment, release, usual, errors).await {
                 Ok(pause) => pause,
                 Err(problem) => {
                     tracing::warn!(app = %app.slug, %problem, "a release that answers with errors could not be taken back; trying again");
@@ -136,12 +147,14 @@ impl Inner {
         }
     }
 
-    /// Takes a watched release back if most of its answers are errors. Returns the time until the next look.
+    /// Takes a watched release back if most of its answers are errors or, where these are looked for, if it brought too
+    /// many new ones. Returns the time until the next look.
     async fn take_back_if_worse(
         self: &Arc<Self>,
         environment: EnvironmentId,
         release: ReleaseId,
         usual: Thresholds,
+        errors: bool,
     ) -> Result<Duration, Problem> {
         let new = || {
             let watched = self.watches.watches(environment, release);
@@ -149,7 +162,9 @@ impl Inner {
             serves.then(|| self.routes.serving_target(environment).map(|t| t.answers())).flatten()
         };
         // Mostly nothing is wrong, and this is all.
-        if new().and_then(|new| worse::reason(new, None, usual)).is_none() {
+        if new().and_then(|new| worse::reason(new, None, usual)).is_none()
+            && !(errors && self.brought_new_errors(environment, release).await?)
+        {
             return Ok(TICK);
         }
         let gate = self.traffic.of(environment);
@@ -162,14 +177,18 @@ impl Inner {
             return Ok(AGAIN);
         };
         let old = self.answers_before(&app, &row, &back).await?;
-        let Some(reason) = worse::reason(new, Some(old), Thresholds::of(app.settings.error_rollback_percent))
-        else {
+        let thresholds = Thresholds::of(app.settings.error_rollback_percent);
+        let (reason, hint) = if let Some(reason) = worse::reason(new, Some(old), thresholds) {
+            let hint = format!(
+                "See request_list with app {} and status 5xx, and log_search with release {}. The setting error_rollback_percent changes this rule; 0 turns it off.",
+                app.slug, row.number
+            );
+            (reason, hint)
+        } else if let Some(found) = self.new_errors(&app, &row, &back).await? {
+            found
+        } else {
             return Ok(AGAIN);
         };
-        let hint = format!(
-            "See request_list with app {} and status 5xx, and log_search with release {}. The setting error_rollback_percent changes this rule; 0 turns it off.",
-            app.slug, row.number
-        );
         let detail = format!(
             "{reason} within {} s of going live; release {} serves again.",
             watch_window(&app).as_secs(),
@@ -178,6 +197,55 @@ impl Inner {
         let problem = Problem::new(Code::HealthCheckFailed, detail).hint(hint).step("live");
         self.go_back(&app, &row, &back, problem, &gate).await?;
         Ok(TICK)
+    }
+
+    /// The same as [`Self::new_errors`], for who has nothing but the names.
+    async fn brought_new_errors(
+        &self,
+        environment: EnvironmentId,
+        release: ReleaseId,
+    ) -> Result<bool, Problem> {
+        let Some(app) = self.store.apps().by_environment(environment).await? else { return Ok(false) };
+        let Some(row) = self.store.releases().get(release).await? else { return Ok(false) };
+        let Some(back) = self.store.releases().previous_live(environment, release).await? else {
+            return Ok(false);
+        };
+        Ok(self.new_errors(&app, &row, &back).await?.is_some())
+    }
+
+    /// Why a release is taken back for errors that nobody had seen before it, with what to do; none if its app has no
+    /// such rule, or there are not that many.
+    async fn new_errors(
+        &self,
+        app: &AppRow,
+        release: &ReleaseRow,
+        back: &ReleaseRow,
+    ) -> Result<Option<(String, String)>, Problem> {
+        let rules: ErrorRules = self.store.errors().settings(app.id).await?.unwrap_or_default();
+        let (Some(most), Some(since)) = (rules.rollback_events, release.live_at) else { return Ok(None) };
+        let of = |r: &ReleaseRow| DeploymentRef::new(app.slug.clone(), r.number);
+        // It still answers what it had begun; of the same commit there is no telling apart, and all counts.
+        let before = Some(error_release(&of(back), back.commit.as_deref()));
+        let now = error_release(&of(release), release.commit.as_deref());
+        let before = before.filter(|before| *before != now).unwrap_or_default();
+        let found = self.store.errors().new_since(app.id, app.environment.id, since, &before).await?;
+        let events: i64 = found.iter().map(|(_, events)| events).sum();
+        if events < i64::from(most) {
+            return Ok(None);
+        }
+        let named = |(number, events): &(i64, i64)| {
+            format!("{} ({events})", IssueRef { app: app.slug.clone(), number: *number })
+        };
+        let mut names: Vec<String> = found.iter().take(NAMED).map(named).collect();
+        if found.len() > NAMED {
+            names.push(format!("{} more", found.len() - NAMED));
+        }
+        let reason = format!("{events} events of new errors came: {},", names.join(", "));
+        let hint = format!(
+            "error_get of each says what it is. The rule is rollback_events of error_rules_set(app={:?}); 0 turns it off.",
+            app.slug.as_str()
+        );
+        Ok(Some((reason, hint)))
     }
 
     /// What the release before answered in the minutes before it gave the traffic away, as far as it was recorded.

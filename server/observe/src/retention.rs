@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use berth_schemas::Timestamp;
-use berth_store::{Result, Store};
+use berth_store::{ErrorsKept, Result, Store};
 use tokio::time::sleep;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -21,9 +21,9 @@ pub struct RetentionConfig {
     pub request_age: Duration,
     /// Bytes of request records.
     pub request_bytes: u64,
-    /// Age of the oldest error event; issues without events are kept twice as long.
+    /// Age of the oldest error event of an app without rules of its own; issues without events are kept twice as long.
     pub error_age: Duration,
-    /// Error events of each app.
+    /// Error events of each app without rules of its own.
     pub error_events: u64,
     /// Age of the oldest call in the audit log.
     pub call_age: Duration,
@@ -92,8 +92,8 @@ async fn prune(store: &Store, config: &RetentionConfig) -> Result<()> {
     let logs = store.logs().prune(before(now, config.log_age), bytes(config.log_bytes)).await?;
     let requests =
         store.requests().prune(before(now, config.request_age), bytes(config.request_bytes)).await?;
-    let (old, forgotten) = (before(now, config.error_age), before(now, config.error_age * 2));
-    let errors = store.errors().prune(old, bytes(config.error_events), forgotten).await?;
+    let kept = ErrorsKept { age: config.error_age, events: bytes(config.error_events) };
+    let errors = store.errors().prune(kept).await?;
     let calls = store.calls().prune(before(now, config.call_age), bytes(config.calls)).await?;
     if logs.rows + requests.rows + errors.rows + calls.rows > 0 {
         let (lines, requests, errors, calls) = (logs.rows, requests.rows, errors.rows, calls.rows);

@@ -41,6 +41,7 @@ pub(crate) const ALL: &[Migration] = &[
     Migration { version: 12, name: "proposals", sql: include_str!("../migrations/0012_proposals.sql") },
     Migration { version: 13, name: "maps", sql: include_str!("../migrations/0013_maps.sql") },
     Migration { version: 14, name: "alerts", sql: include_str!("../migrations/0014_alerts.sql") },
+    Migration { version: 15, name: "error_ages", sql: include_str!("../migrations/0015_error_ages.sql") },
 ];
 
 /// Brings the database to the newest schema.

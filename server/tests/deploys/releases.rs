@@ -221,3 +221,65 @@ async fn a_deleted_app_leaves_nothing_behind() {
     assert_eq!(berth.entries("releases"), [""; 0]);
     assert_eq!(berth.entries("work"), [""; 0]);
 }
+
+/// Has an app tell an error at this line of its code, as its client would.
+async fn tell_error(berth: &Berth, dsn: &str, release: &str, kind: &str, n: u32) {
+    let (place, id) = dsn.rsplit_once('/').unwrap();
+    let key = place.split_once("://").unwrap().1.split_once('@').unwrap().0;
+    let event = json!({ "event_id": format!("{n:032x}"), "platform": "node", "release": release,
+        "exception": { "values": [{ "type": kind, "value": "told", "stacktrace": { "frames": [
+            { "filename": "server.js", "function": kind, "lineno": 1, "in_app": true } ] } }] } });
+    let url = format!("{}/api/{id}/store/?sentry_key={key}", berth.control);
+    let answer = berth.client.post(url).body(event.to_string()).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_with_new_errors_is_taken_back_where_its_app_wants_that() {
+    needs_docker!();
+    let berth = Berth::start().await;
+    berth.post("/v1/apps", json!({ "name": "web", "settings": { "watch_window_s": 120 } })).await;
+    let dsn = berth.get("/v1/apps/web/dsn").await["dsn"].as_str().unwrap().to_owned();
+    berth.deploy_live("web", apps::probe("1")).await;
+    tell_error(&berth, &dsn, "web@1", "OldError", 1).await;
+    eventually("the old error", Duration::from_secs(10), async || {
+        (berth.get("/v1/errors?query=is:unresolved").await["total"] == 1).then_some(())
+    })
+    .await;
+    let second = berth.deploy_live("web", apps::probe("2")).await;
+    // By default nothing is taken back; nor ever for what was there before, or comes from the release before.
+    for n in 10..20 {
+        tell_error(&berth, &dsn, "web@2", "OldError", n).await;
+        tell_error(&berth, &dsn, "web@1", "LateError", 100 + n).await;
+        tell_error(&berth, &dsn, "web@2", "NewError", 200 + n).await;
+    }
+    let told = async |wanted: i64| {
+        eventually("the errors", Duration::from_secs(10), async || {
+            let all = berth.get("/v1/errors?query=NewError").await;
+            (all["issues"][0]["events"] == wanted).then_some(())
+        })
+        .await;
+    };
+    told(10).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(berth.visit("web", "/").await.json()["version"], "2");
+    let rules = |n: u32| json!({ "rollback_events": n });
+    let set = berth.send(Method::PATCH, "/v1/apps/web/errors/rules", rules(11)).await;
+    assert_eq!(set["rollback_events"], 11);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(berth.visit("web", "/").await.json()["version"], "2", "ten are not eleven");
+    tell_error(&berth, &dsn, "web@2", "NewError", 300).await;
+    let begun = Instant::now();
+    eventually("the release before", Duration::from_secs(15), async || {
+        (berth.visit("web", "/").await.json()["version"] == "1").then_some(())
+    })
+    .await;
+    measured("a release with new errors was taken back", begun.elapsed());
+    let name = second["deployment"].as_str().unwrap().replace('#', "%23");
+    let taken = berth.get(&format!("/v1/deployments/{name}")).await;
+    assert_eq!(taken["state"], "rolled_back", "{taken:#}");
+    let problem = &taken["problem"];
+    let said = problem["detail"].as_str().unwrap();
+    assert!(said.contains("11 events of new errors came: WEB-3 (11), within 120 s"), "{problem:#}");
+    assert!(problem["hint"].as_str().unwrap().contains("rollback_events"), "{problem:#}");
+}

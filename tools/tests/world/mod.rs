@@ -70,6 +70,7 @@ impl World {
             successor: None,
             control: None,
             errors: None,
+            maps: None,
             max_source_bytes: 1 << 20,
         };
         let dns =

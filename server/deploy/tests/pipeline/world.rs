@@ -132,6 +132,7 @@ impl World {
             successor: None,
             control: None,
             errors: None,
+            maps: None,
         };
         let opening = runtime.spawn(async move {
             let output = Arc::new(EngineOutput(Arc::clone(&engine)));

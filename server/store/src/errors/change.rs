@@ -1,6 +1,8 @@
 //! What people decide about issues, and what goes.
 
-use berth_schemas::Timestamp;
+use std::time::Duration;
+
+use berth_schemas::{Timestamp, issue::ErrorRules};
 use serde_json::json;
 use sqlx::Row;
 
@@ -16,6 +18,7 @@ use crate::{
 
 /// Rows that are removed in one piece.
 const PIECE: i64 = 1_000;
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// What ends an issue's being ignored; nothing means for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -265,30 +268,36 @@ impl Errors<'_> {
         Ok(gone)
     }
 
-    /// Removes events that came before `before`, and of each app the oldest beyond `most`; counts of issues stay.
-    /// Issues that were not seen since `forget` and have no events go, too.
+    /// Removes what is older than an app's rules or `usual` want it, and of each app the oldest events beyond their number;
+    /// counts of issues stay. Issues that were not seen for twice as long and have no events go, too.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn prune(self, before: Timestamp, most: i64, forget: Timestamp) -> Result<Pruned> {
-        let mut rows = self.delete_events("at < $1", before.0).await?;
-        let full = sqlx::query("SELECT app_id FROM error_events GROUP BY app_id HAVING COUNT(*) > $1")
-            .bind(most)
-            .fetch_all(self.0.read())
-            .await?;
-        for row in full {
-            let app: i64 = row.try_get("app_id")?;
+    pub async fn prune(self, usual: ErrorsKept) -> Result<Pruned> {
+        let now = self.0.clock.now().0;
+        let before = |age: Duration| now.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
+        let apps = sqlx::query("SELECT id FROM apps ORDER BY id").fetch_all(self.0.read()).await?;
+        let (mut rows, mut longest) = (0, usual.age);
+        for row in apps {
+            let app = AppId(row.try_get("id")?);
+            let rules: ErrorRules = self.settings(app).await?.unwrap_or_default();
+            let age = rules.retention_days.map_or(usual.age, |days| DAY * days);
+            longest = longest.max(age);
+            rows += self.delete_events(&format!("app_id = {} AND at < $1", app.0), before(age)).await?;
+            let most = rules.max_events.map_or(usual.events, i64::from);
             let newest = sqlx::query(
                 "SELECT id FROM error_events WHERE app_id = $1 ORDER BY id DESC LIMIT 1 OFFSET $2",
             )
-            .bind(app)
+            .bind(app.0)
             .bind(most)
             .fetch_optional(self.0.read())
             .await?;
             let Some(newest) = newest else { continue };
             let newest: i64 = newest.try_get("id")?;
-            rows += self.delete_events(&format!("app_id = {app} AND id <= $1"), newest).await?;
+            rows += self.delete_events(&format!("app_id = {} AND id <= $1", app.0), newest).await?;
         }
+        // What belongs to no event of its own is small, and goes when no app keeps as long.
+        let (before, forget) = (Timestamp(before(longest)), Timestamp(before(longest * 2)));
         for (table, column) in [
             ("error_attachments", "at"),
             ("error_feedback", "at"),
@@ -390,6 +399,15 @@ impl Errors<'_> {
         write.event(event).await?;
         write.commit().await
     }
+}
+
+/// How long and how many events an app keeps that has no rules of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct ErrorsKept {
+    /// Age at which they go.
+    pub age: Duration,
+    /// The newest so many stay.
+    pub events: i64,
 }
 
 /// What [`crate::DigestedEvent::user_key`] may be for a user.

@@ -29,6 +29,8 @@ pub struct NewMap {
     pub file: String,
     /// Its size in bytes.
     pub bytes: i64,
+    /// It came with a deployment, which brings the file to visitors.
+    pub deployed: bool,
 }
 
 /// What an event is after its frames were put right.
@@ -69,8 +71,8 @@ impl Errors<'_> {
     pub async fn add_map(self, map: &NewMap) -> Result<()> {
         let mut write = Write::begin(self.0).await?;
         sqlx::query(
-            "INSERT INTO error_maps (app_id, debug_id, release_name, url, file, bytes, at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            "INSERT INTO error_maps (app_id, debug_id, release_name, url, file, bytes, at, deployed)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         )
         .bind(map.app.0)
         .bind(map.debug_id.clone())
@@ -79,12 +81,26 @@ impl Errors<'_> {
         .bind(map.file.clone())
         .bind(map.bytes)
         .bind(write.now.0)
+        .bind(i64::from(map.deployed))
         .execute(write.conn())
         .await?;
         write.commit().await
     }
 
-    /// The file of a map, by debug id, else by release and file.
+    /// Whether deployments of an app brought maps.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn has_deployed_maps(self, app: AppId) -> Result<bool> {
+        let found = sqlx::query("SELECT 1 FROM error_maps WHERE app_id = $1 AND deployed = 1 LIMIT 1")
+            .bind(app.0)
+            .fetch_optional(self.0.read())
+            .await?;
+        Ok(found.is_some())
+    }
+
+    /// The file of a map, by debug id, else by release and file, else the one that a deployment brought last for this
+    /// file.
     ///
     /// # Errors
     /// When the database fails.
@@ -107,12 +123,23 @@ impl Errors<'_> {
                 return Ok(Some(row.try_get("file")?));
             }
         }
-        let Some(release) = release else { return Ok(None) };
+        if let Some(release) = release {
+            let row = sqlx::query(
+                "SELECT file FROM error_maps WHERE app_id = $1 AND release_name = $2 AND url = $3 ORDER BY id DESC LIMIT 1",
+            )
+            .bind(app.0)
+            .bind(storable(release, 400))
+            .bind(storable(url, 2000))
+            .fetch_optional(self.0.read())
+            .await?;
+            if let Some(row) = row {
+                return Ok(Some(row.try_get("file")?));
+            }
+        }
         let row = sqlx::query(
-            "SELECT file FROM error_maps WHERE app_id = $1 AND release_name = $2 AND url = $3 ORDER BY id DESC LIMIT 1",
+            "SELECT file FROM error_maps WHERE app_id = $1 AND deployed = 1 AND url = $2 ORDER BY id DESC LIMIT 1",
         )
         .bind(app.0)
-        .bind(storable(release, 400))
         .bind(storable(url, 2000))
         .fetch_optional(self.0.read())
         .await?;

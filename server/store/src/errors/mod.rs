@@ -12,7 +12,7 @@ mod query;
 use berth_schemas::issue::{GroupingReason, IssueState, Level};
 use berth_schemas::{AppSlug, IssueRef, Timestamp};
 
-pub use change::Until;
+pub use change::{ErrorsKept, Until};
 pub use digest::{Body, DigestedEvent, Filed};
 pub use intake::{IntakeRow, NewIntake};
 pub use maps::{NewMap, Remapped, WantedMap};

@@ -355,6 +355,35 @@ impl Errors<'_> {
         rows.iter().map(issue_row).collect()
     }
 
+    /// Events since `since` of issues that were first seen since then, by issue, the most frequent first. What comes from
+    /// the release named `but` is not counted.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn new_since(
+        self,
+        app: AppId,
+        environment: EnvironmentId,
+        since: Timestamp,
+        but: &str,
+    ) -> Result<Vec<(i64, i64)>> {
+        let rows = sqlx::query(
+            "SELECT i.number AS number, COUNT(*) AS events FROM error_issues i
+                 JOIN error_events e ON e.issue_id = i.id
+                 LEFT JOIN error_releases r ON r.id = e.release_id
+             WHERE i.app_id = $1 AND i.last_seen >= $2 AND i.first_seen >= $2 AND e.at >= $2
+                 AND e.environment_id = $3 AND (r.name IS NULL OR r.name <> $4)
+             GROUP BY i.number ORDER BY 2 DESC, 1",
+        )
+        .bind(app.0)
+        .bind(since.0)
+        .bind(environment.0)
+        .bind(but)
+        .fetch_all(self.0.read())
+        .await?;
+        rows.iter().map(|r| Ok((r.try_get("number")?, r.try_get("events")?))).collect()
+    }
+
     /// Other issues of an app of the same kind, the newest first.
     ///
     /// # Errors

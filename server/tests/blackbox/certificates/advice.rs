@@ -1,6 +1,8 @@
 //! Renewal information (RFC 9773) for a Pebble that has none: its directory with one entry more, and what that leads to.
 //! Everything else goes to Pebble itself.
 
+#![allow(unreachable_pub, reason = "a part of a test")]
+
 use std::sync::{Arc, Mutex};
 
 use jiff::{SignedDuration, Timestamp};

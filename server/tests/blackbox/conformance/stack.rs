@@ -158,6 +158,7 @@ async fn context(data_dir: &std::path::Path, shutdown: &CancellationToken) -> Ar
         successor: None,
         control: None,
         errors: None,
+        maps: None,
     };
     let pipeline =
         Pipeline::open(store.clone(), engine, instance, proxy, collector, config, shutdown.child_token());

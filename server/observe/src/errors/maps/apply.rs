@@ -47,8 +47,8 @@ pub fn needs(body: &Value) -> Vec<(String, Need)> {
             continue;
         };
         let debug_id = images.iter().find(|(file, _)| *file == path).map(|(_, id)| id.clone());
-        // Without either nothing can be found.
-        if debug_id.is_some() || (release.is_some() && path.contains("://")) {
+        // A path of a server's own says nothing about what it was built from.
+        if debug_id.is_some() || path.contains("://") {
             needs.push((path.clone(), Need { debug_id, release: release.clone(), url: url_of(&path) }));
         }
     }

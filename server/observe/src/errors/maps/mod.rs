@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub mod bundle;
+pub mod found;
 
 use std::{
     collections::HashMap,
@@ -129,6 +130,25 @@ impl Maps {
     /// # Errors
     /// As [`Maps::add_bundle`].
     pub async fn add(&self, app: AppId, release: Option<&str>, pairs: Vec<Pair>) -> Result<usize, MapError> {
+        self.keep(app, release, pairs, false).await
+    }
+
+    /// Keeps the map of a file that a deployment brings to its visitors: events that name neither a debug id nor a release
+    /// find it by its place alone, the newest first.
+    ///
+    /// # Errors
+    /// As [`Maps::add_bundle`].
+    pub async fn add_deployed(&self, app: AppId, release: &str, pair: Pair) -> Result<(), MapError> {
+        self.keep(app, Some(release), vec![pair], true).await.map(drop)
+    }
+
+    async fn keep(
+        &self,
+        app: AppId,
+        release: Option<&str>,
+        pairs: Vec<Pair>,
+        deployed: bool,
+    ) -> Result<usize, MapError> {
         let dir = self.shared.dir.clone();
         let mut count = 0;
         for pair in pairs {
@@ -149,6 +169,7 @@ impl Maps {
                 url,
                 file,
                 bytes: i64::try_from(size).unwrap_or(i64::MAX),
+                deployed,
             };
             self.shared.store.errors().add_map(&map).await?;
             count += 1;
@@ -173,7 +194,11 @@ impl Maps {
             return Ok(false);
         }
         let mut files: HashMap<String, Cache> = HashMap::new();
+        let deployed = self.shared.store.errors().has_deployed_maps(app).await?;
         for (path, need) in needs {
+            if !deployed && need.debug_id.is_none() && need.release.is_none() {
+                continue;
+            }
             let file = self
                 .shared
                 .store
@@ -182,6 +207,8 @@ impl Maps {
                 .await?;
             match file {
                 Some(file) => drop(files.insert(path, self.load(file).await?)),
+                // What names neither comes with its deployment or never.
+                None if need.debug_id.is_none() && need.release.is_none() => {}
                 None => missing.push(need),
             }
         }

@@ -1,6 +1,9 @@
 //! Stories about errors of apps.
 
-use berth_schemas::issue::{IssueState, Level};
+use std::time::Duration;
+
+use berth_schemas::issue::{ErrorRules, IssueState, Level};
+use berth_store::ErrorsKept;
 
 use crate::support::*;
 
@@ -143,16 +146,26 @@ pub async fn what_is_old_goes_and_its_counts_stay(world: World) {
     let app = world.app("web").await;
     let (errors, root) = (world.store.errors(), Principal::daemon());
     sent(&world, &app, &[(1, "A", "1", "ann"), (2, "A", "1", "ann"), (3, "A", "1", "bob")]).await;
-    let old = berth_schemas::Timestamp(0);
-    errors.prune(old, 2, old).await.unwrap();
+    let age = Duration::from_secs(30 * 24 * 3600);
+    errors.prune(ErrorsKept { age, events: 2 }).await.unwrap();
     let one = issue(&world, 1).await;
     assert_eq!(one.events, 3);
     assert_eq!(errors.events_of(one.id, None, None, 10).await.unwrap().len(), 2);
     assert_eq!(errors.count_of_user(app.id, "bob").await.unwrap(), 1);
     assert_eq!(errors.delete_user(&root, app.id, "bob").await.unwrap().len(), 1);
-    world.advance(3600);
+    // By rules of its own it keeps less, or more, than others.
+    let rules = |days| ErrorRules { retention_days: Some(days), ..ErrorRules::default() };
+    let left = async || errors.events_of(one.id, None, None, 10).await.unwrap().len();
+    world.advance(3 * 24 * 3600);
+    errors.set_settings(&root, app.id, &rules(4)).await.unwrap();
+    errors.prune(ErrorsKept { age: Duration::ZERO, events: 1000 }).await.unwrap();
+    assert_eq!(left().await, 1);
+    errors.set_settings(&root, app.id, &rules(2)).await.unwrap();
+    errors.prune(ErrorsKept { age, events: 1000 }).await.unwrap();
+    assert_eq!(left().await, 0);
+    errors.set_settings(&root, app.id, &ErrorRules::default()).await.unwrap();
+    errors.prune(ErrorsKept { age: Duration::ZERO, events: 1000 }).await.unwrap();
     let now = world.store.clock().now();
-    errors.prune(now, 1000, now).await.unwrap();
     let which = "WEB-1".parse().unwrap();
     assert!(errors.issue(&Visible::All, &which).await.unwrap().is_none());
     // What an app sent before it went is not in the way.

@@ -1,0 +1,79 @@
+//! Source maps that a release of plain files brings: kept for reading errors, and taken from where visitors see them.
+
+use std::path::PathBuf;
+
+use berth_observe::errors::maps::{
+    Maps,
+    found::{self, FoundMap},
+};
+use berth_schemas::{deployment::BuildLineKind, issue::ErrorRules};
+
+use crate::{
+    attempt::{Attempt, io_problem},
+    errors::error_release,
+    fault::Halt,
+    limits,
+    pipeline::Inner,
+};
+
+/// Damaged maps that a deployment's log names.
+const NAMED: usize = 5;
+
+impl Inner {
+    /// Takes the maps of the release that lies in `folder`. A map that cannot be used stops no deployment; it is named in
+    /// the log, and stays where it was.
+    pub(crate) async fn take_maps(&self, attempt: &mut Attempt, folder: PathBuf) -> Result<(), Halt> {
+        let Some(maps) = self.config.maps.clone() else { return Ok(()) };
+        let found = self
+            .blocking(attempt, "looking for source maps", limits::FILES, move |_| found::beside(&folder))
+            .await?
+            .map_err(|e| io_problem("looking for source maps", &e))?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        let rules: ErrorRules = self.store.errors().settings(attempt.app.id).await?.unwrap_or_default();
+        let release = error_release(&attempt.row.reference(), attempt.row.commit.as_deref());
+        let (mut kept, mut damaged) = (0, Vec::new());
+        for map in found {
+            let url = map.url.clone();
+            match take(&maps, attempt, &release, map, rules.public_maps).await {
+                Ok(true) => kept += 1,
+                Ok(false) => damaged.push(url),
+                Err(halt) => return Err(halt),
+            }
+        }
+        let whose = if rules.public_maps { "served, too" } else { "kept for reading errors and not served" };
+        attempt.journal.note(format!("{kept} source maps are {whose}")).await;
+        for url in damaged.iter().take(NAMED) {
+            let line = format!("the source map of {url} cannot be used");
+            attempt.journal.line(BuildLineKind::Warning, None, line).await;
+        }
+        Ok(())
+    }
+}
+
+/// Keeps one map, and removes it from the release unless everybody may see it. Returns whether it could be used.
+async fn take(
+    maps: &Maps,
+    attempt: &Attempt,
+    release: &str,
+    found: FoundMap,
+    public: bool,
+) -> Result<bool, Halt> {
+    let problem = |e: &std::io::Error| Halt::from(io_problem("reading a source map", e));
+    let file = found.map.clone();
+    let read = tokio::task::spawn_blocking(move || found.read()).await;
+    let read = read.map_err(|e| problem(&std::io::Error::other(e)))?.map_err(|e| problem(&e))?;
+    let Some(pair) = read else { return Ok(false) };
+    if let Err(error) = maps.add_deployed(attempt.app.id, release, pair).await {
+        tracing::warn!(%error, app = %attempt.app.slug, "a source map of a release cannot be used");
+        return Ok(false);
+    }
+    if !public {
+        match tokio::fs::remove_file(&file).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(problem(&error)),
+            _ => {}
+        }
+    }
+    Ok(true)
+}
