@@ -161,10 +161,10 @@ impl Place {
     async fn open(
         berth: &Path,
         directory: tempfile::TempDir,
-        world: &World,
+        flags: &[&str],
         before: Arc<Value>,
     ) -> Result<Self> {
-        let daemon = Daemon::start(berth, directory, &world.flags()).await?;
+        let daemon = Daemon::start(berth, directory, flags).await?;
         let api = Api::open(daemon.control, &daemon.token).await?;
         Ok(Self { daemon, api, before })
     }
@@ -194,6 +194,8 @@ pub async fn visit(http: std::net::SocketAddr, host: &str, path: &str) -> Result
 pub struct Worlds {
     berth: PathBuf,
     root: PathBuf,
+    /// What every daemon gets besides.
+    flags: Vec<&'static str>,
     loaded: Mutex<BTreeMap<String, Arc<OnceCell<Loaded>>>>,
     /// Places in which nothing was changed.
     idle: Mutex<BTreeMap<String, Vec<Place>>>,
@@ -211,7 +213,17 @@ impl Worlds {
     #[must_use]
     pub fn new(berth: PathBuf, root: PathBuf) -> Self {
         super::choose_cryptography();
-        Self { berth, root, loaded: Mutex::default(), idle: Mutex::default() }
+        Self { berth, root, flags: Vec::new(), loaded: Mutex::default(), idle: Mutex::default() }
+    }
+
+    /// The same, with daemons that let one caller destroy as fast as it can: for tests that try out every tool.
+    #[must_use]
+    pub fn unhurried(self) -> Self {
+        Self { flags: vec!["--destructive-per-minute", "10000"], ..self }
+    }
+
+    fn flags(&self, world: &World) -> Vec<&'static str> {
+        [world.flags(), self.flags.clone()].concat()
     }
 
     /// A fresh daemon in the state of this world.
@@ -226,7 +238,7 @@ impl Worlds {
         let loaded = cell.get_or_try_init(|| self.load(name)).await?;
         let copy = tempfile::tempdir()?;
         copy_folder(loaded.directory.path(), copy.path())?;
-        Place::open(&self.berth, copy, &loaded.world, Arc::clone(&loaded.state)).await
+        Place::open(&self.berth, copy, &self.flags(&loaded.world), Arc::clone(&loaded.state)).await
     }
 
     /// Takes a place back for the next who wants one, if all that was done in it was to read.
@@ -252,7 +264,7 @@ impl Worlds {
     /// When the world cannot be made.
     pub async fn place_apart(&self, name: &str) -> Result<Place> {
         let loaded = self.load(name).await?;
-        let daemon = Daemon::start_apart(&self.berth, loaded.directory, &loaded.world.flags()).await?;
+        let daemon = Daemon::start_apart(&self.berth, loaded.directory, &self.flags(&loaded.world)).await?;
         let api = Api::open(daemon.control, &daemon.token).await?;
         Ok(Place { daemon, api, before: loaded.state })
     }
@@ -262,7 +274,8 @@ impl Worlds {
         let lacks = world.lacks();
         ensure!(lacks.is_empty(), "the world {name} needs {lacks:?}, which this machine lacks");
         // The daemon removes its folder with itself, and the template must stay.
-        let place = Place::open(&self.berth, tempfile::tempdir()?, &world, Arc::default()).await?;
+        let place =
+            Place::open(&self.berth, tempfile::tempdir()?, &self.flags(&world), Arc::default()).await?;
         for (number, step) in world.steps.iter().enumerate() {
             make(&place, step).await.with_context(|| format!("step {} of the world {name}", number + 1))?;
         }

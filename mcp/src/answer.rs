@@ -82,7 +82,12 @@ fn words(problem: &Problem) -> Text {
 
 /// What a tool returns that has no registry entry: an output and its brief, all in Berth's own words.
 pub(crate) fn own(output: Value, brief: String) -> CallToolResult {
-    success(Answer { output, brief: brief.into() }, &Marks::default(), Format::Concise, &Frame::new())
+    success(
+        Answer { output, brief: brief.into(), ongoing: None },
+        &Marks::default(),
+        Format::Concise,
+        &Frame::new(),
+    )
 }
 
 #[cfg(test)]

@@ -7,16 +7,18 @@ use std::{
 
 use berth_schemas::{Code, Problem, error::nearest};
 use berth_store::model::Principal;
-use berth_tools::{Answer, Budget, Call, Context, Progress, Registry, RequestId, Tool, Via};
+use berth_tools::{Answer, Budget, Call, Context, Ongoing, Progress, Registry, RequestId, Tool, Via};
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
-        CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams,
-        CompleteResult, DiscoverResult, GetPromptRequestParams, GetPromptResponse, Implementation,
-        InitializeRequestParams, InitializeResult, JsonObject, ListPromptsResult,
-        ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams,
-        ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, ResourceContents,
-        ServerCapabilities, ServerConfig,
+        CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, CancelTaskParams,
+        ClientCapabilities, CompleteRequestParams, CompleteResult, CreateTaskResult, DetailedTask,
+        DiscoverResult, GetPromptRequestParams, GetPromptResponse, GetTaskParams, GetTaskResult,
+        Implementation, InitializeRequestParams, InitializeResult, InputRequiredResult, JsonObject,
+        ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult, ListToolsResult,
+        PaginatedRequestParams, ProtocolVersion, ReadResourceRequestParams, ReadResourceResponse,
+        ReadResourceResult, ResourceContents, ServerCapabilities, ServerConfig, TaskPayload, TaskStatus,
+        UpdateTaskParams,
     },
     service::RequestContext,
 };
@@ -26,12 +28,14 @@ use tokio::sync::mpsc;
 
 use crate::{
     answer::{self, Marks},
+    ask::{self, About, Asker, Said},
     completion, cut,
     detail::{self, Format},
     frame::Frame,
     progress::Notifier,
     prompts, resources, search,
     surface::{self, READ, SEARCH, WRITE},
+    tasks::{self, End},
     view::View,
 };
 
@@ -51,6 +55,7 @@ struct Inner {
     context: Arc<Context>,
     index: search::Index,
     descriptions: surface::Descriptions,
+    asker: Option<Asker>,
     /// What each tool's output holds where.
     marks: HashMap<&'static str, Marks>,
 }
@@ -67,6 +72,28 @@ struct Caller {
     view: View,
 }
 
+/// What became of a call.
+enum Outcome {
+    Answer(Answer),
+    Problem(Problem),
+    /// The person is asked first.
+    Question(InputRequiredResult),
+}
+
+impl From<Result<Answer, Problem>> for Outcome {
+    fn from(result: Result<Answer, Problem>) -> Self {
+        result.map_or_else(Self::Problem, Self::Answer)
+    }
+}
+
+/// What the client of this request can do. Only the era that says it with every request can be asked something
+/// without a session.
+fn client(context: &RequestContext<RoleServer>) -> Option<ClientCapabilities> {
+    let version = context.meta.protocol_version()?;
+    let modern = version.as_str() >= ProtocolVersion::V_2026_07_28.as_str();
+    context.meta.client_capabilities().filter(|_| modern)
+}
+
 /// A problem as an error of the protocol, for what is no call of a tool.
 fn refused(problem: &Problem) -> ErrorData {
     ErrorData::invalid_params(problem.to_string(), serde_json::to_value(problem).ok())
@@ -77,7 +104,7 @@ impl Handler {
         let index = search::Index::new(&registry);
         let marks = registry.tools().iter().map(|t| (t.spec.name, Marks::of(&t.output))).collect();
         let descriptions = surface::Descriptions::of(&registry);
-        Self(Arc::new(Inner { registry, context, index, descriptions, marks }))
+        Self(Arc::new(Inner { registry, context, index, descriptions, asker: Asker::new(), marks }))
     }
 
     fn caller(&self, request: &RequestContext<RoleServer>) -> Result<Caller, ErrorData> {
@@ -223,12 +250,15 @@ impl Handler {
         &self,
         request: CallToolRequestParams,
         context: &RequestContext<RoleServer>,
-    ) -> Result<CallToolResult, ErrorData> {
+    ) -> Result<CallToolResponse, ErrorData> {
         let caller = self.caller(context)?;
-        let arguments = request.arguments.unwrap_or_default();
+        let arguments = request.arguments.clone().unwrap_or_default();
         let frame = Frame::new();
         if request.name == SEARCH && caller.view.shows_gateway(SEARCH) {
-            return Ok(self.search(&caller, arguments).unwrap_or_else(|p| answer::failure(&p, &frame)));
+            return Ok(self
+                .search(&caller, arguments)
+                .unwrap_or_else(|p| answer::failure(&p, &frame))
+                .into());
         }
         if !matches!(&*request.name, SEARCH | READ | WRITE) && self.0.registry.get(&request.name).is_none() {
             // The protocol wants its own error for a name that no list ever had.
@@ -242,18 +272,103 @@ impl Handler {
         });
         let (tool, input, format) = match resolved {
             Ok(found) => found,
-            Err(problem) => return Ok(answer::failure(&problem, &frame)),
+            Err(problem) => return Ok(answer::failure(&problem, &frame).into()),
         };
         let name = tool.spec.name;
-        let by = caller.principal.name.clone();
         let began = std::time::Instant::now();
-        let result = self.run(tool, input, caller.principal, context, &frame).await?;
-        let outcome = result.as_ref().map_or_else(|p| p.code.as_str(), |_| "ok");
-        tracing::info!(tool = name, by, outcome, ms = began.elapsed().as_millis(), "tool called");
-        Ok(match result {
-            Ok(answer) => answer::success(answer, self.marks(name), format, &frame),
-            Err(problem) => answer::failure(&problem, &frame),
-        })
+        let outcome = self.ask_and_run(&request, tool, input, &caller.principal, context, &frame).await?;
+        let ended = match &outcome {
+            Outcome::Answer(_) => "ok",
+            Outcome::Problem(problem) => problem.code.as_str(),
+            Outcome::Question(_) => "asked",
+        };
+        let by = &caller.principal.name;
+        tracing::info!(tool = name, by, outcome = ended, ms = began.elapsed().as_millis(), "tool called");
+        let answer = match outcome {
+            Outcome::Problem(problem) => return Ok(answer::failure(&problem, &frame).into()),
+            Outcome::Question(question) => return Ok(question.into()),
+            Outcome::Answer(answer) => answer,
+        };
+        let knows_tasks = client(context).is_some_and(|c| c.supports_tasks());
+        if let Some(ongoing) = answer.ongoing.as_ref().filter(|_| knows_tasks && !tool.spec.hints.read_only) {
+            // What has ended meanwhile is answered at once.
+            if let Ok(seen) = self.look(ongoing, &caller, context).await
+                && !seen.task.status.is_terminal()
+                && seen.by == caller.principal.name
+            {
+                return Ok(CreateTaskResult::new(seen.task).into());
+            }
+        }
+        Ok(answer::success(answer, self.marks(name), format, &frame).into())
+    }
+
+    /// Runs a tool, with the person's word where it wants one and the client can ask.
+    async fn ask_and_run(
+        &self,
+        request: &CallToolRequestParams,
+        tool: &Tool,
+        input: Value,
+        principal: &Principal,
+        context: &RequestContext<RoleServer>,
+        frame: &Frame,
+    ) -> Result<Outcome, ErrorData> {
+        let asker = self.0.asker.as_ref().filter(|_| ask::possible(tool, &input, client(context).as_ref()));
+        let Some(asker) = asker else {
+            return Ok(self.run(tool, input, principal.clone(), context, frame).await?.into());
+        };
+        // Without a confirmation it does nothing, and says what it would do: now, not when it was asked first.
+        let problem = match self.run(tool, input.clone(), principal.clone(), context, frame).await? {
+            Err(problem) if problem.code == Code::ConfirmationRequired => problem,
+            other => return Ok(other.into()),
+        };
+        let about =
+            About { principal: &principal.name, tool: tool.spec.name, input: &input, problem: &problem };
+        match asker.said(request, &about) {
+            Some(Said::No) => Ok(Outcome::Problem(ask::declined(tool.spec.name))),
+            Some(Said::Yes) => match about.confirmed() {
+                Some(confirmed) => {
+                    Ok(self.run(tool, confirmed, principal.clone(), context, frame).await?.into())
+                }
+                None => Ok(Outcome::Problem(problem)),
+            },
+            None => Ok(asker.question(&about).map_or(Outcome::Problem(problem), Outcome::Question)),
+        }
+    }
+
+    /// How something stands that goes on.
+    async fn look(
+        &self,
+        ongoing: &Ongoing,
+        caller: &Caller,
+        context: &RequestContext<RoleServer>,
+    ) -> Result<tasks::Seen, Problem> {
+        let internal = |why: String| Problem::new(Code::Internal, why);
+        let (reader, input) = ongoing.reader();
+        let tool = self.0.registry.get(reader).ok_or_else(|| internal(format!("{reader} is gone.")))?;
+        let via = via(context, &caller.principal);
+        let call = Call::new(Arc::clone(&self.0.context), caller.principal.clone());
+        let call = call.via(via).budget(Budget::MODEL);
+        let answer = tokio::select! {
+            () = context.ct.cancelled() => return Err(internal("The call was cancelled.".into())),
+            answer = tool.call(call, input) => answer?,
+        };
+        tasks::seen(ongoing, answer).map_err(|e| internal(format!("The task cannot be read: {e}.")))
+    }
+
+    /// The task of this name, if the caller began it.
+    async fn task(
+        &self,
+        id: &str,
+        context: &RequestContext<RoleServer>,
+    ) -> Result<(Ongoing, Caller, tasks::Seen), ErrorData> {
+        let caller = self.caller(context)?;
+        let ongoing: Ongoing = id.parse().map_err(|_| refused(&tasks::unknown(id)))?;
+        match self.look(&ongoing, &caller, context).await {
+            Ok(seen) if seen.by == caller.principal.name => Ok((ongoing, caller, seen)),
+            Ok(_) => Err(refused(&tasks::unknown(id))),
+            Err(problem) if problem.code == Code::NotFound => Err(refused(&tasks::unknown(id))),
+            Err(problem) => Err(refused(&problem)),
+        }
     }
 
     async fn read(
@@ -320,6 +435,7 @@ impl ServerHandler for Handler {
             .enable_prompts()
             .enable_resources()
             .enable_completions()
+            .enable_tasks()
             .build();
         ServerConfig::new(capabilities)
             .with_server_info(Implementation::new("berth", self.0.context.version).with_title("Berth"))
@@ -360,7 +476,69 @@ impl ServerHandler for Handler {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
-        Ok(self.call(request, &context).await?.into())
+        self.call(request, &context).await
+    }
+
+    async fn get_task(
+        &self,
+        request: GetTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<GetTaskResult, ErrorData> {
+        let (ongoing, _, seen) = self.task(&request.task_id, &context).await?;
+        let (marks, frame) = (self.marks(ongoing.reader().0), Frame::new());
+        let ended = |answer: Answer, fails: bool| {
+            let mut result = answer::success(answer, marks, Format::Concise, &frame);
+            result.is_error = Some(fails);
+            result
+        };
+        let result = match seen.end {
+            Some(End::Done(answer)) => Some(ended(answer, false)),
+            Some(End::Failed(answer)) => Some(ended(answer, true)),
+            Some(End::Problem(problem)) => Some(answer::failure(&problem, &frame)),
+            None => None,
+        };
+        let payload = match result {
+            Some(result) => {
+                let result = serde_json::to_value(result).ok().and_then(|v| v.as_object().cloned());
+                TaskPayload::Completed { result: result.unwrap_or_default() }
+            }
+            None if seen.task.status == TaskStatus::Cancelled => TaskPayload::Cancelled,
+            None => TaskPayload::Working,
+        };
+        Ok(GetTaskResult::new(DetailedTask::new(seen.task, payload)))
+    }
+
+    /// Nothing that goes on asks for anything: what comes is for nobody.
+    async fn update_task(
+        &self,
+        request: UpdateTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        self.task(&request.task_id, &context).await.map(drop)
+    }
+
+    async fn cancel_task(
+        &self,
+        request: CancelTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        let (ongoing, caller, seen) = self.task(&request.task_id, &context).await?;
+        if seen.task.status.is_terminal() {
+            return Ok(());
+        }
+        if caller.view.is_read_only() {
+            let detail = "This endpoint only reads, and cancels nothing.";
+            return Err(refused(&Problem::new(Code::Forbidden, detail)));
+        }
+        let (canceller, input) = ongoing.canceller();
+        let tool = self.0.registry.get(canceller);
+        let tool = tool.ok_or_else(|| ErrorData::internal_error(format!("{canceller} is gone."), None))?;
+        match self.run(tool, input, caller.principal, &context, &Frame::new()).await? {
+            // The protocol's word is "cooperative": what can no longer be stopped goes on.
+            Ok(_) => Ok(()),
+            Err(problem) if problem.code == Code::Conflict => Ok(()),
+            Err(problem) => Err(refused(&problem)),
+        }
     }
 
     async fn list_prompts(

@@ -10,6 +10,7 @@
 //! restart of the daemon. Both protocol eras are served, 2026-07-28 and the one with `initialize` before it.
 
 mod answer;
+mod ask;
 mod completion;
 mod cut;
 mod detail;
@@ -20,6 +21,7 @@ mod prompts;
 mod resources;
 mod search;
 mod surface;
+mod tasks;
 mod view;
 
 use std::sync::Arc;

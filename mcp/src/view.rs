@@ -83,6 +83,11 @@ impl View {
         self.all || self.groups.contains(&tool.group) || self.tools.contains(tool.spec.name)
     }
 
+    /// Whether changes are out of reach.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
     /// Whether it is the list that everybody gets who asks for nothing.
     pub(crate) fn is_core_alone(&self) -> bool {
         self.core && !self.all && self.groups.is_empty() && self.tools.is_empty()

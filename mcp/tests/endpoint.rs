@@ -74,6 +74,30 @@ fn post(who: Principal, query: &str, method: &str, params: Value) -> Request<Bod
     request
 }
 
+/// A request of the newer era by a client that can do `capabilities`; its answer.
+fn modern(
+    who: Principal,
+    query: &str,
+    method: &str,
+    mut params: Value,
+    capabilities: Value,
+) -> Request<Body> {
+    let name = params["name"].as_str().or(params["taskId"].as_str()).unwrap_or_default().to_owned();
+    params["_meta"] = json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": { "name": "t", "version": "1" },
+        "io.modelcontextprotocol/clientCapabilities": capabilities,
+    });
+    let mut request = post(who, query, method, params);
+    let headers = request.headers_mut();
+    headers.insert("mcp-protocol-version", "2026-07-28".parse().unwrap());
+    headers.insert("mcp-method", method.parse().unwrap());
+    if !name.is_empty() {
+        headers.insert("mcp-name", name.parse().unwrap());
+    }
+    request
+}
+
 fn text(result: &Value) -> &str {
     result["content"][0]["text"].as_str().unwrap()
 }
@@ -320,4 +344,122 @@ async fn without_a_caller_nothing_is_answered() {
     request.extensions_mut().clear();
     let (_, body) = endpoint.send(request).await;
     assert!(body.contains("error") && !body.contains("app_get"), "{body}");
+}
+
+#[tokio::test]
+async fn long_work_is_a_task_for_clients_that_know_tasks() {
+    let endpoint = Endpoint::open().await;
+    endpoint.world.engine.add_image("hello:1", berth_deploy::docker::fake::Behaviour::default());
+    let tasks = || json!({ "extensions": { "io.modelcontextprotocol/tasks": {} } });
+    let ask = async |who: Principal, query: &str, method: &str, params: Value| -> Value {
+        let (_, body) = endpoint.send(modern(who, query, method, params, tasks())).await;
+        serde_json::from_str(&body).unwrap_or_else(|_| panic!("{body}"))
+    };
+    let deploy = |app: &str| {
+        let arguments = json!({ "app": app, "image": "hello:1", "create_app": true });
+        json!({ "name": "deployment_create", "arguments": arguments })
+    };
+    let begun = ask(admin(), "", "tools/call", deploy("web")).await["result"].take();
+    assert_eq!((&begun["resultType"], &begun["taskId"]), (&json!("task"), &json!("web#1")), "{begun:#}");
+    assert_eq!(begun["status"], "working");
+    let stranger = Principal { visible: berth_store::model::Visible::Projects(Vec::new()), ..admin() };
+    for method in ["tasks/get", "tasks/cancel"] {
+        let none = ask(admin(), "", method, json!({ "taskId": "web#2" })).await["error"].take();
+        assert_eq!(none["code"], -32602, "{method}: {none:#}");
+        for who in [stranger.clone(), somebody("colleague", &[Scope::Admin])] {
+            let hidden = ask(who, "", method, json!({ "taskId": "web#1" })).await["error"].take();
+            let same = hidden.to_string().replace("web#1", "web#2");
+            assert_eq!(same, none.to_string(), "{method} of another's task tells what one of nobody's does");
+        }
+        let none = ask(admin(), "", method, json!({ "taskId": "nothing of ours" })).await;
+        assert_eq!(none["error"]["code"], -32602, "{method}: {none:#}");
+    }
+    world::eventually(async || {
+        let task = ask(admin(), "", "tasks/get", json!({ "taskId": "web#1" })).await;
+        task["result"]["status"] == "completed"
+    })
+    .await;
+    let task = ask(admin(), "", "tasks/get", json!({ "taskId": "web#1" })).await["result"].take();
+    assert_eq!(task["result"]["structuredContent"]["state"], "live", "{task:#}");
+    assert_eq!(task["result"]["isError"], false);
+
+    let stop = json!({ "name": "app_stop", "arguments": { "app": "web", "confirm": "web" } });
+    let stopping = ask(admin(), "", "tools/call", stop).await["result"].take();
+    if stopping["resultType"] == "task" {
+        let id = stopping["taskId"].clone();
+        assert!(endpoint.world.call("job_get", json!({ "job": id })).await.is_ok(), "the job's own id: {id}");
+        world::eventually(async || {
+            let task = ask(admin(), "", "tasks/get", json!({ "taskId": id })).await;
+            task["result"]["result"]["structuredContent"]["job"]["state"] == "succeeded"
+        })
+        .await;
+    }
+
+    let (_, body) = endpoint.send(modern(admin(), "", "tools/call", deploy("shop"), json!({}))).await;
+    let plain: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(plain["result"]["structuredContent"]["deployment"], "shop#1", "others get the answer: {body}");
+}
+
+#[tokio::test]
+async fn a_cancelled_task_is_a_cancelled_deployment() {
+    let endpoint = Endpoint::open().await;
+    let listen_after = std::time::Duration::from_secs(600);
+    let slow = berth_deploy::docker::fake::Behaviour { listen_after, ..Default::default() };
+    endpoint.world.engine.add_image("slow:1", slow);
+    let tasks = || json!({ "extensions": { "io.modelcontextprotocol/tasks": {} } });
+    let arguments = json!({ "app": "web", "image": "slow:1", "create_app": true });
+    let params = json!({ "name": "deployment_create", "arguments": arguments });
+    let (_, body) = endpoint.send(modern(admin(), "", "tools/call", params, tasks())).await;
+    assert!(body.contains("\"taskId\":\"web#1\""), "{body}");
+    let task = || json!({ "taskId": "web#1" });
+    let reader = somebody(&admin().name, &[Scope::Read]);
+    let (_, body) = endpoint.send(modern(reader, "", "tasks/cancel", task(), tasks())).await;
+    assert!(body.contains("error") && body.contains("scope"), "{body}");
+    let (_, body) = endpoint.send(modern(admin(), "?read_only=1", "tasks/cancel", task(), tasks())).await;
+    assert!(body.contains("only reads"), "{body}");
+    let (_, body) = endpoint.send(modern(admin(), "", "tasks/cancel", task(), tasks())).await;
+    assert!(!body.contains("error"), "{body}");
+    let (_, body) = endpoint.send(modern(admin(), "", "tasks/get", task(), tasks())).await;
+    assert!(body.contains("\"status\":\"cancelled\""), "{body}");
+    assert_eq!(
+        endpoint.world.ok("deployment_get", json!({ "deployment": "web#1" })).await["state"],
+        "cancelled"
+    );
+}
+
+#[tokio::test]
+async fn the_person_is_asked_where_the_client_can() {
+    let endpoint = Endpoint::open().await;
+    endpoint.world.deploy("web").await;
+    let call = async |extra: Value, query: &str, arguments: Value| -> Value {
+        let mut params = json!({ "name": "app_delete", "arguments": arguments });
+        params.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let (_, body) =
+            endpoint.send(modern(admin(), query, "tools/call", params, json!({ "elicitation": {} }))).await;
+        serde_json::from_str::<Value>(&body).unwrap()["result"].take()
+    };
+    let asked = call(json!({}), "", json!({ "app": "web" })).await;
+    assert_eq!(asked["resultType"], "input_required", "{asked:#}");
+    let question = &asked["inputRequests"]["confirm"]["params"];
+    assert!(question["message"].as_str().unwrap().contains("release"), "{question:#}");
+    let state = asked["requestState"].clone();
+    let says = |action: &str, yes: bool| {
+        let answer = json!({ "action": action, "content": { "confirm": yes } });
+        json!({ "requestState": state, "inputResponses": { "confirm": answer } })
+    };
+    let no = call(says("decline", false), "", json!({ "app": "web" })).await;
+    assert_eq!(no["isError"], true, "{no:#}");
+    assert!(text(&no).contains("said no"), "{}", text(&no));
+    endpoint.world.ok("app_create", json!({ "name": "shop" })).await;
+    let other = call(says("accept", true), "", json!({ "app": "shop" })).await;
+    assert_eq!(other["resultType"], "input_required", "an answer counts for what was asked: {other:#}");
+    let dry = call(json!({}), "", json!({ "app": "web", "dry_run": true })).await;
+    assert_eq!(dry["structuredContent"]["deleting"], false, "{dry:#}");
+    assert!(endpoint.world.call("app_get", json!({ "app": "web" })).await.is_ok(), "nothing was done");
+    let yes = call(says("accept", true), "", json!({ "app": "web" })).await;
+    assert_eq!(yes["structuredContent"]["deleting"], true, "{yes:#}");
+
+    let plain = endpoint.call("", "app_delete", json!({ "app": "shop" })).await;
+    assert_eq!(plain["structuredContent"]["problem"]["code"], "confirmation_required");
+    assert!(text(&plain).contains("confirm=\"shop\""), "{}", text(&plain));
 }

@@ -149,6 +149,9 @@ pub struct JobDetail {
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<Problem>,
+    /// Who asked for it.
+    #[schemars(extend("x-detail" = true))]
+    pub by: String,
     /// When it was asked for.
     pub created_at: Timestamp,
     /// When it began.
@@ -157,6 +160,14 @@ pub struct JobDetail {
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Timestamp>,
+}
+
+/// Input of `job_cancel`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JobCancel {
+    /// The job's id.
+    pub job: JobId,
 }
 
 /// Input of `job_get`.

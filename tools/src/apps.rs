@@ -15,7 +15,9 @@ use berth_store::model::{AppRow, DeploymentSource, ReleaseRow, Visible};
 use crate::{
     confirm::confirmed,
     context::Context,
-    deployments, find, follow, jobs, once, page,
+    deployments, find, follow, jobs, once,
+    ongoing::Ongoing,
+    page,
     registry::{Brief, Call, Hints, Method, Spec, Tier, Tool},
     settings,
     text::Text,
@@ -574,6 +576,10 @@ impl Brief for AppDeleted {
             .into(),
         }
     }
+
+    fn ongoing(&self) -> Option<Ongoing> {
+        Ongoing::job(self.job.as_ref())
+    }
 }
 
 impl Brief for AppChanged {
@@ -581,5 +587,9 @@ impl Brief for AppChanged {
         let job =
             self.job.as_ref().map(|j| format!(" Job {}: job_get(wait_s=50) tells when it is done.", j.job));
         Text::from(self.effect.clone()).say_if(job)
+    }
+
+    fn ongoing(&self) -> Option<Ongoing> {
+        Ongoing::job(self.job.as_ref())
     }
 }

@@ -21,7 +21,8 @@ pub(crate) fn confirmed(
     };
     let detail = format!("{said} It would: {}.", effects.join("; "));
     Err(Problem { field: Some("confirm".into()), ..Problem::new(Code::ConfirmationRequired, detail) }
-        .hint(format!("If that is what is wanted, call again with confirm={name:?}.")))
+        .hint(format!("If that is what is wanted, call again with confirm={name:?}."))
+        .candidates(vec![name.to_owned()]))
 }
 
 #[cfg(test)]
@@ -36,6 +37,7 @@ mod tests {
             let problem = confirmed("app_delete", "web", wrong, &effects).unwrap_err();
             assert_eq!(problem.code, Code::ConfirmationRequired);
             assert!(problem.detail.contains("remove 3 releases"));
+            assert_eq!(problem.candidates, ["web"], "what would confirm it");
             assert!(problem.hint.unwrap().contains("confirm=\"web\""));
         }
     }

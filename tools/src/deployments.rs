@@ -16,6 +16,7 @@ use serde::Serialize;
 use crate::{
     apps::{self, count},
     find, follow, once,
+    ongoing::Ongoing,
     page::{self, Keep},
     progress::Update,
     registry::{Brief, Call, Hints, Method, Spec, Tier, Tool},
@@ -480,6 +481,12 @@ impl Brief for DeploymentDetail {
             text = text.say(format!("\nWarning: {warning}"));
         }
         text.say(format!("\nNext: {}", self.next))
+    }
+
+    fn ongoing(&self) -> Option<Ongoing> {
+        // A rollout rests until somebody promotes or aborts it.
+        let goes_on = !self.settled && self.state != DeploymentState::RollingOut;
+        goes_on.then(|| Ongoing::Deployment(self.deployment.clone()))
     }
 }
 

@@ -15,7 +15,9 @@ use berth_store::model::{AppRow, NewEnvironment, PreviewRow};
 use crate::{
     apps::{self, count, state_name},
     confirm::confirmed,
-    deployments, find, jobs, once, page,
+    deployments, find, jobs, once,
+    ongoing::Ongoing,
+    page,
     registry::{Brief, Call, Hints, Method, Spec, Tier, Tool},
     settings,
     text::Text,
@@ -306,5 +308,9 @@ impl Brief for EnvironmentDeleted {
             )
             .into(),
         }
+    }
+
+    fn ongoing(&self) -> Option<Ongoing> {
+        Ongoing::job(self.job.as_ref())
     }
 }

@@ -2,42 +2,79 @@
 
 use berth_schemas::{
     Problem, Scope,
-    job::{JobDetail, JobGet, JobHandle},
+    ids::JobId,
+    job::{JobCancel, JobDetail, JobGet, JobHandle},
 };
 use berth_store::model::JobRow;
 
 use crate::{
-    follow,
+    find, follow,
     registry::{Brief, Call, Hints, Method, Spec, Tier, Tool},
     text::Text,
 };
 
 pub(crate) fn tools() -> Vec<Tool> {
-    vec![Tool::new(
+    vec![
+        cancelling(),
+        Tool::new(
+            Spec {
+                name: "job_get",
+                title: "Show or await a job",
+                description: "Show a background job (stop, start, scale, delete, cleanup) that another tool returned; with wait_s it waits for the end.",
+                hints: Hints::READ,
+                scope: Scope::Read,
+                tier: Tier::Core,
+                method: Method::Get,
+                path: "/v1/jobs/{job}",
+            },
+            get,
+        ),
+    ]
+}
+
+fn cancelling() -> Tool {
+    Tool::new(
         Spec {
-            name: "job_get",
-            title: "Show or await a job",
-            description: "Show a background job (stop, start, scale, delete, cleanup) that another tool returned; with wait_s it waits for the end.",
-            hints: Hints::READ,
-            scope: Scope::Read,
-            tier: Tier::Core,
-            method: Method::Get,
-            path: "/v1/jobs/{job}",
+            name: "job_cancel",
+            title: "Cancel a job",
+            description: "Cancel a background job (stop, start, scale, cleanup) that waits for its turn. One that has begun, or that deletes something, goes on to its end. For deployments use deployment_cancel.",
+            hints: Hints::UPDATE,
+            scope: Scope::Write,
+            tier: Tier::Extended,
+            method: Method::Post,
+            path: "/v1/jobs/{job}/cancel",
         },
-        get,
-    )]
+        cancel,
+    )
 }
 
 async fn get(call: Call, input: JobGet) -> Result<JobDetail, Problem> {
     let wait = follow::wait(input.wait_s, 0)?;
-    let Some(mut row) = call.context.store.jobs().get(&call.principal.visible, &input.job).await? else {
-        let none = Problem::new(berth_schemas::Code::NotFound, format!("There is no job {}.", input.job));
-        return Err(Problem { field: Some("job".into()), ..none }
-            .hint("Use the id as the tool returned it; for deployments use deployment_get."));
-    };
+    let mut row = by_id(&call, &input.job).await?;
     if !row.state.is_final() && !wait.is_zero() {
         row = call.context.pipeline.wait_job(&row.id, wait).await?;
     }
+    detail(&call, row).await
+}
+
+async fn cancel(call: Call, input: JobCancel) -> Result<JobDetail, Problem> {
+    let row = by_id(&call, &input.job).await?;
+    if row.app.is_none() {
+        find::demand_all_projects(&call, "job_cancel")?;
+    }
+    let row = call.context.pipeline.cancel_job(&call.principal, &row).await?;
+    detail(&call, row).await
+}
+
+async fn by_id(call: &Call, job: &JobId) -> Result<JobRow, Problem> {
+    call.context.store.jobs().get(&call.principal.visible, job).await?.ok_or_else(|| {
+        let none = Problem::new(berth_schemas::Code::NotFound, format!("There is no job {job}."));
+        Problem { field: Some("job".into()), ..none }
+            .hint("Use the id as the tool returned it; for deployments use deployment_get.")
+    })
+}
+
+async fn detail(call: &Call, row: JobRow) -> Result<JobDetail, Problem> {
     Ok(JobDetail {
         waits_for: call.context.pipeline.job_waits_for(&row).await?,
         job: row.id,
@@ -47,6 +84,7 @@ async fn get(call: Call, input: JobGet) -> Result<JobDetail, Problem> {
         state: row.state,
         message: row.message,
         problem: row.problem,
+        by: row.by,
         created_at: row.created_at,
         started_at: row.started_at,
         finished_at: row.finished_at,

@@ -19,6 +19,7 @@ use crate::{
     brake,
     context::Context,
     group::Group,
+    ongoing::Ongoing,
     page::Budget,
     progress::Progress,
     proposals,
@@ -176,12 +177,19 @@ pub struct Answer {
     pub output: Value,
     /// The same for people in a line or a few; what a model reads first.
     pub brief: Text,
+    /// What the tool started and what goes on.
+    pub ongoing: Option<Ongoing>,
 }
 
 /// An output that can be said in a line or a few.
 pub trait Brief {
     /// The text: complete enough for a reader who sees nothing else, and without secrets.
     fn brief(&self) -> Text;
+
+    /// Durable work that goes on after the answer, if it tells of some.
+    fn ongoing(&self) -> Option<Ongoing> {
+        None
+    }
 }
 
 /// A capability of Berth.
@@ -219,11 +227,11 @@ impl Tool {
             Box::pin(async move {
                 let input: I = parse_input(input)?;
                 let output = body(call, input).await?;
-                let brief = output.brief();
+                let (brief, ongoing) = (output.brief(), output.ongoing());
                 let output = serde_json::to_value(&output).map_err(|e| {
                     Problem::new(Code::Internal, format!("The answer could not be written: {e}."))
                 })?;
-                Ok(Answer { output, brief })
+                Ok(Answer { output, brief, ongoing })
             })
         });
         let check: Check = Box::new(|input| parse_input::<I>(input.clone()).map(drop));
@@ -343,7 +351,8 @@ impl Tool {
         if call.principal.mode == TokenMode::Propose && !self.is_harmless() && !self.is_dry(input) {
             return Err(proposals::propose(self, call, input.clone()).await);
         }
-        if self.spec.hints.destructive && brake::means_it(&self.input, input) {
+        // What the tool refuses because it cannot read it destroys nothing, and is told what is wrong.
+        if self.spec.hints.destructive && brake::means_it(&self.input, input) && self.check(input).is_ok() {
             call.context.brake.admit(self.spec.name, &call.principal, call.context.store.clock().now())?;
         }
         Ok(())

@@ -127,6 +127,34 @@ async fn destroying_wants_the_exact_name() {
 }
 
 #[tokio::test]
+async fn a_job_that_waits_can_be_cancelled() {
+    let world = World::open().await;
+    let slow = Behaviour { stop_takes: Duration::from_secs(600), ..Behaviour::default() };
+    world.engine.add_image("slow:1", slow);
+    let input = json!({ "app": "web", "image": "slow:1", "create_app": true, "wait_s": 30 });
+    world.ok("deployment_create", input).await;
+    let stop = world.ok("app_stop", json!({ "app": "web", "confirm": "web" })).await;
+    let stop = json!({ "job": stop["job"]["job"] });
+    eventually(async || world.ok("app_get", json!({ "app": "web" })).await["state"] == "stopped").await;
+    let begun = world.call("job_cancel", stop).await.unwrap_err();
+    assert!(begun.code == Code::Conflict && begun.detail.contains("has begun"), "{begun}");
+
+    let start = world.ok("app_start", json!({ "app": "web" })).await;
+    let start = json!({ "job": start["job"]["job"] });
+    let foreign = Principal { visible: Visible::Projects(vec![ProjectId(77)]), ..admin() };
+    let hidden = world.call_as(&foreign, "job_cancel", start.clone()).await.unwrap_err();
+    assert_eq!((hidden.code, hidden.field.as_deref()), (Code::NotFound, Some("job")));
+    for _ in 0..2 {
+        let cancelled = world.ok("job_cancel", start.clone()).await;
+        assert_eq!((&cancelled["state"], &cancelled["by"]), (&json!("cancelled"), &json!("admin")));
+    }
+
+    let gone = world.ok("app_delete", json!({ "app": "web", "confirm": "web" })).await;
+    let kept = world.call("job_cancel", json!({ "job": gone["job"]["job"] })).await.unwrap_err();
+    assert!(kept.detail.contains("goes on to its end"), "{kept}");
+}
+
+#[tokio::test]
 async fn secrets_are_masked_and_their_reveal_leaves_a_trace() {
     let world = World::open().await;
     world.ok("app_create", json!({ "name": "web" })).await;

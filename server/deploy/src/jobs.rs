@@ -19,7 +19,7 @@ use crate::{
     fault::engine_problem,
     gate::{Inside, Turn},
     limits,
-    pipeline::Inner,
+    pipeline::{Inner, Pipeline},
     stall,
     start::replica_of,
     waits::Held,
@@ -33,6 +33,38 @@ pub(crate) struct Place(Option<AppId>, Option<EnvironmentId>);
 impl Place {
     pub(crate) fn of(job: &JobRow) -> Self {
         Self(job.app_id, job.environment_id)
+    }
+}
+
+impl Pipeline {
+    /// Cancels a job that waits for its turn.
+    ///
+    /// # Errors
+    /// `Conflict` when it has begun or deletes something: what is marked as deleted does not come back.
+    pub async fn cancel_job(&self, who: &Principal, job: &JobRow) -> Result<JobRow, Problem> {
+        let conflict = |why: &str| {
+            let detail = format!("The job {} cannot be cancelled: {why}.", job.kind.as_str());
+            Err(Problem::new(Code::Conflict, detail).hint("Wait for its end with job_get(wait_s=50)."))
+        };
+        if job.state == JobState::Cancelled {
+            return Ok(job.clone());
+        }
+        if job.state.is_final() {
+            return conflict("it is over");
+        }
+        if matches!(job.kind, JobKind::DeleteApp | JobKind::DeleteEnvironment | JobKind::Upgrade) {
+            return conflict("it goes on to its end once it was asked for");
+        }
+        let said = Some(format!("cancelled by {}", who.name));
+        let jobs = self.0.store.jobs();
+        match jobs.transition(&job.id, JobState::Queued, JobState::Cancelled, said, None).await {
+            Ok(row) => {
+                let _ = self.0.settled.send(());
+                Ok(row)
+            }
+            Err(StoreError::Stale { .. }) => conflict("it has begun"),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
@@ -148,7 +180,12 @@ impl Inner {
     async fn run_job(self: &Arc<Self>, job: JobRow) -> Result<(), Problem> {
         if job.state == JobState::Queued {
             stall::before("job_running").await;
-            self.store.jobs().transition(&job.id, JobState::Queued, JobState::Running, None, None).await?;
+            match self.store.jobs().transition(&job.id, JobState::Queued, JobState::Running, None, None).await
+            {
+                // Cancelled in the meantime.
+                Err(StoreError::Stale { .. }) => return Ok(()),
+                begun => begun?,
+            };
             stall::after("job_running").await;
         }
         let outcome = tokio::select! {

@@ -19,7 +19,7 @@ use crate::{
 
 const SELECT: &str =
     "SELECT id, kind, app_id, app, project_id, environment_id, environment, input, state, message,
-    problem, created_at, started_at, finished_at FROM jobs";
+    problem, requested_by, created_at, started_at, finished_at FROM jobs";
 const MAX_TEXT: usize = 1024;
 
 /// Jobs of a [`crate::Store`].
@@ -217,6 +217,7 @@ fn from_row(r: &AnyRow) -> Result<JobRow> {
         state: row::word(r, "jobs", "state", JobState::parse)?,
         message: r.try_get("message")?,
         problem: row::json_opt(r, "jobs", "problem")?,
+        by: r.try_get("requested_by")?,
         created_at: row::time(r, "created_at")?,
         started_at: row::time_opt(r, "started_at")?,
         finished_at: row::time_opt(r, "finished_at")?,

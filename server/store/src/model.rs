@@ -456,6 +456,8 @@ pub struct JobRow {
     pub message: Option<String>,
     /// Why it failed.
     pub problem: Option<Problem>,
+    /// Who asked for it.
+    pub by: String,
     /// When it was asked for.
     pub created_at: Timestamp,
     /// When it began.

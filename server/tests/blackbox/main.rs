@@ -25,5 +25,6 @@ mod lifecycle;
 mod oauth;
 mod rest;
 mod surfaces;
+mod tasks;
 mod uploads;
 mod webhooks;

@@ -3,7 +3,11 @@
 
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use berth_certs::{Certs, CertsConfig};
 use berth_deploy::{
@@ -141,10 +145,14 @@ impl World {
         self.call_as(&admin(), tool, input).await
     }
 
-    /// Calls a tool as somebody else.
+    /// Calls a tool as somebody else. Whatever it answers has to be what its schema says.
     pub async fn call_as(&self, who: &Principal, tool: &str, input: Value) -> Result<Answer, Problem> {
         let call = Call::new(Arc::clone(&self.context), who.clone());
-        self.registry.get(tool).unwrap().call(call, input).await
+        let answer = self.registry.get(tool).unwrap().call(call, input).await;
+        if let Ok(answer) = &answer {
+            conforms(tool, &answer.output);
+        }
+        answer
     }
 
     /// The output of a call that must work.
@@ -160,6 +168,21 @@ impl World {
         assert_eq!(output["state"], "live", "{output:#}");
         output
     }
+}
+
+/// Fails unless this is an output of this tool, as the tool's schema says.
+pub fn conforms(tool: &str, output: &Value) {
+    static SCHEMAS: LazyLock<HashMap<&'static str, jsonschema::Validator>> = LazyLock::new(|| {
+        let registry = berth_tools::registry();
+        let made = registry.tools().iter().map(|t| {
+            let made = jsonschema::validator_for(&t.output);
+            (t.spec.name, made.unwrap_or_else(|e| panic!("{}: {e}", t.spec.name)))
+        });
+        made.collect()
+    });
+    let faults = SCHEMAS[tool].iter_errors(output).map(|e| format!("{}: {e}", e.instance_path()));
+    let faults: Vec<String> = faults.collect();
+    assert!(faults.is_empty(), "{tool} answers what its schema does not allow: {faults:#?}\n{output:#}");
 }
 
 pub fn admin() -> Principal {
