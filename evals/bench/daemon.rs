@@ -1,10 +1,9 @@
 //! Measures the daemon as its users feel it: how fast it is ready, what it weighs, how long a deployment takes
-//! beyond its build, how fast a rollback is, and what the MCP and REST layers cost beside a bare route.
+//! beyond its build, and how fast a rollback is.
 //!
-//! Everything is printed; nothing is asserted. Loads go to loopback only and end by count.
+//! Everything is printed; nothing is asserted.
 
 use std::{
-    net::SocketAddr,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -13,10 +12,6 @@ use anyhow::{Context, Result, bail};
 use berth_evals::daemon::Daemon;
 use clap::Parser;
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
 
 /// Measure a berth binary.
 #[derive(Parser)]
@@ -30,12 +25,6 @@ struct Options {
     /// Repetitions of each deployment figure.
     #[arg(long, default_value_t = 7)]
     rounds: usize,
-    /// Requests of each load figure.
-    #[arg(long, default_value_t = 40_000)]
-    requests: usize,
-    /// Connections of each load figure.
-    #[arg(long, default_value_t = 8)]
-    connections: usize,
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {
@@ -131,113 +120,6 @@ async fn deploy_figures(daemon: &Daemon, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Sends `options.requests` copies of a request over keep-alive connections; answers per second, median and 99th
-/// percentile.
-async fn load(addr: SocketAddr, request: Vec<u8>, options: &Options) -> Result<(f64, Duration, Duration)> {
-    let each = options.requests / options.connections.max(1);
-    let began = Instant::now();
-    let workers = (0..options.connections).map(|_| {
-        let request = request.clone();
-        tokio::spawn(async move { one_connection(addr, &request, each).await })
-    });
-    let mut times = Vec::new();
-    for worker in workers.collect::<Vec<_>>() {
-        times.extend(worker.await??);
-    }
-    let rate = times.len() as f64 / began.elapsed().as_secs_f64();
-    times.sort();
-    let at = |q: f64| times.get(((times.len() as f64) * q) as usize).copied().unwrap_or_default();
-    Ok((rate, at(0.5), at(0.99)))
-}
-
-async fn one_connection(addr: SocketAddr, request: &[u8], count: usize) -> Result<Vec<Duration>> {
-    let mut stream = TcpStream::connect(addr).await?;
-    stream.set_nodelay(true)?;
-    let mut times = Vec::with_capacity(count);
-    let mut buffer = vec![0; 64 << 10];
-    for _ in 0..count {
-        let began = Instant::now();
-        stream.write_all(request).await?;
-        let mut have = 0;
-        loop {
-            let n = stream.read(buffer.get_mut(have..).context("an answer beyond 64 KiB")?).await?;
-            if n == 0 {
-                bail!("the connection was closed");
-            }
-            have += n;
-            let seen = &buffer[..have];
-            if let Some(head) = seen.windows(4).position(|w| w == b"\r\n\r\n") {
-                let text = String::from_utf8_lossy(&seen[..head]).to_ascii_lowercase();
-                if !text.starts_with("http/1.1 200") {
-                    bail!("answered {}", text.lines().next().unwrap_or_default());
-                }
-                let length: usize = text
-                    .lines()
-                    .find_map(|l| l.strip_prefix("content-length: "))
-                    .and_then(|l| l.trim().parse().ok())
-                    .context("a content-length")?;
-                if have >= head + 4 + length {
-                    break;
-                }
-            }
-        }
-        times.push(began.elapsed());
-    }
-    Ok(times)
-}
-
-async fn call_figures(daemon: &Daemon, options: &Options) -> Result<()> {
-    let bare = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    let bare_addr = bare.local_addr()?;
-    let router = axum::Router::new()
-        .route("/", axum::routing::get(|| async { axum::Json(json!({ "projects": [] })) }));
-    use axum::serve::ListenerExt;
-    let bare = bare.tap_io(|s| {
-        let _ = s.set_nodelay(true);
-    });
-    let server = tokio::spawn(async move { axum::serve(bare, router).await });
-    let get = |host: SocketAddr, path: &str, token: &str| {
-        format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {token}\r\n\r\n").into_bytes()
-    };
-    let mcp = |method: &str, params: Value| {
-        let body = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params }).to_string();
-        format!(
-            "POST /mcp HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\naccept: application/json, text/event-stream\r\nmcp-protocol-version: 2025-11-25\r\ncontent-length: {}\r\n\r\n{body}",
-            daemon.control, daemon.token, body.len()
-        )
-        .into_bytes()
-    };
-    let figures = [
-        ("bare axum route", bare_addr, get(bare_addr, "/", &daemon.token)),
-        ("GET /healthz", daemon.control, get(daemon.control, "/healthz", &daemon.token)),
-        ("REST project_list", daemon.control, get(daemon.control, "/v1/projects", &daemon.token)),
-        ("MCP tools/list", daemon.control, mcp("tools/list", json!({}))),
-        (
-            "MCP tools/call app_list",
-            daemon.control,
-            mcp("tools/call", json!({ "name": "app_list", "arguments": {} })),
-        ),
-    ];
-    let mut base = None;
-    println!("\n{:<26} {:>10} {:>9} {:>9} {:>12}", "calls", "per second", "p50", "p99", "of bare");
-    for (name, addr, request) in figures {
-        match load(addr, request, options).await {
-            Ok((rate, p50, p99)) => {
-                let base = *base.get_or_insert(rate);
-                println!(
-                    "{name:<26} {rate:>10.0} {:>6} us {:>6} us {:>11.2}x",
-                    p50.as_micros(),
-                    p99.as_micros(),
-                    rate / base
-                );
-            }
-            Err(error) => println!("{name:<26} failed: {error:#}"),
-        }
-    }
-    server.abort();
-    Ok(())
-}
-
 #[tokio::main]
 async fn main() -> Result<()> {
     let options = Options::parse();
@@ -259,8 +141,6 @@ async fn main() -> Result<()> {
     );
     deploy_figures(&daemon, &options).await?;
     println!("resident memory after these deployments     {:.1} MB", daemon.resident()? as f64 / 1e6);
-    call_figures(&daemon, &options).await?;
-    println!("\nresident memory after these calls           {:.1} MB", daemon.resident()? as f64 / 1e6);
     daemon = daemon.crash_and_restart(&options.berth, &[]).await?;
     println!("ready after SIGKILL with two apps           {}   (goal: at most 0.5 s)", ms(daemon.ready));
     let began = Instant::now();

@@ -7,7 +7,9 @@ use std::{
 
 use berth_schemas::{Code, Problem, error::nearest};
 use berth_store::model::Principal;
-use berth_tools::{Answer, Budget, Call, Context, Ongoing, Progress, Registry, RequestId, Tool, Via};
+use berth_tools::{
+    Answer, Budget, Call, Context, Ongoing, Outside, Progress, Registry, RequestId, Tool, Via,
+};
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
@@ -27,6 +29,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::{
+    Lacking,
     answer::{self, Marks},
     ask::{self, About, Asker, Said},
     completion, cut,
@@ -178,6 +181,12 @@ impl Handler {
         request: &RequestContext<RoleServer>,
         frame: &Frame,
     ) -> Result<Result<Answer, Problem>, ErrorData> {
+        if !principal.may(tool.spec.scope)
+            && let Some(parts) = request.extensions.get::<http::request::Parts>()
+            && let Some(lacking) = parts.extensions.get::<Lacking>()
+        {
+            lacking.note(tool.spec.scope);
+        }
         let call = Call::new(Arc::clone(&self.0.context), principal);
         let via = via(request, &call.principal);
         let call = call.via(via).budget(Budget::MODEL);
@@ -255,10 +264,11 @@ impl Handler {
         let arguments = request.arguments.clone().unwrap_or_default();
         let frame = Frame::new();
         if request.name == SEARCH && caller.view.shows_gateway(SEARCH) {
-            return Ok(self
-                .search(&caller, arguments)
-                .unwrap_or_else(|p| answer::failure(&p, &frame))
-                .into());
+            let found = self.search(&caller, arguments);
+            let (who, via) = (&caller.principal, via(context, &caller.principal));
+            let outcome = found.as_ref().map_or_else(|p| p.code.as_str(), |_| "ok");
+            Outside { who, via, what: SEARCH, target: None }.noted(&self.0.context, outcome);
+            return Ok(found.unwrap_or_else(|p| answer::failure(&p, &frame)).into());
         }
         if !matches!(&*request.name, SEARCH | READ | WRITE) && self.0.registry.get(&request.name).is_none() {
             // The protocol wants its own error for a name that no list ever had.

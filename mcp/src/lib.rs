@@ -24,8 +24,9 @@ mod surface;
 mod tasks;
 mod view;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use berth_schemas::Scope;
 use berth_tools::{Context, Registry};
 use rmcp::transport::streamable_http_server::{
     StreamableHttpServerConfig, StreamableHttpService, session::never::NeverSessionManager,
@@ -47,6 +48,24 @@ pub struct McpConfig {
     pub allowed_origins: Vec<String>,
     /// Ends open answers when it is cancelled.
     pub ct: CancellationToken,
+}
+
+/// Where the endpoint leaves the scope that a call lacked, for whoever answers the HTTP request: a client that acts by
+/// a grant is to be told there what to ask for. Belongs into the request's extensions.
+#[derive(Debug, Clone, Default)]
+pub struct Lacking(Arc<OnceLock<Scope>>);
+
+impl Lacking {
+    /// The scope, if a call lacked one.
+    #[must_use]
+    pub fn scope(&self) -> Option<Scope> {
+        self.0.get().copied()
+    }
+
+    pub(crate) fn note(&self, scope: Scope) {
+        // The first is as good as any.
+        let _ = self.0.set(scope);
+    }
 }
 
 /// The endpoint, to be nested at `/mcp` behind the server's authentication.

@@ -1,4 +1,5 @@
-//! The audit log: every call of a tool, by whom, from where, and how it ended.
+//! The audit log: every call of a tool, and what comes in beside them (uploads, pushes), by whom, from where, and how
+//! it ended.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,8 @@ pub enum Surface {
     Rest,
     /// The command line, which uses REST.
     Cli,
+    /// git, over HTTP.
+    Git,
 }
 
 impl Surface {
@@ -27,13 +30,14 @@ impl Surface {
             Self::Mcp => "mcp",
             Self::Rest => "rest",
             Self::Cli => "cli",
+            Self::Git => "git",
         }
     }
 
     /// The surface of this name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Mcp, Self::Rest, Self::Cli].into_iter().find(|s| s.as_str() == text)
+        [Self::Mcp, Self::Rest, Self::Cli, Self::Git].into_iter().find(|s| s.as_str() == text)
     }
 }
 
@@ -54,7 +58,7 @@ pub struct AuditedCall {
     pub client: Option<Untrusted>,
     /// How it came in.
     pub surface: Surface,
-    /// The tool.
+    /// The tool; or what came in by a door of its own: upload_create, git_push, git_lfs_upload, tool_search.
     pub tool: String,
     /// Names of what it was about, such as app=shop; never other arguments.
     #[serde(default, skip_serializing_if = "Option::is_none")]

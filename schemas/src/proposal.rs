@@ -18,6 +18,8 @@ pub enum ProposalState {
     Done,
     /// It was approved, and did not work.
     Failed,
+    /// It was approved, and the daemon ended while it ran: whether it worked has to be looked at.
+    Interrupted,
     /// A person said no.
     Rejected,
     /// Nobody decided within a week, or its token was revoked.
@@ -25,8 +27,15 @@ pub enum ProposalState {
 }
 
 impl ProposalState {
-    const ALL: [Self; 6] =
-        [Self::Pending, Self::Running, Self::Done, Self::Failed, Self::Rejected, Self::Expired];
+    const ALL: [Self; 7] = [
+        Self::Pending,
+        Self::Running,
+        Self::Done,
+        Self::Failed,
+        Self::Interrupted,
+        Self::Rejected,
+        Self::Expired,
+    ];
 
     /// Its name on the wire.
     #[must_use]
@@ -36,6 +45,7 @@ impl ProposalState {
             Self::Running => "running",
             Self::Done => "done",
             Self::Failed => "failed",
+            Self::Interrupted => "interrupted",
             Self::Rejected => "rejected",
             Self::Expired => "expired",
         }

@@ -50,7 +50,7 @@ pub struct Token {
     pub projects: Vec<ProjectSlug>,
     /// How far it goes.
     pub mode: TokenMode,
-    /// Tools that it may use, by name or group (app, variable); empty means all.
+    /// Tools that it may use, by name (app_get) or group (apps); empty means all.
     pub tools: Vec<String>,
     /// When it was made.
     pub created_at: Timestamp,
@@ -89,7 +89,7 @@ pub struct TokenCreate {
     /// How far it goes: full, propose (what it would change waits for a person), read_only. Default: full.
     #[serde(default)]
     pub mode: TokenMode,
-    /// Tools that it may use, by name (app_get) or group (app). Default: all.
+    /// Tools that it may use, by name (app_get) or group (apps, deploy, domains, …, as in the address of /mcp). Default: all.
     #[serde(default)]
     pub tools: Vec<String>,
     /// Days until it stops working. Default: never.

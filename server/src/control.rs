@@ -128,6 +128,7 @@ impl ControlPlane {
     ) -> Result<Self, Failure> {
         let config = &daemon.config;
         let mut supervisor = Supervisor::new(shutdown.clone());
+        store.proposals().interrupt().await.map_err(berth_schemas::Problem::from)?;
         uploads::prepare(&config.data_dir).map_err(|e| file_failure("prepare", &config.data_dir, &e))?;
         let instance =
             store.instance().parse().map_err(|_| Failure::local("the installation's id is damaged"))?;

@@ -1,12 +1,13 @@
-//! Writes down each call of a tool: see [`crate::registry::Tool::call`].
+//! Writes down each call of a tool (see [`crate::registry::Tool::call`]), and what comes in by a door of its own.
 
-use std::time::Instant;
+use std::{future::Future, time::Instant};
 
 use berth_schemas::{Problem, audit::Surface};
-use berth_store::{Ended, NewCall, Store};
+use berth_store::{Ended, NewCall, Store, model::Principal};
 use serde_json::Value;
 
 use crate::{
+    context::Context,
     registry::{Call, Spec},
     text::printable,
 };
@@ -42,6 +43,12 @@ impl Via {
         Self { surface, client: client.map(shown), request_id }
     }
 
+    /// A request of git.
+    #[must_use]
+    pub fn git(client: Option<&str>, request_id: Option<String>) -> Self {
+        Self { surface: Surface::Git, client: client.map(shown), request_id }
+    }
+
     /// A call by MCP.
     #[must_use]
     pub fn mcp(client: Option<&str>, request_id: Option<String>) -> Self {
@@ -51,6 +58,74 @@ impl Via {
 
 fn shown(text: &str) -> String {
     printable(text).chars().filter(|c| !c.is_control()).take(80).collect()
+}
+
+/// What comes in by a door of its own and not as a call of a tool.
+#[derive(Debug)]
+pub struct Outside<'a> {
+    /// Who comes.
+    pub who: &'a Principal,
+    /// How.
+    pub via: Via,
+    /// What is done, in the form of a tool's name.
+    pub what: &'static str,
+    /// Names of what it is about, such as app=shop.
+    pub target: Option<String>,
+}
+
+impl Outside<'_> {
+    fn known(self, context: &Context) -> NewCall {
+        NewCall {
+            at: context.store.clock().now(),
+            principal: self.who.name.clone(),
+            grant: self.who.grant.as_ref().map(|g| g.id.clone()),
+            client: self.via.client,
+            surface: self.via.surface,
+            tool: self.what,
+            target: self.target,
+            request_id: self.via.request_id,
+        }
+    }
+
+    /// Notes that something was read, and how that ended.
+    pub fn noted(self, context: &Context, outcome: &'static str) {
+        Reading::new(context.store.clone(), self.known(context)).ended(outcome);
+    }
+
+    /// Does something that changes something: it is written down before it begins, and how it ended.
+    ///
+    /// # Errors
+    /// Those of what is done, and when it could not be written down.
+    pub async fn watched<T>(
+        self,
+        context: &Context,
+        doing: impl Future<Output = Result<T, Problem>>,
+    ) -> Result<T, Problem> {
+        let writing = Writing::begin(context.store.clone(), self.known(context)).await?;
+        let hung_up = HungUp(Some(writing));
+        let result = doing.await;
+        if let Some(writing) = hung_up.not() {
+            writing.ended(outcome(&result)).await;
+        }
+        result
+    }
+}
+
+/// Says of something that it was cut off, when it is dropped.
+struct HungUp(Option<Writing>);
+
+impl HungUp {
+    fn not(mut self) -> Option<Writing> {
+        self.0.take()
+    }
+}
+
+impl Drop for HungUp {
+    fn drop(&mut self) {
+        if let (Some(writing), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            drop(runtime.spawn(async move { writing.ended("cancelled").await }));
+        }
+    }
 }
 
 /// What is known of a call before it begins.

@@ -47,7 +47,7 @@ mod tokens;
 mod traffic;
 mod variables;
 
-pub use audited::{RequestId, Via};
+pub use audited::{Outside, RequestId, Via};
 pub use berth_deploy::Addresses;
 pub use brake::Brake;
 pub use context::Context;

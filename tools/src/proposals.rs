@@ -263,7 +263,11 @@ fn line(proposal: &Proposal) -> Text {
     let text = text.say(format!(", by {} at {}", proposal.proposed_by, proposal.proposed_at));
     let text = text.say_if(proposal.decided_by.as_ref().map(|by| format!("; decided by {by}")));
     let text = text.say_if(proposal.reason.as_ref().map(|reason| format!(": {reason}")));
-    text.say_if(proposal.problem.as_ref().map(|problem| format!(". It did not work: {problem}")))
+    let how = match proposal.state {
+        ProposalState::Interrupted => "Whether it worked is not known",
+        _ => "It did not work",
+    };
+    text.say_if(proposal.problem.as_ref().map(|problem| format!(". {how}: {problem}")))
 }
 
 impl Brief for ProposalPage {

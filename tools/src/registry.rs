@@ -304,11 +304,10 @@ impl Tool {
         self.spec.hints.read_only && self.spec.scope != Scope::Secrets
     }
 
-    /// Whether it has this name or belongs to the group of this name: `app` is the group of `app_get`.
+    /// Whether it has this name or is in the group of this name: `app_get` is in `apps`.
     #[must_use]
     pub fn is_in(&self, name: &str) -> bool {
-        let rest = self.spec.name.strip_prefix(name);
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+        self.spec.name == name || self.group.as_str() == name
     }
 
     /// Whether a principal may ever call it; one that may only propose may call it to propose.

@@ -9,7 +9,9 @@ use berth_store::model::NewToken;
 use crate::{
     apps::count,
     confirm::confirmed,
-    find, proposals,
+    find,
+    group::Group,
+    proposals,
     registry::{Brief, Call, Hints, Method, Spec, Tier, Tool},
     text::Text,
 };
@@ -104,14 +106,13 @@ fn known_tools(names: &[String]) -> Result<(), Problem> {
     let exists = |name: &String| all.tools().iter().any(|t| t.is_in(name));
     let Some(unknown) = names.iter().find(|name| !exists(name)) else { return Ok(()) };
     let mut known: Vec<String> = all.tools().iter().map(|t| t.spec.name.to_owned()).collect();
-    known.extend(all.tools().iter().filter_map(|t| t.spec.name.split('_').next().map(str::to_owned)));
-    known.sort_unstable();
-    known.dedup();
+    let groups: Vec<&str> = Group::ALL.iter().map(|g| g.as_str()).collect();
+    known.extend(groups.iter().map(|g| (*g).to_owned()));
     let unknown: String = unknown.chars().take(80).collect();
     let candidates = berth_schemas::error::nearest(&unknown, &known);
     let detail = format!("tools: there is no tool and no group of tools {unknown:?}.");
     Err(Problem::invalid("tools", detail)
-        .hint("A group is what tools' names begin with, such as app or variable.")
+        .hint(format!("The groups are {}.", groups.join(", ")))
         .candidates(candidates))
 }
 

@@ -148,7 +148,7 @@ async fn a_token_keeps_to_its_mode_and_its_tools() {
         let refused = world.call_as(&reads, tool, input).await.unwrap_err();
         assert!(refused.code == Code::Forbidden && refused.detail.contains("read_only"), "{tool}: {refused}");
     }
-    let some = json!({ "name": "some", "scopes": ["admin"], "tools": ["app", "token_create"] });
+    let some = json!({ "name": "some", "scopes": ["admin"], "tools": ["apps", "token_create"] });
     let some = token(&world, some).await;
     world.call_as(&some, "app_create", json!({ "name": "more" })).await.unwrap();
     let refused = world.call_as(&some, "project_list", json!({})).await.unwrap_err();
@@ -156,12 +156,17 @@ async fn a_token_keeps_to_its_mode_and_its_tools() {
     // It cannot make one that goes further than itself.
     let wider = world.call_as(&some, "token_create", json!({ "name": "wider" })).await.unwrap_err();
     assert_eq!(wider.code, Code::Forbidden);
-    let unknown = json!({ "name": "typo", "tools": ["ap"] });
-    let unknown = world.call_as(&admin(), "token_create", unknown).await.unwrap_err();
-    assert!(unknown.code == Code::InvalidInput && unknown.candidates.contains(&"app".into()), "{unknown:?}");
+    world.call_as(&some, "environment_list", json!({ "app": "shop" })).await.unwrap();
+    for (typo, meant) in [("app", "apps"), ("deply", "deploy"), ("app_gte", "app_get")] {
+        let unknown = json!({ "name": "typo", "tools": [typo] });
+        let unknown = world.call_as(&admin(), "token_create", unknown).await.unwrap_err();
+        let offers = unknown.candidates.iter().any(|c| c == meant);
+        assert!(unknown.code == Code::InvalidInput && offers, "{unknown:?}");
+        assert!(unknown.hint.unwrap().contains("variables"), "a hint names the groups");
+    }
     let listed = world.ok("token_list", json!({})).await.to_string();
     assert!(
-        listed.contains("\"mode\":\"read_only\"") && listed.contains("\"tools\":[\"app\",\"token_create\"]"),
+        listed.contains("\"mode\":\"read_only\"") && listed.contains("\"tools\":[\"apps\",\"token_create\"]"),
         "{listed}"
     );
 }

@@ -6,6 +6,7 @@ mod by_hand;
 mod hints;
 mod lint;
 mod models;
+mod security;
 mod store;
 
 use std::{

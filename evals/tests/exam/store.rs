@@ -53,3 +53,12 @@ pub(crate) fn changed(before: &Dump, after: &Dump) -> Vec<String> {
     let tables = before.keys().chain(after.keys()).collect::<std::collections::BTreeSet<_>>();
     tables.into_iter().filter(|t| before.get(*t) != after.get(*t)).cloned().collect()
 }
+
+/// Lets a token have expired, behind the daemon's back.
+pub(crate) async fn expire(data: &Path, token: &str) {
+    let options = SqliteConnectOptions::new().filename(data.join("berth.db"));
+    let mut store = SqliteConnection::connect_with(&options).await.expect("the store opens");
+    let done = sqlx::query("UPDATE tokens SET expires_at = 1 WHERE name = ?1").bind(token.to_owned());
+    let done = done.execute(&mut store).await.expect("the token to be changed");
+    assert_eq!(done.rows_affected(), 1, "{token}");
+}

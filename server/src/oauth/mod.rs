@@ -81,11 +81,26 @@ impl OAuth {
     /// What a request for `/mcp` is told that has no good token: where to get one (RFC 9728, section 5.1).
     #[must_use]
     pub fn challenge(origin: &Origin, invalid: bool) -> Option<HeaderValue> {
-        let error = if invalid { ", error=\"invalid_token\"" } else { "" };
+        Self::bearer(origin, invalid.then_some("invalid_token"), &USUAL_SCOPES)
+    }
+
+    /// What a client is told whose grant does not cover what it wanted: with which scopes it is to ask its person anew.
+    /// Those that it holds are among them, because what is granted then takes the place of what was before.
+    #[must_use]
+    pub fn step_up(origin: &Origin, held: &[Scope], lacking: Scope) -> Option<HeaderValue> {
+        let mut wanted = held.to_vec();
+        wanted.push(lacking);
+        wanted.sort();
+        wanted.dedup();
+        Self::bearer(origin, Some("insufficient_scope"), &wanted)
+    }
+
+    fn bearer(origin: &Origin, error: Option<&str>, wanted: &[Scope]) -> Option<HeaderValue> {
+        let error = error.map(|error| format!(", error=\"{error}\"")).unwrap_or_default();
         let value = format!(
             "Bearer realm=\"berth\"{error}, resource_metadata=\"{}/.well-known/oauth-protected-resource/mcp\", scope=\"{}\"",
             origin.as_str(),
-            scopes(&USUAL_SCOPES)
+            scopes(wanted)
         );
         HeaderValue::try_from(value).ok()
     }

@@ -10,7 +10,8 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use base64::Engine as _;
-use berth_schemas::Code;
+use berth_mcp::Lacking;
+use berth_schemas::{Code, Scope};
 use berth_store::model::Principal;
 use http::{HeaderMap, HeaderValue, header, request::Parts};
 
@@ -78,8 +79,15 @@ async fn pass(
 ) -> Response {
     match principal(&control, &request, token.as_deref(), &door) {
         Ok(principal) => {
+            let (lacking, held) = (Lacking::default(), principal.scopes.clone());
+            let by_grant = principal.grant.is_some();
+            request.extensions_mut().insert(lacking.clone());
             request.extensions_mut().insert(principal);
-            next.run(request).await
+            let response = next.run(request).await;
+            match (door, lacking.scope()) {
+                (Door::Mcp(origin), Some(scope)) if by_grant => step_up(&origin, &held, scope),
+                _ => response,
+            }
         }
         Err(refusal) => refusal.into_response(),
     }
@@ -103,6 +111,19 @@ fn principal(
     control.throttle.record(address, token, found.is_some(), Instant::now());
     let wrong = "The token is not valid: it is unknown, revoked, expired or not for this.";
     found.ok_or_else(|| unauthenticated(door.challenge(true), wrong))
+}
+
+/// The answer to a client whose grant does not go far enough: it can ask its person for more, which a token's owner
+/// would have to do by hand and so reads in the tool's answer.
+fn step_up(origin: &Origin, held: &[Scope], lacking: Scope) -> Response {
+    let detail = format!("This needs the scope {}, which was not granted.", lacking.as_str());
+    let refusal = Refusal::new(Code::Forbidden, detail)
+        .hint("Ask the person for it: authorize again with the scopes that WWW-Authenticate names.");
+    match OAuth::step_up(origin, held, lacking) {
+        Some(value) => refusal.header(header::WWW_AUTHENTICATE, value),
+        None => refusal,
+    }
+    .into_response()
 }
 
 /// Whom failures of a request are counted for.

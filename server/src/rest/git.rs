@@ -15,7 +15,10 @@ use axum::{
 use berth_deploy::{GitPush, GitService};
 use berth_schemas::{AppSlug, Code, Problem, ProjectSlug, Scope};
 use berth_store::model::{AppRow, Principal};
-use berth_tools::first_push::{self, Wanted};
+use berth_tools::{
+    Outside, RequestId, Via,
+    first_push::{self, Wanted},
+};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -41,8 +44,10 @@ pub async fn info_refs(
     Extension(principal): Extension<Principal>,
     Path(repository): Path<String>,
     Query(asked): Query<Asked>,
+    id: Option<Extension<RequestId>>,
     headers: HeaderMap,
 ) -> Response {
+    let pushes = asked.service.as_deref().and_then(GitService::parse) == Some(GitService::ReceivePack);
     let answer = async {
         let service = asked.service.as_deref().and_then(GitService::parse).ok_or_else(|| {
             Problem::new(Code::InvalidInput, "This git is too old: it does not speak the smart protocol.")
@@ -66,7 +71,14 @@ pub async fn info_refs(
         Ok((service, advertised)) => {
             answer_with(&format!("application/x-{}-advertisement", service.as_str()), Body::from(advertised))
         }
-        Err(problem) => refuse(&problem),
+        Err(problem) => {
+            // Whoever is refused here does not come to push.
+            if pushes {
+                let door = outside(&principal, "git_push", &repository, id, &headers);
+                door.noted(&control.context, problem.code.as_str());
+            }
+            refuse(&problem)
+        }
     }
 }
 
@@ -91,11 +103,20 @@ pub async fn receive_pack(
     State(control): State<Shared>,
     Extension(principal): Extension<Principal>,
     Path(repository): Path<String>,
+    id: Option<Extension<RequestId>>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
+    let by = principal.clone();
+    let door = outside(&by, "git_push", &repository, id, &headers);
     let answer = async {
-        let target = target(&control, &principal, &repository).await?;
+        let target = match target(&control, &principal, &repository).await {
+            Ok(target) => target,
+            Err(problem) => {
+                door.noted(&control.context, problem.code.as_str());
+                return Err(problem);
+            }
+        };
         let mut body = StreamReader::new(Box::pin(plain(&headers, body)?));
         let mut first = [0; 4];
         let broken = |_| Problem::new(Code::InvalidInput, "The push broke off.");
@@ -104,12 +125,30 @@ pub async fn receive_pack(
             // So git asks whether it may push at all.
             return Ok(mpsc::channel(1).1);
         }
-        let mut body = first.as_slice().chain(body);
-        let (app, made) = target.take(&control, &principal).await?;
-        let push = GitPush { app, who: principal, most: control.limits.upload_max, made };
-        control.context.pipeline.git_push(push, &mut body).await
+        let pushing = async {
+            let mut body = first.as_slice().chain(body);
+            let (app, made) = target.take(&control, &principal).await?;
+            let push = GitPush { app, who: principal, most: control.limits.upload_max, made };
+            control.context.pipeline.git_push(push, &mut body).await
+        };
+        door.watched(&control.context, pushing).await
     };
     answered(GitService::ReceivePack, answer.await)
+}
+
+/// What git sends, for the audit log.
+pub(super) fn outside<'a>(
+    who: &'a Principal,
+    what: &'static str,
+    repository: &str,
+    id: Option<Extension<RequestId>>,
+    headers: &HeaderMap,
+) -> Outside<'a> {
+    let agent = headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok());
+    let via = Via::git(agent, id.map(|Extension(id)| id.0));
+    // What is no name of an app may be anything.
+    let app = name_of(repository).parse::<AppSlug>().ok();
+    Outside { who, via, what, target: app.map(|app| format!("app={app}")) }
 }
 
 fn answered(service: GitService, answer: Result<mpsc::Receiver<Bytes>, Problem>) -> Response {

@@ -17,6 +17,7 @@ use berth_deploy::{
 };
 use berth_schemas::{Code, Problem};
 use berth_store::model::Principal;
+use berth_tools::RequestId;
 use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
@@ -59,9 +60,11 @@ pub async fn upload(
     State(control): State<Shared>,
     Extension(principal): Extension<Principal>,
     Path((repository, oid)): Path<(String, String)>,
+    id: Option<Extension<RequestId>>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
+    let door = git::outside(&principal, "git_lfs_upload", &repository, id, &headers);
     let kept = async {
         let app = git::app(&control, &principal, &repository, GitService::ReceivePack).await?;
         let oid = parse(&oid)?;
@@ -70,7 +73,7 @@ pub async fn upload(
         let most = control.limits.upload_max;
         control.context.pipeline.lfs_keep(&app, &oid, body, announced, most).await
     };
-    match kept.await {
+    match door.watched(&control.context, kept).await {
         Ok(()) => StatusCode::OK.into_response(),
         Err(problem) => refuse(&problem),
     }

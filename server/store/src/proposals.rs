@@ -1,7 +1,7 @@
 //! Proposals: calls that a token may only propose. Their arguments are sealed, whatever they hold, and run once.
 
 use berth_schemas::{
-    Problem, Timestamp,
+    Code, Problem, Timestamp,
     proposal::{Proposal, ProposalState as State},
 };
 use serde_json::{Value, json};
@@ -223,12 +223,40 @@ impl Proposals<'_> {
         let state = if problem.is_some() { State::Failed } else { State::Done };
         let problem = problem.map(|p| row::to_json("proposals", "problem", p)).transpose()?;
         let mut write = Write::begin(self.0).await?;
-        sqlx::query("UPDATE proposals SET state = $1, problem = $2 WHERE id = $3 AND state = 'running'")
-            .bind(state.as_str())
-            .bind(problem)
-            .bind(id)
-            .execute(write.conn())
-            .await?;
+        // A daemon that has handed over still ends what it began, which its successor took for interrupted.
+        let sql = "UPDATE proposals SET state = $1, problem = $2
+                   WHERE id = $3 AND state IN ('running', 'interrupted')";
+        sqlx::query(sql).bind(state.as_str()).bind(problem).bind(id).execute(write.conn()).await?;
+        write.commit().await
+    }
+
+    /// Marks what ran when the daemon ended, with what to look at. To be done once at a start, before anything runs.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn interrupt(self) -> Result<()> {
+        let running = assembled(format!("{SELECT} WHERE state = 'running' ORDER BY id"));
+        let rows = sqlx::query(running).fetch_all(self.0.read()).await?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let mut write = Write::begin(self.0).await?;
+        for row in &rows {
+            let found = from_row(row, write.now)?;
+            let (id, tool) = (found.proposal, found.tool);
+            let detail = format!("The daemon ended while {tool} ran, so that it may have been done or not.");
+            let problem = Problem::new(Code::Interrupted, detail).hint(format!(
+                "event_list and audit_search(tool={tool:?}, outcome=\"unfinished\") tell what was begun; a deployment or a job that was begun goes on. Propose it again if it was not done."
+            ));
+            sqlx::query("UPDATE proposals SET state = $1, problem = $2 WHERE id = $3 AND state = 'running'")
+                .bind(State::Interrupted.as_str())
+                .bind(row::to_json("proposals", "problem", &problem)?)
+                .bind(id)
+                .execute(write.conn())
+                .await?;
+            let by = Principal::daemon().name;
+            told(&mut write, "proposal.interrupted", &by, id, &tool, "was interrupted").await?;
+        }
         write.commit().await
     }
 

@@ -5,6 +5,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod audit;
 mod authentication;
 mod bridge;
 mod certificates;
@@ -23,6 +24,7 @@ mod git_ssh;
 mod install;
 mod lifecycle;
 mod oauth;
+mod proposals;
 mod rest;
 mod surfaces;
 mod tasks;

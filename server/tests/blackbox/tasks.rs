@@ -83,8 +83,7 @@ async fn a_person_is_asked_and_their_word_counts_once_the_daemon_knows_it() {
     let answered = |question: &Value, action: &str| {
         let mut again = asked.clone();
         again["requestState"] = question["requestState"].clone();
-        again["inputResponses"] =
-            json!({ "confirm": { "action": action, "content": { "confirm": true } } });
+        again["inputResponses"] = json!({ "confirm": { "action": action, "content": { "confirm": true } } });
         again
     };
 

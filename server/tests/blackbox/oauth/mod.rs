@@ -20,6 +20,10 @@ async fn call(berth: &Berth, token: &str, tool: &str, arguments: Value) -> Answe
     mcp.header("mcp-protocol-version", "2025-11-25").post("/mcp", body).await
 }
 
+fn metadata_of(berth: &Berth) -> String {
+    format!("resource_metadata=\"{}/.well-known/oauth-protected-resource/mcp\"", berth.control_url)
+}
+
 #[tokio::test]
 async fn a_client_finds_its_way_from_a_401() {
     let berth = Berth::without_docker().await;
@@ -27,8 +31,7 @@ async fn a_client_finds_its_way_from_a_401() {
     refused.problem(401, "unauthenticated");
     let challenge = refused.header("www-authenticate");
     let origin = &berth.control_url;
-    let metadata = format!("resource_metadata=\"{origin}/.well-known/oauth-protected-resource/mcp\"");
-    assert!(challenge.contains(&metadata), "{challenge}");
+    assert!(challenge.contains(&metadata_of(&berth)), "{challenge}");
     assert!(challenge.contains("scope=\"read deploy write\""), "{challenge}");
     for path in ["/.well-known/oauth-protected-resource", "/.well-known/oauth-protected-resource/mcp"] {
         let resource = berth.anonymous().get(path).await.ok();
@@ -85,8 +88,11 @@ async fn an_approved_client_does_what_was_approved_and_no_more() {
 
     let listed = call(&berth, access, "app_list", json!({})).await.ok();
     assert_ne!(listed["result"]["isError"], true, "{listed}");
-    let refused = call(&berth, access, "app_create", json!({ "name": "shop" })).await.ok();
-    assert!(refused.to_string().contains("needs the scope write"), "{refused}");
+    let refused = call(&berth, access, "app_create", json!({ "name": "shop" })).await;
+    refused.problem(403, "forbidden");
+    let wanted = refused.header("www-authenticate");
+    assert!(wanted.starts_with("Bearer ") && wanted.contains("error=\"insufficient_scope\""), "{wanted}");
+    assert!(wanted.contains("scope=\"read write\"") && wanted.contains(&metadata_of(&berth)), "{wanted}");
     let audit = berth.rest().get("/v1/audit?principal=owner").await.ok();
     let row = &audit["calls"][0];
     assert_eq!((&row["tool"], &row["outcome"]), (&json!("app_create"), &json!("forbidden")), "{audit}");
@@ -105,6 +111,42 @@ async fn an_approved_client_does_what_was_approved_and_no_more() {
     let challenge = call(&berth, access, "app_list", json!({})).await;
     challenge.problem(401, "unauthenticated");
     assert!(challenge.header("www-authenticate").contains("error=\"invalid_token\""));
+}
+
+/// Each tool beyond the grant, wherever it is in the list, is answered in the way that makes a client ask for more.
+#[tokio::test]
+async fn whatever_was_not_granted_leads_to_asking_for_it() {
+    let berth = Berth::without_docker().await;
+    let flow = Flow::new(&berth).await;
+    let given = flow.approved(&berth, &berth.token, &["read"]).await;
+    let access = given["access_token"].as_str().unwrap();
+    let mut asked = 0;
+    for tool in berth_tools::registry().tools() {
+        let direct = tool.spec.tier == berth_tools::Tier::Core;
+        let gateway = if tool.is_harmless() { "tool_read" } else { "tool_write" };
+        let answer = match direct {
+            true => call(&berth, access, tool.spec.name, json!({})).await,
+            false => call(&berth, access, gateway, json!({ "name": tool.spec.name, "arguments": {} })).await,
+        };
+        let header = answer.header("www-authenticate");
+        if tool.spec.scope == berth_schemas::Scope::Read {
+            assert_eq!((answer.status, header), (200, ""), "{}", tool.spec.name);
+            continue;
+        }
+        asked += 1;
+        answer.problem(403, "forbidden");
+        let wanted = format!("scope=\"read {}\"", tool.spec.scope.as_str());
+        assert!(header.contains("error=\"insufficient_scope\"") && header.contains(&wanted), "{header}");
+    }
+    println!("{asked} tools answered 403 insufficient_scope");
+    // A token's owner cannot ask for more there: the model reads what is missing.
+    let plain = berth.token("plain", &["read"], &[]).await;
+    let told = call(&berth, &plain, "app_create", json!({ "name": "shop" })).await.ok();
+    assert!(told.to_string().contains("needs the scope write"), "{told}");
+    // With more granted, it goes.
+    let more = flow.approved(&berth, &berth.token, &["read", "write"]).await;
+    let made = call(&berth, more["access_token"].as_str().unwrap(), "app_create", json!({ "name": "shop" }));
+    assert_ne!(made.await.ok()["result"]["isError"], true);
 }
 
 #[tokio::test]
