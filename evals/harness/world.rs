@@ -23,6 +23,11 @@ const FLAGS: &[&str] =
     &["--min-free-disk-mb", "0", "--dns-resolvers", "127.0.0.1:9", "--shutdown-timeout-s", "2"];
 const WITHOUT_DOCKER: &[&str] = &["--docker-host", "unix:///nonexistent/docker.sock"];
 
+/// When worlds are made, and when whoever is examined comes: every time the same, as far as the daemon can be told. A
+/// world with Docker keeps the wall's time, because containers write their logs by it.
+const MADE: &str = "2026-01-05T09:00:00Z";
+const MET: &str = "2026-01-05T10:00:00Z";
+
 /// What a world's file says.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -144,6 +149,10 @@ impl World {
         let docker = if self.needs.contains(&Need::Docker) { &[] } else { WITHOUT_DOCKER };
         [FLAGS, docker].concat()
     }
+
+    fn clock(&self, at: &'static str) -> Option<&'static str> {
+        (!self.needs.contains(&Need::Docker)).then_some(at)
+    }
 }
 
 /// A running daemon in the state of a world.
@@ -161,10 +170,10 @@ impl Place {
     async fn open(
         berth: &Path,
         directory: tempfile::TempDir,
-        flags: &[&str],
+        (flags, clock): (&[&str], Option<&'static str>),
         before: Arc<Value>,
     ) -> Result<Self> {
-        let daemon = Daemon::start(berth, directory, flags).await?;
+        let daemon = Daemon::start_at(berth, directory, flags, clock).await?;
         let api = Api::open(daemon.control, &daemon.token).await?;
         Ok(Self { daemon, api, before })
     }
@@ -238,7 +247,8 @@ impl Worlds {
         let loaded = cell.get_or_try_init(|| self.load(name)).await?;
         let copy = tempfile::tempdir()?;
         copy_folder(loaded.directory.path(), copy.path())?;
-        Place::open(&self.berth, copy, &self.flags(&loaded.world), Arc::clone(&loaded.state)).await
+        let start = (&*self.flags(&loaded.world), loaded.world.clock(MET));
+        Place::open(&self.berth, copy, start, Arc::clone(&loaded.state)).await
     }
 
     /// Takes a place back for the next who wants one, if all that was done in it was to read.
@@ -264,7 +274,8 @@ impl Worlds {
     /// When the world cannot be made.
     pub async fn place_apart(&self, name: &str) -> Result<Place> {
         let loaded = self.load(name).await?;
-        let daemon = Daemon::start_apart(&self.berth, loaded.directory, &self.flags(&loaded.world)).await?;
+        let (flags, clock) = (self.flags(&loaded.world), loaded.world.clock(MET));
+        let daemon = Daemon::start_apart(&self.berth, loaded.directory, &flags, clock).await?;
         let api = Api::open(daemon.control, &daemon.token).await?;
         Ok(Place { daemon, api, before: loaded.state })
     }
@@ -274,8 +285,8 @@ impl Worlds {
         let lacks = world.lacks();
         ensure!(lacks.is_empty(), "the world {name} needs {lacks:?}, which this machine lacks");
         // The daemon removes its folder with itself, and the template must stay.
-        let place =
-            Place::open(&self.berth, tempfile::tempdir()?, &self.flags(&world), Arc::default()).await?;
+        let start = (&*self.flags(&world), world.clock(MADE));
+        let place = Place::open(&self.berth, tempfile::tempdir()?, start, Arc::default()).await?;
         for (number, step) in world.steps.iter().enumerate() {
             make(&place, step).await.with_context(|| format!("step {} of the world {name}", number + 1))?;
         }

@@ -32,6 +32,15 @@ struct Presence {
     instance: String,
 }
 
+/// What a daemon is started with besides its flags.
+#[derive(Debug, Default)]
+struct Setting {
+    /// When its clock starts.
+    clock: Option<&'static str>,
+    /// Its process group.
+    group: Option<i32>,
+}
+
 /// A running daemon.
 #[derive(Debug)]
 pub struct Daemon {
@@ -56,7 +65,20 @@ impl Daemon {
     /// # Errors
     /// When it does not start; the error ends with its log.
     pub async fn start(berth: &Path, directory: tempfile::TempDir, flags: &[&str]) -> Result<Self> {
-        Self::start_in(berth, directory, flags, None).await
+        Self::start_in(berth, directory, flags, &Setting::default()).await
+    }
+
+    /// The same whose clock starts at `clock`, an RFC 3339 time; only debug builds can be told.
+    ///
+    /// # Errors
+    /// When it does not start; the error ends with its log.
+    pub async fn start_at(
+        berth: &Path,
+        directory: tempfile::TempDir,
+        flags: &[&str],
+        clock: Option<&'static str>,
+    ) -> Result<Self> {
+        Self::start_in(berth, directory, flags, &Setting { clock, group: None }).await
     }
 
     /// The same in a process group of its own, so that what ends its starter's group leaves it running; for one that
@@ -64,18 +86,23 @@ impl Daemon {
     ///
     /// # Errors
     /// When it does not start; the error ends with its log.
-    pub async fn start_apart(berth: &Path, directory: tempfile::TempDir, flags: &[&str]) -> Result<Self> {
-        Self::start_in(berth, directory, flags, Some(0)).await
+    pub async fn start_apart(
+        berth: &Path,
+        directory: tempfile::TempDir,
+        flags: &[&str],
+        clock: Option<&'static str>,
+    ) -> Result<Self> {
+        Self::start_in(berth, directory, flags, &Setting { clock, group: Some(0) }).await
     }
 
     async fn start_in(
         berth: &Path,
         directory: tempfile::TempDir,
         flags: &[&str],
-        group: Option<i32>,
+        setting: &Setting,
     ) -> Result<Self> {
         let log_file = directory.path().join("daemon.log");
-        let started = Self::try_start(berth, directory, flags, group).await;
+        let started = Self::try_start(berth, directory, flags, setting).await;
         started.map_err(|error| match std::fs::read_to_string(log_file) {
             Ok(log) => error.context(format!("the daemon's log ends: {}", tail(&log))),
             Err(_) => error,
@@ -86,7 +113,7 @@ impl Daemon {
         berth: &Path,
         directory: tempfile::TempDir,
         flags: &[&str],
-        group: Option<i32>,
+        setting: &Setting,
     ) -> Result<Self> {
         let path = directory.path();
         let log = File::options().create(true).append(true).open(path.join("daemon.log"))?;
@@ -110,8 +137,11 @@ impl Daemon {
             .env_remove("BERTH_TOKEN")
             .stdout(log.try_clone()?)
             .stderr(log);
-        if let Some(group) = group {
+        if let Some(group) = setting.group {
             command.process_group(group);
+        }
+        if let Some(clock) = setting.clock {
+            command.env("BERTH_TEST_CLOCK", clock);
         }
         let began = Instant::now();
         let mut process = Program::start(&mut command)?;

@@ -3,10 +3,7 @@
 //! Everything is given back and told in [`Drop`] at the latest, because a request can end at any await: its
 //! client leaves, its drain is over, the server stops.
 
-use std::{
-    sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Instant};
 
 use http::{StatusCode, header};
 use pingora::{http::RequestHeader, proxy::Session};
@@ -55,7 +52,7 @@ impl Exchange {
         request: &RequestHeader,
         trusted: &TrustedPeers,
     ) -> Self {
-        let at_micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |at| at.as_micros() as i64);
+        let at_micros = berth_schemas::Timestamp::now().micros();
         let origin = Origin::of(connection.peer.ip(), connection.tls, &request.headers, trusted);
         let text = |name| {
             request

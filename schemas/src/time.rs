@@ -9,11 +9,28 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub i64);
 
+/// How far a test has moved this process's clock, in microseconds.
+#[cfg(debug_assertions)]
+fn shift() -> i64 {
+    static SHIFT: std::sync::LazyLock<i64> = std::sync::LazyLock::new(|| {
+        let start = std::env::var("BERTH_TEST_CLOCK").ok().and_then(|t| t.parse::<jiff::Timestamp>().ok());
+        start.map_or(0, |start| start.as_microsecond() - jiff::Timestamp::now().as_microsecond())
+    });
+    *SHIFT
+}
+
+#[cfg(not(debug_assertions))]
+const fn shift() -> i64 {
+    0
+}
+
 impl Timestamp {
     /// The current time of the system clock. Where logic depends on time, take it from the caller instead.
+    ///
+    /// In a debug build a test can say when the process's clock starts, with an RFC 3339 time in `BERTH_TEST_CLOCK`.
     #[must_use]
     pub fn now() -> Self {
-        Self(jiff::Timestamp::now().as_microsecond())
+        Self(jiff::Timestamp::now().as_microsecond() + shift())
     }
 
     /// Microseconds since 1970-01-01 UTC.

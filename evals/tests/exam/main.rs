@@ -75,6 +75,31 @@ async fn every_task_can_be_done_and_nothing_wrong_passes() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// What an agent reads of times is the same in every sitting, but for a few seconds.
+#[tokio::test]
+async fn worlds_are_made_and_met_at_the_same_time() {
+    let Some(berth) = berth() else { return };
+    if std::env::var_os("BERTH_TEST_PROGRAM").is_some() {
+        println!("skipped: only a debug build can be told the time");
+        return;
+    }
+    for _ in 0..2 {
+        // Not copied from one that was made before.
+        let worlds = Worlds::new(berth.clone(), root().to_path_buf());
+        let place = worlds.place("harbour").await.unwrap();
+        let apps = place.api.call("app_list", serde_json::json!({})).await.unwrap();
+        let events = place.api.call("event_list", serde_json::json!({ "limit": 100 })).await.unwrap();
+        let times: Vec<&str> =
+            events["events"].as_array().unwrap().iter().filter_map(|e| e["at"].as_str()).collect();
+        assert!(!times.is_empty() && apps["total"].as_u64().is_some_and(|n| n > 0));
+        let fixed = |time: &&str| time.starts_with("2026-01-05T09:0") || time.starts_with("2026-01-05T10:00:");
+        let odd: Vec<&&str> = times.iter().filter(|t| !fixed(t)).collect();
+        assert!(odd.is_empty(), "{odd:?}");
+        let status = place.api.call("platform_status", serde_json::json!({})).await.unwrap();
+        assert!(status.to_string().contains("2026-01-05T10:00:0"), "{status}");
+    }
+}
+
 #[test]
 fn the_exam_has_tasks_of_every_kind() {
     let tasks = Task::all(root()).unwrap();
