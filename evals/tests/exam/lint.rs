@@ -3,7 +3,7 @@
 
 use berth_evals::harness::{
     session::{Session, tokens},
-    world::Worlds,
+    world::{Place, Worlds},
 };
 use serde_json::{Value, json};
 
@@ -115,7 +115,42 @@ async fn answers_keep_to_their_schemas() {
         checked += 1;
         found.extend(validator.iter_errors(&answer).map(|e| format!("{tool}: {e}: {answer}")));
     }
+    found.extend(by_mcp(&place).await);
     println!("{checked} answers");
     assert!(checked >= 40, "only {checked} tools answered");
     assert!(found.is_empty(), "{found:#?}");
+}
+
+/// What readers answer by MCP, concise and in detail, held against the schemas that the list itself shows.
+async fn by_mcp(place: &Place) -> Vec<String> {
+    let mut session =
+        Session::open(place.daemon.control, &place.daemon.token, "tools=all", 10_000).await.unwrap();
+    let (mut found, mut checked) = (Vec::new(), 0);
+    let inputs = hints::inputs();
+    for tool in session.tools().to_vec() {
+        let name = tool.name.as_ref();
+        let Some(schema) = tool.output_schema else {
+            found.push(format!("{name} has no schema of its output in the list"));
+            continue;
+        };
+        let reads = tool.annotations.is_some_and(|a| a.read_only_hint == Some(true));
+        let Some(input) = inputs.get(name).filter(|_| reads) else { continue };
+        let validator = jsonschema::draft202012::new(&Value::Object((*schema).clone())).unwrap();
+        for format in ["concise", "detailed"] {
+            let mut arguments = input.arguments.clone();
+            if tool.input_schema.get("properties").is_some_and(|p| p.get("response_format").is_some()) {
+                arguments["response_format"] = json!(format);
+            }
+            let done = session.call(name, arguments).await.unwrap();
+            if done.error.is_some() {
+                continue;
+            }
+            checked += 1;
+            let faults = validator.iter_errors(&done.structured);
+            found.extend(faults.map(|e| format!("{name} by MCP, {format}: {e}: {}", done.structured)));
+        }
+    }
+    println!("{checked} answers by MCP");
+    assert!(checked >= 40, "only {checked} readers answered by MCP");
+    found
 }

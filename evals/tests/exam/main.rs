@@ -92,7 +92,8 @@ async fn worlds_are_made_and_met_at_the_same_time() {
         let times: Vec<&str> =
             events["events"].as_array().unwrap().iter().filter_map(|e| e["at"].as_str()).collect();
         assert!(!times.is_empty() && apps["total"].as_u64().is_some_and(|n| n > 0));
-        let fixed = |time: &&str| time.starts_with("2026-01-05T09:0") || time.starts_with("2026-01-05T10:00:");
+        let fixed =
+            |time: &&str| time.starts_with("2026-01-05T09:0") || time.starts_with("2026-01-05T10:00:");
         let odd: Vec<&&str> = times.iter().filter(|t| !fixed(t)).collect();
         assert!(odd.is_empty(), "{odd:?}");
         let status = place.api.call("platform_status", serde_json::json!({})).await.unwrap();

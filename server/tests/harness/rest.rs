@@ -1,6 +1,6 @@
 //! REST in a word: `berth.rest().get("/v1/apps").await.ok()`.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use reqwest::{Method, header};
 use serde_json::Value;
@@ -63,14 +63,16 @@ impl Rest {
         self.send(Method::DELETE, path, None).await
     }
 
-    /// Any method.
+    /// Any method. What a tool answers has to be what its schema says.
     pub async fn send(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
-        let request = self.request(method, path);
+        let request = self.request(method.clone(), path);
         let request = match body {
             Some(body) => request.json(&body),
             None => request,
         };
-        finish(request).await
+        let answer = finish(request).await;
+        conforms(&method, path, &answer);
+        answer
     }
 
     /// POST of bytes.
@@ -92,6 +94,52 @@ impl Rest {
         }
         request
     }
+}
+
+/// A tool's route and what it answers.
+struct Route {
+    name: &'static str,
+    method: &'static str,
+    path: Vec<&'static str>,
+    output: jsonschema::Validator,
+}
+
+impl Route {
+    /// How many parts of a path are literally this route's, if it is this route at all.
+    fn fits(&self, method: &Method, path: &[&str]) -> Option<usize> {
+        let fits = |(own, given): (&&str, &&str)| own.starts_with('{') || own == given;
+        let same = self.method == method.as_str() && self.path.len() == path.len();
+        let same = same && self.path.iter().zip(path).all(fits);
+        same.then(|| self.path.iter().filter(|part| !part.starts_with('{')).count())
+    }
+}
+
+/// Fails when a tool's route answered with what its schema does not allow.
+fn conforms(method: &Method, path: &str, answer: &Answer) {
+    static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
+        let registry = berth_tools::registry();
+        let routes = registry.tools().iter().map(|tool| Route {
+            name: tool.spec.name,
+            method: tool.spec.method.as_str(),
+            path: tool.spec.path.split('/').collect(),
+            output: jsonschema::validator_for(&tool.output).expect("a schema"),
+        });
+        routes.collect()
+    });
+    if !(200..300).contains(&answer.status) || answer.header("content-type") != "application/json" {
+        return;
+    }
+    let path: Vec<&str> = path.split('?').next().unwrap_or_default().split('/').collect();
+    let found = ROUTES.iter().filter_map(|r| Some((r.fits(method, &path)?, r)));
+    let Some((_, route)) = found.max_by_key(|(literal, _)| *literal) else { return };
+    let faults = route.output.iter_errors(&answer.json()).map(|e| format!("{}: {e}", e.instance_path()));
+    let faults: Vec<String> = faults.collect();
+    assert!(
+        faults.is_empty(),
+        "{} answers otherwise than its schema: {faults:#?}\n{}",
+        route.name,
+        answer.text
+    );
 }
 
 async fn finish(request: reqwest::RequestBuilder) -> Answer {
