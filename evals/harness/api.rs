@@ -84,6 +84,12 @@ impl Api {
         &self.hints
     }
 
+    /// Whether what does not stand in a tool's path travels as text in its query.
+    #[must_use]
+    pub fn is_query(&self, tool: &str) -> bool {
+        self.operations.get(tool).is_some_and(|operation| operation.query)
+    }
+
     /// Calls a tool: status and answer.
     ///
     /// # Errors

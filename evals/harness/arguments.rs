@@ -93,6 +93,9 @@ fn random_at(root: &Value, schema: &Value, dice: &mut Dice, depth: usize) -> Val
     }
 }
 
+const A_NUMBER: &str = "a number";
+const LISTS: &str = "a list of lists";
+
 /// An input that is wrong in one way.
 #[derive(Debug, Clone)]
 pub struct Wrong {
@@ -102,6 +105,8 @@ pub struct Wrong {
     pub field: String,
     /// The input.
     pub input: Value,
+    /// Whether it is no longer wrong where everything is text, as in a query: there 7 is a text, too.
+    pub right_as_text: bool,
 }
 
 /// Every way to be wrong that a schema rules out, made from an input that is right. Each must be refused, with its field
@@ -110,13 +115,18 @@ pub struct Wrong {
 pub fn wrong(schema: &Value, right: &Value) -> Vec<Wrong> {
     let mut found = Vec::new();
     let mut add = |how: &str, field: &str, value: Option<Value>| {
+        let shape = &schema["properties"][field];
+        let texts = shape["type"] == "string" || shape["items"]["type"] == "string";
+        let free =
+            shape["pattern"].is_null() && shape["enum"].is_null() && shape["items"]["pattern"].is_null();
+        let right_as_text = texts && free && matches!(how, A_NUMBER | LISTS);
         let mut input = right.clone();
         match (input.as_object_mut(), value) {
             (Some(map), Some(value)) => drop(map.insert(field.to_owned(), value)),
             (Some(map), None) => drop(map.remove(field)),
             _ => {}
         }
-        found.push(Wrong { how: format!("{field}: {how}"), field: field.to_owned(), input });
+        found.push(Wrong { how: format!("{field}: {how}"), field: field.to_owned(), input, right_as_text });
     };
     for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         add("left out", name, None);
@@ -127,14 +137,14 @@ pub fn wrong(schema: &Value, right: &Value) -> Vec<Wrong> {
             inner["$ref"].as_str().and_then(|r| schema.pointer(r.trim_start_matches('#'))).unwrap_or(inner);
         let number = matches!(inner["type"].as_str(), Some("integer" | "number"));
         match inner["type"].as_str() {
-            Some("string") => add("a number", name, Some(json!(7))),
+            Some("string") => add(A_NUMBER, name, Some(json!(7))),
             Some("integer" | "number" | "boolean") => add("a text", name, Some(json!("seven"))),
-            Some("array") => add("a number", name, Some(json!(7))),
+            Some("array") => add(A_NUMBER, name, Some(json!(7))),
             Some("object") => add("a text", name, Some(json!("seven"))),
             _ => {}
         }
         if inner["type"].is_string() {
-            add("a list of lists", name, Some(json!([[[]]])));
+            add(LISTS, name, Some(json!([[[]]])));
         }
         if inner["enum"].is_array() {
             add("none of its values", name, Some(json!("no_such_value")));

@@ -243,7 +243,6 @@ async fn resolve(call: Call, input: ErrorResolve) -> Result<IssueSummary, Proble
 }
 
 async fn ignore(call: Call, input: ErrorIgnore) -> Result<IssueSummary, Problem> {
-    let issue = find_issue(&call, &input.issue).await?;
     let hours = match input.hours {
         Some(0 | 8761..) => return Err(Problem::invalid("hours", "hours must be from 1 to 8760.")),
         hours => hours,
@@ -253,6 +252,7 @@ async fn ignore(call: Call, input: ErrorIgnore) -> Result<IssueSummary, Problem>
             return Err(Problem::invalid(field, format!("{field} must be at least 1.")));
         }
     }
+    let issue = find_issue(&call, &input.issue).await?;
     let until = Until {
         time: hours.map(|h| call.context.store.clock().now().plus_seconds(i64::from(h) * 3600)),
         events: input.events.map(i64::from),

@@ -98,6 +98,11 @@ pub(crate) fn tools() -> Vec<Tool> {
 }
 
 async fn connect(call: Call, input: RepositoryConnect) -> Result<RepositoryConnected, Problem> {
+    let poll_minutes = input.poll_minutes.unwrap_or(POLL_MINUTES);
+    if poll_minutes > 1440 {
+        let detail = format!("poll_minutes is {poll_minutes}; it must be from 0 to 1440.");
+        return Err(Problem::invalid("poll_minutes", detail));
+    }
     let app = find::app_to_change(&call, &input.app).await?;
     let forges = &call.context.forges;
     let (url, in_url) = forges.parse(&input.git_url)?;
@@ -141,7 +146,7 @@ async fn connect(call: Call, input: RepositoryConnect) -> Result<RepositoryConne
         public_key,
         secret: webhook_secret()?,
         report: input.report.unwrap_or(true),
-        poll_minutes: i64::from(input.poll_minutes.unwrap_or(POLL_MINUTES).min(1440)),
+        poll_minutes: i64::from(poll_minutes),
     };
     let repositories = call.context.store.repositories();
     let row = repositories.connect(&call.principal, &app, new).await?;

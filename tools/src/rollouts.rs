@@ -137,6 +137,8 @@ fn what_to_deploy(input: &RolloutStart) -> DeploymentCreate {
 }
 
 async fn set(call: Call, input: RolloutSet) -> Result<DeploymentDetail, Problem> {
+    // What is wrong whatever goes on is said whether something goes on or not.
+    changed(RolloutRule::default(), input.clone())?;
     let app = find::app_in_to_change(&call, &input.app, input.environment.as_ref()).await?;
     let row = call.context.pipeline.rollout(&app).await?;
     let rule = changed(row.rollout.clone().unwrap_or_default(), input)?;

@@ -158,6 +158,9 @@ async fn who_is_called_wrongly_says_what_is_wrong_and_changes_nothing() {
                     }
                 }
             }
+            if wrong.right_as_text && place.api.is_query(tool) {
+                continue;
+            }
             let by_rest = place.api.raw(tool, &wrong.input).await;
             if let Ok((status, answer)) = by_rest
                 && !(300..500).contains(&status)

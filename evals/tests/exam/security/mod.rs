@@ -2,8 +2,10 @@
 //! no token, a malformed, an expired and a revoked one, one without the scope and one of another project. Each is
 //! answered as it must be, nothing is changed, and what may not be seen is answered like what is not there.
 
+mod routes;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::Path,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -17,6 +19,7 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::{Map, Value, json};
 
 use crate::{berth, hints::inputs, root, store};
+use routes::{Guard, ROUTES};
 
 /// An app that the stranger's project does not have, and one that nobody has.
 const THERE: &str = "shop";
@@ -125,6 +128,26 @@ impl Doors {
         self.send(request.header("mcp-protocol-version", "2025-11-25")).await
     }
 
+    /// A request of a route that belongs to no tool, with a body that it takes.
+    async fn outside(&self, method: &str, path: &str, key: &Key) -> Answer {
+        let request = self.request(method.parse().unwrap(), &target(path), key);
+        let about = if path.contains(NOT_THERE) { NOT_THERE } else { THERE };
+        let request = match method {
+            "GET" => request,
+            _ if path.ends_with("chunk-upload/") => {
+                request.header("content-type", "multipart/form-data; boundary=x").body("--x--\r\n")
+            }
+            _ => {
+                let object = json!({ "oid": "0".repeat(64), "size": 1 });
+                request.json(&json!({
+                    "version": "r1", "projects": [about], "checksum": "0".repeat(40), "chunks": [],
+                    "operation": "upload", "objects": [object], "oid": "0".repeat(64), "size": 1,
+                }))
+            }
+        };
+        self.send(request).await
+    }
+
     async fn token(&self, input: Value) -> String {
         let made = self.place.api.call("token_create", input).await.unwrap();
         made["secret"].as_str().unwrap().to_owned()
@@ -172,154 +195,6 @@ impl Findings {
     }
 }
 
-/// How a route that belongs to no tool is guarded.
-#[derive(Clone, Copy, PartialEq)]
-enum Guard {
-    /// By a token, in the way of the API.
-    Api,
-    /// By a token, in git's way.
-    Git,
-    /// By a token, in MCP's way.
-    Mcp,
-    /// Not at all: it tells nothing of what runs here.
-    Open,
-    /// By a key, a signature or a ticket of its own.
-    Own,
-}
-
-/// Every route that belongs to no tool: as the code has it, a request for it, and who guards it.
-const ROUTES: &[(&str, &str, &str, Guard)] = &[
-    ("/", "GET", "/", Guard::Open),
-    ("/panel.js", "GET", "/panel.js", Guard::Open),
-    ("/panel.css", "GET", "/panel.css", Guard::Open),
-    ("/v1", "GET", "/v1", Guard::Open),
-    ("/docs", "GET", "/docs", Guard::Open),
-    ("/v1/openapi.json", "GET", "/v1/openapi.json", Guard::Open),
-    ("/healthz", "GET", "/healthz", Guard::Open),
-    ("/readyz", "GET", "/readyz", Guard::Open),
-    ("/.well-known/oauth-protected-resource", "GET", "/.well-known/oauth-protected-resource", Guard::Open),
-    (
-        "/.well-known/oauth-protected-resource/mcp",
-        "GET",
-        "/.well-known/oauth-protected-resource/mcp",
-        Guard::Open,
-    ),
-    (
-        "/.well-known/oauth-authorization-server",
-        "GET",
-        "/.well-known/oauth-authorization-server",
-        Guard::Open,
-    ),
-    ("/oauth/register", "POST", "/oauth/register", Guard::Own),
-    ("/oauth/authorize", "GET", "/oauth/authorize", Guard::Own),
-    ("/oauth/authorize", "POST", "/oauth/authorize", Guard::Own),
-    ("/oauth/token", "POST", "/oauth/token", Guard::Own),
-    ("/oauth/revoke", "POST", "/oauth/revoke", Guard::Own),
-    ("/hooks/{id}", "POST", "/hooks/nothing", Guard::Own),
-    ("{path}/", "POST", "/api/1/envelope/", Guard::Own),
-    ("/v1/uploads", "POST", "/v1/uploads", Guard::Api),
-    ("/mcp", "POST", "/mcp", Guard::Mcp),
-    ("/mcp", "GET", "/mcp", Guard::Mcp),
-    ("/git/{repository}/info/refs", "GET", "/git/shop.git/info/refs?service=git-upload-pack", Guard::Git),
-    ("/git/{repository}/info/refs", "GET", "/git/shop.git/info/refs?service=git-receive-pack", Guard::Git),
-    ("/git/{repository}/git-upload-pack", "POST", "/git/shop.git/git-upload-pack", Guard::Git),
-    ("/git/{repository}/git-receive-pack", "POST", "/git/shop.git/git-receive-pack", Guard::Git),
-    ("/git/{repository}/info/lfs/objects/batch", "POST", "/git/shop.git/info/lfs/objects/batch", Guard::Git),
-    ("/git/{repository}/info/lfs/objects/{oid}", "GET", "/git/shop.git/info/lfs/objects/OID", Guard::Git),
-    ("/git/{repository}/info/lfs/objects/{oid}", "PUT", "/git/shop.git/info/lfs/objects/OID", Guard::Git),
-    (
-        "/git/{repository}/info/lfs/objects/{oid}/verify",
-        "POST",
-        "/git/shop.git/info/lfs/objects/OID/verify",
-        Guard::Git,
-    ),
-    ("/git/{repository}/info/lfs/locks", "GET", "/git/shop.git/info/lfs/locks", Guard::Git),
-    ("/git/{repository}/info/lfs/locks/verify", "POST", "/git/shop.git/info/lfs/locks/verify", Guard::Git),
-    ("/api/0/", "GET", "/api/0/", Guard::Api),
-    ("/api/0/auth/", "GET", "/api/0/auth/", Guard::Api),
-    ("/api/0/organizations/", "GET", "/api/0/organizations/", Guard::Api),
-    ("/api/0/organizations/{org}/", "GET", "/api/0/organizations/berth/", Guard::Api),
-    ("/api/0/organizations/{org}/projects/", "GET", "/api/0/organizations/berth/projects/", Guard::Api),
-    ("/api/0/organizations/{org}/repos/", "GET", "/api/0/organizations/berth/repos/", Guard::Api),
-    (
-        "/api/0/organizations/{org}/chunk-upload/",
-        "GET",
-        "/api/0/organizations/berth/chunk-upload/",
-        Guard::Api,
-    ),
-    (
-        "/api/0/organizations/{org}/chunk-upload/",
-        "POST",
-        "/api/0/organizations/berth/chunk-upload/",
-        Guard::Api,
-    ),
-    (
-        "/api/0/organizations/{org}/artifactbundle/assemble/",
-        "POST",
-        "/api/0/organizations/berth/artifactbundle/assemble/",
-        Guard::Api,
-    ),
-    ("/api/0/organizations/{org}/releases/", "POST", "/api/0/organizations/berth/releases/", Guard::Api),
-    (
-        "/api/0/organizations/{org}/releases/{release}/",
-        "GET",
-        "/api/0/organizations/berth/releases/r1/",
-        Guard::Api,
-    ),
-    (
-        "/api/0/organizations/{org}/releases/{release}/",
-        "PUT",
-        "/api/0/organizations/berth/releases/r1/",
-        Guard::Api,
-    ),
-    (
-        "/api/0/organizations/{org}/releases/{release}/deploys/",
-        "POST",
-        "/api/0/organizations/berth/releases/r1/deploys/",
-        Guard::Api,
-    ),
-    (
-        "/api/0/organizations/{org}/releases/{release}/previous-with-commits/",
-        "GET",
-        "/api/0/organizations/berth/releases/r1/previous-with-commits/",
-        Guard::Api,
-    ),
-    ("/api/0/projects/{org}/{project}/releases/", "GET", "/api/0/projects/berth/shop/releases/", Guard::Api),
-    ("/api/0/projects/{org}/{project}/releases/", "POST", "/api/0/projects/berth/shop/releases/", Guard::Api),
-    ("/api/0/projects/{org}/{project}/issues/", "GET", "/api/0/projects/berth/shop/issues/", Guard::Api),
-    (
-        "/api/0/projects/{org}/{project}/files/difs/assemble/",
-        "POST",
-        "/api/0/projects/berth/shop/files/difs/assemble/",
-        Guard::Api,
-    ),
-];
-
-/// A route that is not in the walk is one whose guard nobody has looked at.
-#[test]
-fn the_walk_knows_every_route() {
-    fn read(folder: &Path, found: &mut BTreeSet<String>) {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                read(&path, found);
-                continue;
-            }
-            let text = std::fs::read_to_string(&path).unwrap_or_default();
-            for call in text.split(".route(").skip(1).chain(text.split(".nest_service(").skip(1)) {
-                if let Some(route) = call.trim_start().strip_prefix('"') {
-                    found.extend(route.split('"').next().map(str::to_owned));
-                }
-            }
-        }
-    }
-    let mut found = BTreeSet::new();
-    read(&root().join("../server/src/rest"), &mut found);
-    read(&root().join("../server/src/oauth"), &mut found);
-    let known: BTreeSet<String> = ROUTES.iter().map(|(route, ..)| (*route).to_owned()).collect();
-    assert_eq!(found, known);
-}
-
 fn target(target: &str) -> String {
     target.replace("OID", &"0".repeat(64))
 }
@@ -332,6 +207,7 @@ async fn no_key_opens_a_door_that_is_not_its_own() {
     let doors = Doors { place, http: http.build().unwrap(), caller: AtomicU32::new(0) };
     let mut found = Findings::default();
     let tools = tools();
+    break_something(&doors).await;
 
     let good = doors.token(json!({ "name": "good", "scopes": ["admin"] })).await;
     let expired = doors.token(json!({ "name": "late", "scopes": ["admin"], "expires_in_days": 1 })).await;
@@ -421,15 +297,13 @@ async fn without_the_scope(doors: &Doors, tools: &[Tool], found: &mut Findings) 
     }
     let reader = &keys[0].1;
     for (_, method, path, guard) in ROUTES {
-        let writes = matches!(*guard, Guard::Api | Guard::Git)
+        let changes = matches!(*guard, Guard::Api | Guard::Git)
             && (path.ends_with("receive-pack") || matches!(*method, "PUT" | "POST"))
+            // A fetch is a POST, too, and what native code would need is not taken from anybody.
             && !path.ends_with("git-upload-pack")
-            && !path.contains("/locks")
-            && !path.ends_with("/batch")
             && !path.ends_with("difs/assemble/");
-        if writes {
-            let request = doors.request(method.parse().unwrap(), &target(path), reader);
-            let answer = doors.send(request.json(&json!({ "version": "r1", "projects": [THERE] }))).await;
+        if changes {
+            let answer = doors.outside(method, path, reader).await;
             found.note("other routes", "wrong scope", answer.status);
             found.want(answer.status == 403, || {
                 format!("{method} {path} without its scope: {} {}", answer.status, answer.text)
@@ -440,18 +314,47 @@ async fn without_the_scope(doors: &Doors, tools: &[Tool], found: &mut Findings) 
     found.want(changed.is_empty(), || format!("{changed:?} changed by callers without the scope"));
 }
 
-/// The same call about an app that nobody has.
+/// Names of the world, and names that nothing has.
+const NAMES: [(&str, &str); 7] = [
+    (THERE, NOT_THERE),
+    ("SHOP-", "SHOQ-"),
+    ("storefront", "storefronu"),
+    ("wiki", "wikj"),
+    ("archive", "archivf"),
+    ("landing", "landinh"),
+    ("reports", "reportt"),
+];
+
+/// The same call about what is not there.
 fn astray(input: &Value) -> Value {
-    let text = input.to_string();
-    let text = text.replace(THERE, NOT_THERE).replace("SHOP-", "SHOQ-").replace("storefront", "storefronu");
-    let text = text.replace("wiki", "wikj").replace("archive", "archivf").replace("landing", "landinh");
+    let text = NAMES.iter().fold(input.to_string(), |text, (there, not)| text.replace(there, not));
     serde_json::from_str(&text).unwrap()
 }
 
-/// What was answered, without the names that were asked for and without what is different each time.
+/// What was answered, as if it had been about what is there.
 fn unnamed(text: &str) -> String {
-    let text = text.replace(NOT_THERE, THERE).replace("SHOQ-", "SHOP-").replace("storefronu", "storefront");
-    text.replace("wikj", "wiki").replace("archivf", "archive").replace("landinh", "landing")
+    NAMES.iter().fold(text.to_owned(), |text, (there, not)| text.replace(not, there))
+}
+
+/// An error of the shop, so that there is an issue.
+async fn break_something(doors: &Doors) {
+    let dsn = doors.place.api.call("dsn_get", json!({ "app": THERE })).await.unwrap();
+    let dsn = dsn["dsn"].as_str().unwrap().split_once("://").unwrap().1.to_owned();
+    let (key, rest) = dsn.split_once('@').unwrap();
+    let id = "0123456789abcdef0123456789abcdef";
+    let event = json!({ "event_id": id, "message": "It broke", "level": "error" });
+    let body = format!("{}\n{}\n{event}\n", json!({ "event_id": id }), json!({ "type": "event" }));
+    let path = format!("/api/{}/envelope/", rest.rsplit('/').next().unwrap());
+    let request = doors.request(Method::POST, &path, &Key::None).body(body);
+    let auth = format!("Sentry sentry_version=7, sentry_key={key}, sentry_client=walk/1");
+    assert_eq!(doors.send(request.header("x-sentry-auth", auth)).await.status, 200);
+    for _ in 0..100 {
+        if doors.place.api.call("error_search", json!({})).await.unwrap()["total"] == 1 {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("the error is never filed");
 }
 
 /// A token of another project sees of an app what it would see if there were none, and changes nothing of it.
@@ -499,25 +402,27 @@ async fn from_another_project(doors: &Doors, tools: &[Tool], found: &mut Finding
             format!("{} from another project changed {changed:?}", tool.name)
         });
     }
+    // Who may make apps learns from a push that a name is taken, as from app_create: names are the installation's. Who
+    // may only deploy learns nothing.
+    let token = json!({ "name": "stranger-ci", "scopes": ["deploy"], "projects": ["elsewhere"] });
+    let key = Key::Bearer(doors.token(token).await);
+    let before = doors.dump().await;
     for (_, method, path, guard) in ROUTES.iter().filter(|(_, _, path, _)| path.contains(THERE)) {
-        let ask = async |path: &str| {
-            let request = doors.request(method.parse().unwrap(), &target(path), &key);
-            let body = json!({ "version": "r1", "operation": "download", "objects": [] });
-            doors.send(if *method == "GET" { request } else { request.json(&body) }).await
-        };
-        let (answer, other) = (ask(path).await, ask(&path.replace(THERE, NOT_THERE)).await);
+        let answer = doors.outside(method, path, &key).await;
+        let other = doors.outside(method, &path.replace(THERE, NOT_THERE), &key).await;
         found.note("other routes", "foreign project, named", answer.status);
         let same = answer.status == other.status && unnamed(&other.text) == unnamed(&answer.text);
-        // A push makes an app that is not there, in the caller's own project: then it must not say that there is one.
-        let right = (400..500).contains(&answer.status) && same;
+        let refused = answer.status == 404 || path.ends_with("difs/assemble/");
         let guarded = matches!(guard, Guard::Api | Guard::Git);
-        found.want(guarded && right, || {
+        found.want(guarded && refused && same, || {
             format!(
                 "{method} {path} from another project: {} {} / {} {}",
                 answer.status, answer.text, other.status, other.text
             )
         });
     }
+    let changed = store::changed(&before, &doors.dump().await);
+    found.want(changed.is_empty(), || format!("{changed:?} changed by routes from another project"));
     let shop = api.call("app_get", json!({ "app": THERE })).await.unwrap();
     found.want(shop["state"] == "running", || format!("{shop}"));
 }
