@@ -65,7 +65,7 @@ pub async fn info_refs(
             // Nothing is made before something comes.
             Target::New(_) => pipeline.git_advertise_nothing(),
         };
-        Ok((service, advertised))
+        Ok::<_, Problem>((service, advertised))
     };
     match answer.await {
         Ok((service, advertised)) => {

@@ -132,7 +132,8 @@ fn conforms(method: &Method, path: &str, answer: &Answer) {
     let path: Vec<&str> = path.split('?').next().unwrap_or_default().split('/').collect();
     let found = ROUTES.iter().filter_map(|r| Some((r.fits(method, &path)?, r)));
     let Some((_, route)) = found.max_by_key(|(literal, _)| *literal) else { return };
-    let faults = route.output.iter_errors(&answer.json()).map(|e| format!("{}: {e}", e.instance_path()));
+    let body = answer.json();
+    let faults = route.output.iter_errors(&body).map(|e| format!("{}: {e}", e.instance_path()));
     let faults: Vec<String> = faults.collect();
     assert!(
         faults.is_empty(),
