@@ -42,6 +42,9 @@ async fn call(rest: &Rest, tool: &Tool) -> Answer {
     if tool.spec.name == "deployment_create" {
         input.insert("image".into(), "example:1".into());
     }
+    if tool.spec.name == "rollout_set" {
+        input.insert("percent".into(), 10.into());
+    }
     if tool.spec.name == "variable_set" {
         input.insert("variables".into(), json!({ "A": "1" }));
     }
