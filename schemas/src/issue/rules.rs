@@ -1,0 +1,142 @@
+//! An app's way in for errors, and what holds for them.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{AppSlug, EnvironmentName};
+
+/// Input of `dsn_get`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DsnGet {
+    /// The app.
+    pub app: AppSlug,
+    /// Default: production.
+    #[serde(default)]
+    pub environment: Option<EnvironmentName>,
+}
+
+/// Output of `dsn_get`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Dsn {
+    /// What a Sentry client takes as its DSN. It can only write, and is no secret.
+    pub dsn: String,
+    /// Path on the app's own host that browsers may use as `tunnel`, so that blockers do not swallow errors.
+    pub tunnel: String,
+    /// Whether deployments get it as SENTRY_DSN.
+    pub injected: bool,
+    /// Events that were accepted in the last 24 hours.
+    pub accepted_24h: i64,
+    /// What was not kept in the last 24 hours, by what it was and why.
+    pub dropped_24h: Vec<Dropped>,
+    /// What comes next.
+    pub next: String,
+}
+
+/// What was not kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Dropped {
+    /// What: "error", "transaction" …
+    pub category: String,
+    /// Why.
+    pub reason: String,
+    /// How many.
+    pub count: i64,
+}
+
+/// What holds for an app's errors.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ErrorRules {
+    /// Whether deployments get the DSN as SENTRY_DSN, unless that variable is set. Counts from the next deployment.
+    pub inject_dsn: bool,
+    /// Events that an environment may send in a minute; the rest is counted and dropped.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub events_per_minute: u32,
+    /// Names of fields whose values are secret, besides the usual ones.
+    pub scrub_fields: Vec<String>,
+    /// Names of fields that are kept, though they sound like secrets.
+    pub keep_fields: Vec<String>,
+    /// Keep users' whole IP addresses. Else the last 8 bits of IPv4 and 80 of IPv6 go.
+    pub keep_addresses: bool,
+    /// Days for which events are kept. Default: the installation's error_retention_days.
+    #[schemars(range(min = 1, max = 3650))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retention_days: Option<u32>,
+    /// Events that are kept; the oldest go. Default: the installation's error_max_events.
+    #[schemars(range(min = 100, max = 100_000_000))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_events: Option<u32>,
+    /// So many events of errors never seen before, within watch_window_s of a deployment's switch, take its release back
+    /// by itself. Default: off.
+    #[schemars(range(min = 1, max = 100_000))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollback_events: Option<u32>,
+    /// Serve the source maps of releases of plain files to everybody. Else they are taken out of a release, and Berth alone
+    /// uses them. Counts from the next deployment.
+    pub public_maps: bool,
+}
+
+impl Default for ErrorRules {
+    fn default() -> Self {
+        Self {
+            inject_dsn: true,
+            events_per_minute: 6_000,
+            scrub_fields: Vec::new(),
+            keep_fields: Vec::new(),
+            keep_addresses: false,
+            retention_days: None,
+            max_events: None,
+            rollback_events: None,
+            public_maps: false,
+        }
+    }
+}
+
+/// Input of `error_rules_get`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ErrorRulesGet {
+    /// The app.
+    pub app: AppSlug,
+}
+
+/// Input of `error_rules_set`; what is left out stays.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ErrorRulesSet {
+    /// The app.
+    pub app: AppSlug,
+    /// Whether deployments get the DSN as SENTRY_DSN.
+    #[serde(default)]
+    pub inject_dsn: Option<bool>,
+    /// Events that an environment may send in a minute.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    #[serde(default)]
+    pub events_per_minute: Option<u32>,
+    /// Names of fields whose values are secret, at most 100.
+    #[serde(default)]
+    pub scrub_fields: Option<Vec<String>>,
+    /// Names of fields that are kept, at most 100.
+    #[serde(default)]
+    pub keep_fields: Option<Vec<String>>,
+    /// Keep users' whole IP addresses.
+    #[serde(default)]
+    pub keep_addresses: Option<bool>,
+    /// Days for which events are kept; 0 for the installation's error_retention_days.
+    #[schemars(range(min = 0, max = 3650))]
+    #[serde(default)]
+    pub retention_days: Option<u32>,
+    /// Events that are kept, at least 100; 0 for the installation's error_max_events.
+    #[schemars(range(min = 0, max = 100_000_000))]
+    #[serde(default)]
+    pub max_events: Option<u32>,
+    /// So many events of errors never seen before, within watch_window_s of a switch, take the release back by itself; 0
+    /// turns it off.
+    #[schemars(range(min = 0, max = 100_000))]
+    #[serde(default)]
+    pub rollback_events: Option<u32>,
+    /// Serve the source maps of releases of plain files to everybody. Counts from the next deployment.
+    #[serde(default)]
+    pub public_maps: Option<bool>,
+}
