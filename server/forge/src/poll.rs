@@ -11,12 +11,13 @@ use berth_deploy::{
 };
 use berth_schemas::{
     Code, Problem, Timestamp,
+    app::Previews,
     push::{GitChange, PushOrigin},
 };
 use berth_store::{Heads, Learnt, RepositoryRow};
 use tokio_util::sync::CancellationToken;
 
-use crate::{forges::Forges, intake::new_push};
+use crate::{api::request, forges::Forges, intake::new_push, webhook::open_pulls};
 
 /// How often it is seen which repository is due.
 const LOOK: Duration = Duration::from_secs(2);
@@ -28,6 +29,8 @@ const TIME: Duration = Duration::from_secs(30);
 const MOST_PAUSE: i64 = 6 * 60;
 /// Branches and tags that are compared; a repository with more is followed by its webhook only.
 const MAX_REFS: usize = 5000;
+/// How the names of pull requests begin, among those of refs.
+const PULLS: &str = "refs/pull/";
 /// Changes that one look may tell; the rest is told by the next.
 const MAX_CHANGES: usize = 100;
 
@@ -97,8 +100,18 @@ async fn looked(
             ),
         ));
     }
+    let pulls = match pulls(forges, row).await {
+        Ok(pulls) => pulls,
+        Err(problem) => {
+            // Branches are no less worth looking at.
+            tracing::warn!(app = %row.app, %problem, "which pull requests are open was not told");
+            None
+        }
+    };
+    let there = with_pulls(there, pulls.as_ref(), row.seen.as_ref());
     let heads = forges.store().pushes().heads(row.app_id).await?;
-    let (mut changes, mut seen) = compare(row.seen.as_ref(), &there, &heads, began);
+    let (mut changes, mut seen) =
+        compare(row.seen.as_ref(), &there, &heads, &pulls.unwrap_or_default(), began);
     for rest in changes.split_off(changes.len().min(MAX_CHANGES)) {
         // Not told yet, so not seen yet.
         match row.seen.as_ref().and_then(|s| s.get(&rest.0)) {
@@ -110,6 +123,61 @@ async fn looked(
         pipeline.receive_push(new_push(row, PushOrigin::Poll, change)).await?;
     }
     Ok((seen, Learnt { remote_id: None, branch }))
+}
+
+/// The pull requests that are open, by [`pull_name`], if the app has previews of them and the forge tells Berth. None if
+/// nothing can be said, or not about all of them.
+async fn pulls(forges: &Forges, row: &RepositoryRow) -> Result<Option<BTreeMap<String, GitChange>>, Problem> {
+    let app = forges.store().apps().by_id(row.app_id).await?;
+    if app.and_then(|app| app.settings.previews) != Some(Previews::PullRequests) {
+        return Ok(None);
+    }
+    let Some(api) = forges.api(row).await.map_err(|failure| failure.problem)? else { return Ok(None) };
+    let asked = api.call(&request::open_pulls(row.forge, &row.full_name)).await;
+    let listed = asked.map_err(|failure| failure.problem)?;
+    let listed = open_pulls(row.forge, &listed).map_err(|error| {
+        let title = row.forge.title();
+        Problem::new(
+            Code::Unavailable,
+            format!("What {title} lists of pull requests cannot be read: {error}."),
+        )
+    })?;
+    if listed.len() >= request::OPEN_LISTED {
+        tracing::warn!(app = %row.app, "more pull requests are open than one answer lists: only webhooks tell of them");
+        return Ok(None);
+    }
+    Ok(Some(listed.into_iter().filter_map(|change| Some((pull_name(&change)?, change))).collect()))
+}
+
+/// Under which name a pull request is seen: as the store names what it moves.
+fn pull_name(change: &GitChange) -> Option<String> {
+    match change {
+        GitChange::Pull { number, .. } => Some(format!("{PULLS}{number}")),
+        _ => None,
+    }
+}
+
+/// The refs with the open pull requests; where nothing was said of these, with those of the last look.
+fn with_pulls(
+    mut there: BTreeMap<String, String>,
+    pulls: Option<&BTreeMap<String, GitChange>>,
+    before: Option<&BTreeMap<String, String>>,
+) -> BTreeMap<String, String> {
+    match pulls {
+        Some(pulls) => there.extend(pulls.iter().filter_map(|(name, change)| match change {
+            // Aimed at another branch it may deploy otherwise.
+            GitChange::Pull { commit, base, .. } => Some((name.clone(), format!("{commit} {base}"))),
+            _ => None,
+        })),
+        None => there.extend(
+            before
+                .into_iter()
+                .flatten()
+                .filter(|(name, _)| name.starts_with(PULLS))
+                .map(|(n, c)| (n.clone(), c.clone())),
+        ),
+    }
+    there
 }
 
 /// What the repository has now.
@@ -148,6 +216,7 @@ fn compare(
     before: Option<&BTreeMap<String, String>>,
     there: &BTreeMap<String, String>,
     heads: &Heads,
+    pulls: &BTreeMap<String, GitChange>,
     began: Timestamp,
 ) -> (Vec<(String, GitChange)>, BTreeMap<String, String>) {
     let mut changes = Vec::new();
@@ -165,7 +234,7 @@ fn compare(
         }
         let moved = match (known(name), old) {
             // A tag's own object is not the commit that a webhook names.
-            (Some(head), _) if name.starts_with("refs/heads/") => head.towards != *commit,
+            (Some(head), _) if !name.starts_with("refs/tags/") => head.towards != *commit,
             (_, Some(old)) => old != commit,
             // New since the last look; the first look finds everything new, and tells nothing.
             (Some(_), None) => false,
@@ -179,7 +248,10 @@ fn compare(
                     commit: commit.clone(),
                 },
                 (_, Some(tag)) => GitChange::Tag { tag: tag.to_owned(), commit: commit.clone() },
-                _ => continue,
+                _ => match pulls.get(name) {
+                    Some(pull) => pull.clone(),
+                    None => continue,
+                },
             };
             changes.push((name.clone(), change));
         }
@@ -191,7 +263,11 @@ fn compare(
         let change = match (name.strip_prefix("refs/heads/"), name.strip_prefix("refs/tags/")) {
             (Some(branch), _) => GitChange::BranchDeleted { branch: branch.to_owned() },
             (_, Some(tag)) => GitChange::TagDeleted { tag: tag.to_owned() },
-            _ => continue,
+            _ => match name.strip_prefix(PULLS).and_then(|n| n.parse().ok()) {
+                // How it was closed only its webhook tells; its preview goes either way.
+                Some(number) => GitChange::PullClosed { number, merged: false },
+                None => continue,
+            },
         };
         changes.push((name.clone(), change));
     }
@@ -235,7 +311,7 @@ mod tests {
         there: &[(&str, &str)],
         known: &[(&str, &str, i64)],
     ) -> Vec<String> {
-        let (changes, seen) = compare(before, &map(there), &heads(known), BEGAN);
+        let (changes, seen) = compare(before, &map(there), &heads(known), &BTreeMap::new(), BEGAN);
         // What was told is remembered, so that the next look does not tell it again.
         assert!(changes.iter().all(|(name, _)| seen.get(name) == map(there).get(name)));
         changes.into_iter().map(|(name, _)| name).collect()
@@ -263,13 +339,51 @@ mod tests {
     }
 
     #[test]
+    fn pull_requests_are_told_when_they_open_move_and_close() {
+        let pull = |number, commit: &str, base: &str| GitChange::Pull {
+            number,
+            branch: "idea".into(),
+            base: base.into(),
+            commit: commit.into(),
+            fork: false,
+            head_url: None,
+            title: None,
+        };
+        let told = |before: &BTreeMap<String, String>, pulls: &[GitChange], known: &[(&str, &str, i64)]| {
+            let pulls: BTreeMap<_, _> =
+                pulls.iter().filter_map(|p| Some((pull_name(p)?, p.clone()))).collect();
+            let there = with_pulls(BTreeMap::new(), Some(&pulls), Some(before));
+            let (changes, seen) = compare(Some(before), &there, &heads(known), &pulls, BEGAN);
+            (changes.into_iter().map(|(_, change)| change).collect::<Vec<_>>(), seen)
+        };
+        let (changes, seen) = told(&map(&[]), &[pull(7, A, "main")], &[]);
+        assert_eq!(changes, [pull(7, A, "main")]);
+        let (changes, _) = told(&seen, &[pull(7, A, "main")], &[]);
+        assert_eq!(changes, []);
+        // Told by its webhook, and moved on, and aimed elsewhere.
+        let known = format!("{A} main");
+        let (changes, _) = told(&map(&[]), &[pull(7, A, "main")], &[("refs/pull/7", &known, 10)]);
+        assert_eq!(changes, []);
+        let (changes, _) = told(&seen, &[pull(7, B, "main")], &[("refs/pull/7", &known, 10)]);
+        assert_eq!(changes, [pull(7, B, "main")]);
+        let (changes, _) = told(&seen, &[pull(7, A, "dev")], &[("refs/pull/7", &known, 10)]);
+        assert_eq!(changes, [pull(7, A, "dev")]);
+        let (changes, _) = told(&seen, &[], &[("refs/pull/7", &known, 10)]);
+        assert_eq!(changes, [GitChange::PullClosed { number: 7, merged: false }]);
+        // Where nothing is said of them nothing is concluded.
+        assert_eq!(with_pulls(BTreeMap::new(), None, Some(&seen)), seen);
+    }
+
+    #[test]
     fn a_push_that_came_while_looking_is_not_undone() {
         let main = "refs/heads/main";
         let before = map(&[(main, A)]);
-        let (changes, seen) = compare(Some(&before), &map(&[(main, A)]), &heads(&[(main, B, 2000)]), BEGAN);
+        let (changes, seen) =
+            compare(Some(&before), &map(&[(main, A)]), &heads(&[(main, B, 2000)]), &BTreeMap::new(), BEGAN);
         assert!(changes.is_empty());
         assert_eq!(seen[main], A);
-        let (changes, _) = compare(Some(&before), &map(&[]), &heads(&[(main, B, 2000)]), BEGAN);
+        let (changes, _) =
+            compare(Some(&before), &map(&[]), &heads(&[(main, B, 2000)]), &BTreeMap::new(), BEGAN);
         assert!(changes.is_empty());
     }
 

@@ -23,6 +23,7 @@ mod git_push;
 mod git_ssh;
 mod install;
 mod lifecycle;
+mod missed_pulls;
 mod oauth;
 mod proposals;
 mod rest;

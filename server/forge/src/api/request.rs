@@ -12,6 +12,9 @@ use http::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+/// Pull requests in one answer: as many as every forge gives.
+pub const OPEN_LISTED: usize = 50;
+
 /// A request to a forge's API.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ApiRequest {
@@ -83,6 +86,27 @@ fn encoded(text: &str) -> String {
 #[must_use]
 pub fn repository(kind: ForgeKind, name: &str) -> ApiRequest {
     request(Method::GET, repository_path(kind, name), Value::Null)
+}
+
+/// Lists the pull requests that are open, those that moved last first: [`OPEN_LISTED`] at most.
+#[must_use]
+pub fn open_pulls(kind: ForgeKind, name: &str) -> ApiRequest {
+    let path = repository_path(kind, name);
+    let path = match kind {
+        ForgeKind::Gitlab => {
+            format!("{path}/merge_requests?state=opened&order_by=updated_at&per_page={OPEN_LISTED}")
+        }
+        ForgeKind::Bitbucket => {
+            format!("{path}/pullrequests?state=OPEN&sort=-updated_on&pagelen={OPEN_LISTED}")
+        }
+        ForgeKind::Gitea | ForgeKind::Forgejo => {
+            format!("{path}/pulls?state=open&sort=recentupdate&limit={OPEN_LISTED}")
+        }
+        ForgeKind::Github | ForgeKind::Generic => {
+            format!("{path}/pulls?state=open&sort=updated&direction=desc&per_page={OPEN_LISTED}")
+        }
+    };
+    request(Method::GET, path, Value::Null)
 }
 
 /// The events that a webhook is registered for, as the forge's API names them.
@@ -305,6 +329,8 @@ mod tests {
             (removed.method, removed.path.as_str()),
             (Method::DELETE, "/repositories/a/b/hooks/%7B1%7D")
         );
+        let pulls = open_pulls(ForgeKind::Gitlab, "a/b");
+        assert!(pulls.path.starts_with("/projects/a%2Fb/merge_requests?state=opened&"), "{}", pulls.path);
         let comment = comment(ForgeKind::Github, "a/b", 7, Some("99"), "t");
         assert_eq!((comment.method, comment.path.as_str()), (Method::PATCH, "/repos/a/b/issues/comments/99"));
     }

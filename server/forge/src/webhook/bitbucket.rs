@@ -2,6 +2,7 @@
 
 use berth_schemas::push::{GitChange, GitCommits};
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::{Refused, RemoteIdentity, Told, bad, branch, fork_url, parse, some_commit, untrusted};
 
@@ -136,28 +137,38 @@ fn pull(pull: Pull, merged: Option<bool>) -> Result<Told, Refused> {
     let commits = GitCommits { pusher: untrusted(pull.actor.and_then(Actor::name)), ..GitCommits::default() };
     let change = match merged {
         Some(merged) => GitChange::PullClosed { number, merged },
-        None => {
-            let fork = match (&request.source.repository, &request.destination.repository) {
-                (Some(source), Some(destination)) => !source.same(destination),
-                _ => true,
-            };
-            let source = request.source.repository.as_ref().and_then(|r| r.full_name.as_deref());
-            let head_url =
-                source.and_then(|name| fork_url(Some(&format!("https://bitbucket.org/{name}.git"))));
-            // Bitbucket tells only the first 12 digits here; the head is then found by asking.
-            let commit = request.source.commit.and_then(|c| c.hash);
-            GitChange::Pull {
-                number,
-                branch: branch(request.source.branch.name.as_deref().unwrap_or_default())?,
-                base: branch(request.destination.branch.name.as_deref().unwrap_or_default())?,
-                commit: short_commit(commit.as_deref())?,
-                fork,
-                head_url: head_url.filter(|_| fork),
-                title: untrusted(request.title),
-            }
-        }
+        None => open(request)?,
     };
     Ok(Told::Moved { repository: pull.repository.identity(), changes: vec![(change, commits)] })
+}
+
+/// What is listed of pull requests that are open.
+pub(super) fn listed(body: &Value) -> Result<Vec<GitChange>, Refused> {
+    let wrong = || bad("it is no list of pull requests");
+    let values = body.get("values").ok_or_else(wrong)?;
+    let all = Vec::<PullRequest>::deserialize(values).map_err(|_| wrong())?;
+    all.into_iter().filter(|request| request.id > 0).map(open).collect()
+}
+
+/// A pull request that is open.
+fn open(request: PullRequest) -> Result<GitChange, Refused> {
+    let fork = match (&request.source.repository, &request.destination.repository) {
+        (Some(source), Some(destination)) => !source.same(destination),
+        _ => true,
+    };
+    let source = request.source.repository.as_ref().and_then(|r| r.full_name.as_deref());
+    let head_url = source.and_then(|name| fork_url(Some(&format!("https://bitbucket.org/{name}.git"))));
+    // Bitbucket tells only the first 12 digits here; the head is then found by asking.
+    let commit = request.source.commit.and_then(|c| c.hash);
+    Ok(GitChange::Pull {
+        number: request.id,
+        branch: branch(request.source.branch.name.as_deref().unwrap_or_default())?,
+        base: branch(request.destination.branch.name.as_deref().unwrap_or_default())?,
+        commit: short_commit(commit.as_deref())?,
+        fork,
+        head_url: head_url.filter(|_| fork),
+        title: untrusted(request.title),
+    })
 }
 
 /// A commit id of 12 digits or more.

@@ -5,6 +5,7 @@
 
 use berth_schemas::push::{GitChange, GitCommits};
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::{
     Commit, Refused, RemoteIdentity, Told, bad, branch, fork_url, moved, parse, some_commit, unique,
@@ -142,6 +143,35 @@ fn deleted(deleted: Deleted) -> Result<Told, Refused> {
     Ok(Told::one(deleted.repository.identity(), change, GitCommits::default()))
 }
 
+/// What is listed of pull requests that are open.
+pub(super) fn listed(body: &Value) -> Result<Vec<GitChange>, Refused> {
+    let all = Vec::<PullRequest>::deserialize(body).map_err(|_| bad("it is no list of pull requests"))?;
+    let one = |request: &PullRequest| {
+        let number = request.number.filter(|n| *n > 0).ok_or_else(|| bad("a pull request has no number"))?;
+        open(number, request, None)
+    };
+    all.iter().map(one).collect()
+}
+
+/// A pull request that is open, in `repository` if that is told beside it.
+fn open(number: i64, request: &PullRequest, repository: Option<&Repo>) -> Result<GitChange, Refused> {
+    // A head without a repository is a fork that is gone.
+    let fork = match (&request.head.repo, request.base.repo.as_ref().or(repository)) {
+        (Some(head), Some(base)) => !head.same(base),
+        _ => true,
+    };
+    let head_url = request.head.repo.as_ref().and_then(|r| fork_url(r.clone_url.as_deref()));
+    Ok(GitChange::Pull {
+        number,
+        branch: branch(&request.head.name)?,
+        base: branch(&request.base.name)?,
+        commit: some_commit(request.head.sha.as_deref())?,
+        fork,
+        head_url: head_url.filter(|_| fork),
+        title: untrusted(request.title.clone()),
+    })
+}
+
 fn pull(pull: Pull) -> Result<Told, Refused> {
     let request = pull.pull_request;
     let number = pull
@@ -151,22 +181,7 @@ fn pull(pull: Pull) -> Result<Told, Refused> {
         .ok_or_else(|| bad("the pull request has no number"))?;
     let change = match pull.action.as_str() {
         "opened" | "reopened" | "synchronize" | "synchronized" => {
-            // A head without a repository is a fork that is gone.
-            let fork = match (&request.head.repo, &request.base.repo) {
-                (Some(head), Some(base)) => !head.same(base),
-                (Some(head), None) => !head.same(&pull.repository),
-                (None, _) => true,
-            };
-            let head_url = request.head.repo.as_ref().and_then(|r| fork_url(r.clone_url.as_deref()));
-            Some(GitChange::Pull {
-                number,
-                branch: branch(&request.head.name)?,
-                base: branch(&request.base.name)?,
-                commit: some_commit(request.head.sha.as_deref())?,
-                fork,
-                head_url: head_url.filter(|_| fork),
-                title: untrusted(request.title),
-            })
+            Some(open(number, &request, Some(&pull.repository))?)
         }
         "closed" => Some(GitChange::PullClosed { number, merged: request.merged.unwrap_or(false) }),
         _ => None,

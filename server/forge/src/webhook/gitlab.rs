@@ -2,6 +2,7 @@
 
 use berth_schemas::push::{GitChange, GitCommits};
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::{
     Commit, Refused, RemoteIdentity, Told, bad, branch, fork_url, moved, parse, some_commit, unique,
@@ -101,6 +102,37 @@ fn push(push: Push) -> Result<Told, Refused> {
         paths,
     };
     Ok(Told::one(push.project.identity(), change, commits))
+}
+
+/// A merge request as the API lists it.
+#[derive(Deserialize)]
+struct Listed {
+    iid: i64,
+    title: Option<String>,
+    source_branch: String,
+    target_branch: String,
+    sha: Option<String>,
+    source_project_id: Option<i64>,
+    target_project_id: Option<i64>,
+}
+
+/// What is listed of merge requests that are open. Of those from forks the list does not tell where they can be fetched:
+/// only their webhook does.
+pub(super) fn listed(body: &Value) -> Result<Vec<GitChange>, Refused> {
+    let all = Vec::<Listed>::deserialize(body).map_err(|_| bad("it is no list of merge requests"))?;
+    let own = |m: &Listed| m.source_project_id.is_some() && m.source_project_id == m.target_project_id;
+    let one = |m: Listed| {
+        Ok(GitChange::Pull {
+            number: m.iid,
+            branch: branch(&m.source_branch)?,
+            base: branch(&m.target_branch)?,
+            commit: some_commit(m.sha.as_deref())?,
+            fork: false,
+            head_url: None,
+            title: untrusted(m.title),
+        })
+    };
+    all.into_iter().filter(own).map(one).collect()
 }
 
 fn merge(merge: Merge) -> Result<Told, Refused> {

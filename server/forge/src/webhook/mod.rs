@@ -261,6 +261,18 @@ fn commit(text: Option<&str>) -> Result<Option<String>, Refused> {
     }
 }
 
+/// The pull requests in what a forge's API lists of those that are open.
+///
+/// # Errors
+/// When it is no such list.
+pub fn open_pulls(kind: ForgeKind, body: &serde_json::Value) -> Result<Vec<GitChange>, Refused> {
+    match kind {
+        ForgeKind::Gitlab => gitlab::listed(body),
+        ForgeKind::Bitbucket => bitbucket::listed(body),
+        _ => github::listed(body),
+    }
+}
+
 fn some_commit(text: Option<&str>) -> Result<String, Refused> {
     commit(text)?.ok_or_else(|| bad("it names no commit"))
 }
