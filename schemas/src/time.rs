@@ -30,7 +30,9 @@ impl Timestamp {
     /// In a debug build a test can say when the process's clock starts, with an RFC 3339 time in `BERTH_TEST_CLOCK`.
     #[must_use]
     pub fn now() -> Self {
-        Self(jiff::Timestamp::now().as_microsecond() + shift())
+        // The shift first: what is measured before it would lie before the start.
+        let shift = shift();
+        Self(jiff::Timestamp::now().as_microsecond() + shift)
     }
 
     /// Microseconds since 1970-01-01 UTC.
