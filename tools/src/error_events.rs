@@ -33,7 +33,9 @@ use crate::{
 /// Seconds of a day.
 const DAY: i64 = 24 * 3600;
 /// Events by which it is told what stands out.
-const SAMPLE: i64 = 100;
+const SAMPLE: i64 = 50;
+/// Other issues, and events of each, that they are compared with.
+const OTHERS: (i64, i64) = (25, 2);
 /// Facets of a search.
 const MAX_FACETS: usize = 5;
 /// Bytes of an event as the client sent it, in an answer.
@@ -326,12 +328,17 @@ async fn cause(call: &Call, issue: &IssueRow) -> Result<Cause, Problem> {
 async fn stands_out(call: &Call, issue: &IssueRow) -> Result<Vec<StandingOut>, Problem> {
     let errors = call.context.store.errors();
     let here = errors.events_of(issue.id, None, None, SAMPLE).await?;
-    let elsewhere = errors.events_beside(issue.app_id, issue.id, SAMPLE).await?;
     // A value of one event says nothing.
     if here.len() < 2 {
         return Ok(Vec::new());
     }
-    let (ours, others) = (values(&here), values(&elsewhere));
+    let elsewhere = errors.events_beside(issue.app_id, issue.id, OTHERS).await?;
+    let lost = |_| Problem::new(Code::Internal, "Comparing events ended badly; the daemon's log says more.");
+    tokio::task::spawn_blocking(move || outstanding(&here, &elsewhere)).await.map_err(lost)
+}
+
+fn outstanding(here: &[ErrorEventRow], elsewhere: &[ErrorEventRow]) -> Vec<StandingOut> {
+    let (ours, others) = (values(here), values(elsewhere));
     let percent =
         |count: usize, of: usize| u32::try_from((count * 100).checked_div(of).unwrap_or(0)).unwrap_or(100);
     let mut found: Vec<StandingOut> = ours
@@ -351,7 +358,7 @@ async fn stands_out(call: &Call, issue: &IssueRow) -> Result<Vec<StandingOut>, P
         .collect();
     found.sort_by_key(|s| std::cmp::Reverse((s.here - s.elsewhere, s.field.0.clone())));
     found.truncate(8);
-    Ok(found)
+    found
 }
 
 fn values(rows: &[ErrorEventRow]) -> HashMap<(String, String), usize> {
@@ -577,6 +584,9 @@ impl Brief for IssueDetail {
             "\nFirst seen {}, {} events in the last 24 hours.",
             self.summary.first_seen, self.events_24h
         ));
+        if let Some(when) = &self.summary.reopens {
+            text = text.say(format!(" It opens again {when}."));
+        }
         if let Some(deployment) = &self.first_deployment {
             text = text.say(format!(" {deployment} was live then"));
             text = match (&self.last_good_commit, &self.first_commit) {

@@ -5,7 +5,7 @@ use berth_schemas::{
     issue::{
         Dropped, Dsn, DsnGet, ErrorAssign, ErrorDelete, ErrorDeleted, ErrorIgnore, ErrorMerge, ErrorReopen,
         ErrorResolve, ErrorRules, ErrorRulesGet, ErrorRulesSet, ErrorSplit, ErrorUserDelete,
-        ErrorUserDeleted, IssueSummary,
+        ErrorUserDeleted, IssueState, IssueSummary,
     },
 };
 use berth_store::{IssueRow, Until};
@@ -195,6 +195,27 @@ pub(crate) fn summary(row: &IssueRow) -> IssueSummary {
         last_seen: row.last_seen,
         first_release: Untrusted::maybe(row.first_release.clone()),
         assignee: row.assignee.clone(),
+        reopens: reopens(row),
+    }
+}
+
+/// What opens an issue again, in words.
+fn reopens(row: &IssueRow) -> Option<String> {
+    match row.state {
+        IssueState::Open => None,
+        IssueState::Resolved if row.ends.in_next_release => {
+            Some("when a release that was not there yet shows it".into())
+        }
+        IssueState::Resolved => Some("when it is seen again, but for releases older than the newest".into()),
+        IssueState::Ignored => {
+            let when = [
+                row.ends.until.map(|at| format!("at {at}")),
+                row.ends.events.map(|n| format!("when it has {n} events")),
+                row.ends.users.map(|n| format!("when {n} users had it")),
+            ];
+            let when: Vec<String> = when.into_iter().flatten().collect();
+            (!when.is_empty()).then(|| when.join(", or "))
+        }
     }
 }
 
@@ -415,7 +436,11 @@ pub(crate) fn line(issue: &IssueSummary) -> String {
 
 impl Brief for IssueSummary {
     fn brief(&self) -> Text {
-        Text::new().quote_lines([line(self).into()])
+        let text = Text::new().quote_lines([line(self).into()]);
+        match &self.reopens {
+            Some(when) => text.say(format!("\nIt opens again {when}.")),
+            None => text,
+        }
     }
 }
 

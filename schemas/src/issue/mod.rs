@@ -227,6 +227,9 @@ pub struct IssueSummary {
     /// Who looks after it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assignee: Option<String>,
+    /// What opens it again, if it is resolved or ignored and anything does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reopens: Option<String>,
 }
 
 /// Input of `error_get`.

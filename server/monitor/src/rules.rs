@@ -81,7 +81,7 @@ pub fn check(rule: &AlertRule) -> Result<(), Problem> {
 #[cfg(test)]
 mod tests {
     use berth_schemas::{Timestamp, issue::IssueState};
-    use berth_store::model::AppId;
+    use berth_store::{Ends, model::AppId};
 
     use super::*;
 
@@ -118,6 +118,7 @@ mod tests {
             last_seen: Timestamp(0),
             first_release: None,
             assignee: None,
+            ends: Ends::default(),
             reasons: Vec::new(),
         }
     }

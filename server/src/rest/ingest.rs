@@ -308,20 +308,21 @@ where
     let (target, size) = (Arc::clone(&known.target), known.bytes.len());
     let work = move || {
         let reading = Reading { rules: &known.target.scrub, peer: known.peer, now: Timestamp::now(), new_id };
-        take(&known, &reading)
+        let accepted = take(&known, &reading)?;
+        accepted.pack().map_err(|e| No::from(Refused::Failed(e.into())))
     };
-    let accepted = if size > LARGE {
+    let packed = if size > LARGE {
         tokio::task::spawn_blocking(work).await.map_err(|_| {
             No::new(StatusCode::INTERNAL_SERVER_ERROR, "Berth made a mistake with this event.")
         })??
     } else {
         work()?
     };
-    let answer = match &accepted.event_id {
+    let answer = match &packed.event_id {
         Some(id) => json!({ "id": id }),
         None => json!({}),
     };
-    ingest.keep(&target, accepted).await?;
+    ingest.keep(&target, packed).await?;
     Ok(Json(answer).into_response())
 }
 

@@ -42,6 +42,11 @@ pub(crate) const ALL: &[Migration] = &[
     Migration { version: 13, name: "maps", sql: include_str!("../migrations/0013_maps.sql") },
     Migration { version: 14, name: "alerts", sql: include_str!("../migrations/0014_alerts.sql") },
     Migration { version: 15, name: "error_ages", sql: include_str!("../migrations/0015_error_ages.sql") },
+    Migration {
+        version: 16,
+        name: "error_releases",
+        sql: include_str!("../migrations/0016_error_releases.sql"),
+    },
 ];
 
 /// Brings the database to the newest schema.

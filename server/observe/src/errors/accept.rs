@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use berth_schemas::Timestamp;
-use berth_store::{ErrorItem, ItemKind};
+use berth_store::{ErrorItem, ItemKind, PackedItem};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -41,6 +41,26 @@ pub struct Drop {
     pub reason: String,
     /// How many.
     pub count: i64,
+}
+
+/// What was taken, as it is kept.
+#[derive(Debug, Clone)]
+pub struct Packed {
+    /// Id of its event.
+    pub event_id: Option<String>,
+    pub(super) items: Vec<PackedItem>,
+    pub(super) dropped: Vec<Drop>,
+}
+
+impl Accepted {
+    /// Compresses it.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn pack(self) -> Result<Packed, berth_store::StoreError> {
+        let items = self.items.into_iter().map(ErrorItem::pack).collect::<Result<_, _>>()?;
+        Ok(Packed { event_id: self.event_id, items, dropped: self.dropped })
+    }
 }
 
 impl Drop {

@@ -15,8 +15,8 @@ use super::{
     search::ErrorIndex,
 };
 
-/// Items of one transaction.
-const BATCH: i64 = 500;
+/// Items of one transaction: few, because whoever sends meanwhile waits for its end.
+const BATCH: i64 = 100;
 /// How often to look without being told.
 const LOOK: Duration = Duration::from_secs(5);
 /// How long to wait after a failure.

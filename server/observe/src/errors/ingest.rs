@@ -21,7 +21,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    accept::{Accepted, Drop},
+    accept::{Drop, Packed},
     auth::PublicKey,
     rules,
     scrub::ScrubRules,
@@ -192,16 +192,16 @@ impl Ingest {
     ///
     /// # Errors
     /// When the store does not take it; then nothing is kept.
-    pub async fn keep(&self, target: &Target, accepted: Accepted) -> Result<(), Refused> {
-        if accepted.items.is_empty() && accepted.dropped.is_empty() {
+    pub async fn keep(&self, target: &Target, packed: Packed) -> Result<(), Refused> {
+        if packed.items.is_empty() && packed.dropped.is_empty() {
             return Ok(());
         }
         let intake = NewIntake {
             app: target.app,
             environment: target.environment,
             received_at: self.shared.store.clock().now(),
-            items: accepted.items,
-            dropped: accepted
+            items: packed.items,
+            dropped: packed
                 .dropped
                 .into_iter()
                 .map(|Drop { category, reason, count }| (category, reason, count))

@@ -5,6 +5,7 @@
 
 use std::{borrow::Cow, net::IpAddr, sync::LazyLock};
 
+use aho_corasick::AhoCorasick;
 use regex::Regex;
 use serde_json::Value;
 
@@ -79,6 +80,60 @@ pub struct ScrubRules {
     pub keep_addresses: bool,
 }
 
+/// Beginnings of what makes a name a secret: most names have none of them, and are not looked at any further.
+static SUSPECT: LazyLock<Option<AhoCorasick>> = LazyLock::new(|| {
+    let beginnings = WORDS.iter().copied().chain(PAIRS.iter().map(|(first, _)| *first));
+    AhoCorasick::builder().ascii_case_insensitive(true).build(beginnings).ok()
+});
+
+/// Marks without which a pattern finds nothing, with the numbers of the patterns as bits. That of the last pattern wants
+/// an equals sign, too.
+const MARKS: &[(&str, u8)] = &[
+    ("://", 1),
+    ("-----BEGIN", 1 << 1),
+    ("bearer ", 1 << 2),
+    ("basic ", 1 << 2),
+    ("token ", 1 << 2),
+    ("eyJ", 1 << 3),
+    ("gho_", 1 << 3),
+    ("ghp_", 1 << 3),
+    ("ghr_", 1 << 3),
+    ("ghs_", 1 << 3),
+    ("ghu_", 1 << 3),
+    ("sk_", 1 << 3),
+    ("xox", 1 << 3),
+    ("AKIA", 1 << 3),
+    ("berth_", 1 << 3),
+    ("pass", 1 << 4),
+    ("pwd", 1 << 4),
+    ("secret", 1 << 4),
+    ("token", 1 << 4),
+    ("key", 1 << 4),
+    ("sig", 1 << 4),
+    ("session", 1 << 4),
+    ("auth", 1 << 4),
+    ("jwt", 1 << 4),
+];
+/// Every pattern.
+const ALL_PATTERNS: u8 = 0b1_1111;
+/// The pattern of names and values.
+const ASSIGNED: u8 = 1 << 4;
+
+static MARKED: LazyLock<Option<AhoCorasick>> = LazyLock::new(|| {
+    AhoCorasick::builder().ascii_case_insensitive(true).build(MARKS.iter().map(|(mark, _)| mark)).ok()
+});
+
+/// Patterns that may find something in a text, as bits.
+fn suspected(text: &str) -> u8 {
+    // Case folds beyond ASCII: what looks like another letter may count as one of ours.
+    let Some(marked) = MARKED.as_ref().filter(|_| text.is_ascii()) else { return ALL_PATTERNS };
+    let mut found = 0;
+    for mark in marked.find_overlapping_iter(text) {
+        found |= MARKS.get(mark.pattern().as_usize()).map_or(0, |(_, bits)| *bits);
+    }
+    if found & ASSIGNED != 0 && !text.contains('=') { found & !ASSIGNED } else { found }
+}
+
 /// What looks like a secret within a text. Each keeps the groups that are named `a` and `b`.
 static PATTERNS: LazyLock<Vec<Regex>> = LazyLock::new(|| {
     let patterns = [
@@ -86,7 +141,7 @@ static PATTERNS: LazyLock<Vec<Regex>> = LazyLock::new(|| {
         r"(?P<a>-----BEGIN [A-Z ]*PRIVATE KEY-----)(?:[^-]|-[^-])*(?P<b>(?:-----END [A-Z ]*PRIVATE KEY-----)?)",
         r"(?i)(?P<a>\b(?:bearer|basic|token) )[A-Za-z0-9._~+/=-]{12,}(?P<b>)",
         r"(?P<a>\b)(?:eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*|gh[pousr]_[A-Za-z0-9]{20,}|sk_(?:live|test)_[A-Za-z0-9]{10,}|xox[abpr]-[A-Za-z0-9-]{10,}|AKIA[0-9A-Z]{16}|berth_[A-Za-z0-9_-]{20,})(?P<b>)",
-        r"(?i)(?P<a>[?&;,\s]?\b(?:[a-z_-]*(?:password|passwd|secret|token|api_?key|signature|session_?id)|pwd|auth|sig|jwt)=)[^&\s;,'\x22]+(?P<b>)",
+        r"(?i)(?P<a>[?&;,\s]?\b(?:[a-z_-]*(?:password|passwd|secret|token|api[_-]?key|signature|session[_-]?id)|pwd|auth|sig|jwt)=)[^&\s;,'\x22]+(?P<b>)",
     ];
     patterns.iter().filter_map(|p| Regex::new(p).ok()).collect()
 });
@@ -184,6 +239,11 @@ fn is_secret(name: &str, rules: &ScrubRules) -> bool {
     if name.len() > 200 {
         return false;
     }
+    let own = |names: &[String]| names.iter().any(|n| n.eq_ignore_ascii_case(name));
+    let plain = SUSPECT.as_ref().is_some_and(|suspect| name.is_ascii() && !suspect.is_match(name));
+    if plain {
+        return own(&rules.fields) && !own(&rules.keep);
+    }
     let lower = name.to_ascii_lowercase();
     if PLAIN.contains(&lower.as_str()) || rules.keep.contains(&lower) {
         return false;
@@ -224,13 +284,10 @@ fn words(name: &str) -> Vec<String> {
 #[must_use]
 pub fn scrub_text(text: &str) -> Cow<'_, str> {
     let mut out = Cow::Borrowed(text);
-    // Most texts have none of these marks, and need no pattern.
-    if text.len() >= 8
-        && ["://", "-----BEGIN", "=", "_", "eyJ", "AKIA", "xox", "earer ", "EARER ", "asic ", "oken "]
-            .iter()
-            .any(|mark| text.contains(mark))
-    {
-        for pattern in PATTERNS.iter() {
+    // Most texts have none of the marks, and need no pattern.
+    let suspected = if text.len() < 4 { 0 } else { suspected(text) };
+    if suspected != 0 {
+        for (_, pattern) in PATTERNS.iter().enumerate().filter(|(n, _)| suspected & (1 << n) != 0) {
             if let Cow::Owned(clean) = pattern.replace_all(&out, format!("${{a}}{FILTERED}${{b}}")) {
                 out = Cow::Owned(clean);
             }
@@ -345,6 +402,10 @@ mod tests {
                 "key -----BEGIN RSA PRIVATE KEY-----[Filtered]-----END RSA PRIVATE KEY----- end",
             ),
             ("with ghp_0123456789abcdefghijABCD", "with [Filtered]"),
+            ("TOKEN abcdefghijklmnop is no good", "TOKEN [Filtered] is no good"),
+            ("größe, pwd=hunter2", "größe, pwd=[Filtered]"),
+            ("API-KEY=abc&my_session-id=d", "API-KEY=[Filtered]&my_session-id=[Filtered]"),
+            ("sig=a", "sig=[Filtered]"),
             ("nothing to see at 10:30", "nothing to see at 10:30"),
             ("http://x.example/a@b", "http://x.example/a@b"),
         ] {

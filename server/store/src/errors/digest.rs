@@ -458,9 +458,10 @@ impl Batch<'_, '_> {
     /// Brings the issues up to date, and opens those again whose decision is undone.
     async fn sum_up(&mut self) -> Result<()> {
         let sums = std::mem::take(&mut self.sums);
+        let new_users = self.add_users(&sums).await?;
+        self.add_hours(&sums).await?;
         for (issue, sum) in sums {
-            let users = self.add_users(issue, &sum.users).await?;
-            self.add_hours(issue, &sum.hours).await?;
+            let users = new_users.get(&issue).copied().unwrap_or(0);
             let row = sqlx::query(
                 "UPDATE error_issues SET events = events + $2, users = users + $3,
                      first_seen = CASE WHEN first_seen < $4 THEN first_seen ELSE $4 END,
@@ -517,23 +518,30 @@ impl Batch<'_, '_> {
         Ok(())
     }
 
-    async fn add_users(&mut self, issue: i64, users: &HashSet<String>) -> Result<i64> {
-        let users: Vec<&String> = users.iter().collect();
-        let mut new = 0;
+    /// Notes who had which issue; how many had one for the first time.
+    async fn add_users(&mut self, sums: &BTreeMap<i64, Sum>) -> Result<HashMap<i64, i64>> {
+        let users = sums.iter().flat_map(|(issue, sum)| sum.users.iter().map(move |user| (*issue, user)));
+        let users: Vec<(i64, &String)> = users.collect();
+        let mut new: HashMap<i64, i64> = HashMap::new();
         for chunk in users.chunks(CHUNK) {
             let sql = format!(
-                "INSERT INTO error_users (issue_id, user_key) VALUES {} ON CONFLICT (issue_id, user_key) DO NOTHING",
+                "INSERT INTO error_users (issue_id, user_key) VALUES {}
+                 ON CONFLICT (issue_id, user_key) DO NOTHING RETURNING issue_id",
                 placeholders(chunk.len(), 2)
             );
-            let query =
-                chunk.iter().fold(sqlx::query(assembled(sql)), |q, u| q.bind(issue).bind(storable(u, 250)));
-            new += query.execute(self.write.conn()).await?.rows_affected();
+            let query = chunk.iter().fold(sqlx::query(assembled(sql)), |q, (issue, user)| {
+                q.bind(*issue).bind(storable(user, 250))
+            });
+            for row in query.fetch_all(self.write.conn()).await? {
+                *new.entry(row.try_get("issue_id")?).or_default() += 1;
+            }
         }
-        Ok(i64::try_from(new).unwrap_or(i64::MAX))
+        Ok(new)
     }
 
-    async fn add_hours(&mut self, issue: i64, hours: &BTreeMap<(EnvironmentId, i64), i64>) -> Result<()> {
-        let hours: Vec<_> = hours.iter().collect();
+    async fn add_hours(&mut self, sums: &BTreeMap<i64, Sum>) -> Result<()> {
+        let hours = sums.iter().flat_map(|(issue, sum)| sum.hours.iter().map(move |hour| (*issue, hour)));
+        let hours: Vec<_> = hours.collect();
         for chunk in hours.chunks(CHUNK) {
             let sql = format!(
                 "INSERT INTO error_hours (issue_id, environment_id, hour, events) VALUES {}
@@ -541,8 +549,8 @@ impl Batch<'_, '_> {
                 placeholders(chunk.len(), 4)
             );
             let mut query = sqlx::query(assembled(sql));
-            for ((environment, hour), count) in chunk {
-                query = query.bind(issue).bind(environment.0).bind(*hour).bind(**count);
+            for (issue, ((environment, hour), count)) in chunk {
+                query = query.bind(*issue).bind(environment.0).bind(*hour).bind(**count);
             }
             query.execute(self.write.conn()).await?;
         }

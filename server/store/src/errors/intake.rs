@@ -3,7 +3,7 @@
 use berth_schemas::Timestamp;
 use sqlx::{Row, any::AnyRow};
 
-use super::{ErrorItem, Errors, ItemKind, compress, inflate};
+use super::{Errors, ItemKind, PackedItem, inflate};
 use crate::{
     database::{assembled, placeholders, storable},
     error::Result,
@@ -27,7 +27,7 @@ pub struct NewIntake {
     /// When it came.
     pub received_at: Timestamp,
     /// What is kept.
-    pub items: Vec<ErrorItem>,
+    pub items: Vec<PackedItem>,
     /// What is not: category, reason, count.
     pub dropped: Vec<(String, String, i64)>,
 }
@@ -69,13 +69,10 @@ impl Errors<'_> {
     /// # Errors
     /// When the database fails; nothing is kept then.
     pub async fn accept(self, requests: &[NewIntake]) -> Result<()> {
-        // Compressed before the turn is taken.
-        let mut rows = Vec::new();
-        for request in requests {
-            for item in &request.items {
-                rows.push((request, item, compress(&item.body)?));
-            }
-        }
+        let rows: Vec<_> = requests
+            .iter()
+            .flat_map(|request| request.items.iter().map(move |item| (request, item)))
+            .collect();
         let mut write = Write::begin(self.0).await?;
         for chunk in rows.chunks(CHUNK) {
             let sql = format!(
@@ -83,7 +80,7 @@ impl Errors<'_> {
                 placeholders(chunk.len(), 7)
             );
             let mut query = sqlx::query(assembled(sql));
-            for (request, item, body) in chunk {
+            for (request, item) in chunk {
                 query = query
                     .bind(request.environment.0)
                     .bind(request.app.0)
@@ -91,7 +88,7 @@ impl Errors<'_> {
                     .bind(item.kind.as_str())
                     .bind(item.event_id.clone())
                     .bind(item.name.as_deref().map(|n| storable(n, 200)))
-                    .bind(body.clone());
+                    .bind(item.body.clone());
             }
             query.execute(write.conn()).await?;
         }

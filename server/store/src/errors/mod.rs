@@ -9,8 +9,11 @@ mod intake;
 mod maps;
 mod query;
 
+use std::cell::RefCell;
+
 use berth_schemas::issue::{GroupingReason, IssueState, Level};
 use berth_schemas::{AppSlug, IssueRef, Timestamp};
+use zstd::bulk::{Compressor, Decompressor};
 
 pub use change::{ErrorsKept, Until};
 pub use digest::{Body, DigestedEvent, Filed};
@@ -121,6 +124,27 @@ pub struct ErrorItem {
     pub body: Vec<u8>,
 }
 
+/// An item as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackedItem {
+    pub(super) kind: ItemKind,
+    pub(super) event_id: Option<String>,
+    pub(super) name: Option<String>,
+    /// Compressed.
+    pub(super) body: Vec<u8>,
+}
+
+impl ErrorItem {
+    /// Compresses it: work for the caller's thread, not for the one writer.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn pack(self) -> Result<PackedItem> {
+        let Self { kind, event_id, name, body } = self;
+        Ok(PackedItem { kind, event_id, name, body: compress(&body)? })
+    }
+}
+
 /// An issue.
 #[derive(Debug, Clone, PartialEq)]
 pub struct IssueRow {
@@ -160,8 +184,23 @@ pub struct IssueRow {
     pub first_release: Option<String>,
     /// Who looks after it.
     pub assignee: Option<String>,
+    /// What opens it again, if it is not open.
+    pub ends: Ends,
     /// Why its first event was grouped so.
     pub reasons: Vec<GroupingReason>,
+}
+
+/// What ends an issue's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ends {
+    /// It is resolved, and only a release that is not known yet can open it.
+    pub in_next_release: bool,
+    /// It is ignored until then,
+    pub until: Option<Timestamp>,
+    /// or until it has so many events,
+    pub events: Option<i64>,
+    /// or so many users.
+    pub users: Option<i64>,
 }
 
 impl IssueRow {
@@ -193,10 +232,36 @@ pub struct ErrorEventRow {
     pub body: Vec<u8>,
 }
 
+thread_local! {
+    // Their tables are larger than most bodies: made anew for each, they would cost more than the work.
+    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
 pub(crate) fn compress(body: &[u8]) -> Result<Vec<u8>> {
-    zstd::bulk::compress(body, LEVEL).map_err(|e| StoreError::corrupt("error_intake", "body", &e.to_string()))
+    let done = COMPRESSOR.with_borrow_mut(|kept| {
+        let compressor = match kept {
+            Some(compressor) => compressor,
+            None => kept.insert(Compressor::new(LEVEL)?),
+        };
+        compressor.compress(body)
+    });
+    done.map_err(|e| StoreError::corrupt("error_intake", "body", &e.to_string()))
 }
 
 pub(crate) fn inflate(table: &'static str, body: &[u8]) -> Result<Vec<u8>> {
-    zstd::bulk::decompress(body, MAX_BODY).map_err(|e| StoreError::corrupt(table, "body", &e.to_string()))
+    // What was compressed whole says how large it was; without it, room for the largest would be made.
+    let said = zstd::zstd_safe::get_frame_content_size(body).ok().flatten();
+    let size = said.and_then(|n| usize::try_from(n).ok()).unwrap_or(MAX_BODY);
+    if size > MAX_BODY {
+        return Err(StoreError::corrupt(table, "body", "it is too large when inflated"));
+    }
+    let done = DECOMPRESSOR.with_borrow_mut(|kept| {
+        let decompressor = match kept {
+            Some(decompressor) => decompressor,
+            None => kept.insert(Decompressor::new()?),
+        };
+        decompressor.decompress(body, size)
+    });
+    done.map_err(|e| StoreError::corrupt(table, "body", &e.to_string()))
 }

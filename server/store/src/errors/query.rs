@@ -6,7 +6,7 @@ use berth_schemas::{
 };
 use sqlx::{Row, any::AnyRow};
 
-use super::{ErrorEventRow, Errors, IssueRow, inflate, intake::HOUR};
+use super::{Ends, ErrorEventRow, Errors, IssueRow, inflate, intake::HOUR};
 use crate::{
     database::{assembled, visible},
     error::{Result, StoreError},
@@ -15,7 +15,8 @@ use crate::{
 };
 
 const ISSUE: &str = "i.id, i.app_id, a.slug, i.number, i.state, i.regressed, i.kind, i.value, i.culprit, i.level,
-    i.platform, i.handled, i.events, i.users, i.first_seen, i.last_seen, i.first_release, i.assignee, i.reasons";
+    i.platform, i.handled, i.events, i.users, i.first_seen, i.last_seen, i.first_release, i.assignee, i.reasons,
+    i.in_next_release, i.ignored_until, i.ignored_events, i.ignored_users";
 pub(super) const EVENT: &str = "id, app_id, environment_id, issue_id, event_id, at, grouping_key, body";
 
 /// How issues are ordered; the largest and newest first.
@@ -242,17 +243,25 @@ impl Errors<'_> {
         rows.iter().map(event_row).collect()
     }
 
-    /// The newest events of an app that are not of `issue`.
+    /// The newest events of an app's other issues: at most `each` of those `issues` that were seen last.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn events_beside(self, app: AppId, issue: i64, limit: i64) -> Result<Vec<ErrorEventRow>> {
+    pub async fn events_beside(
+        self,
+        app: AppId,
+        issue: i64,
+        (issues, each): (i64, i64),
+    ) -> Result<Vec<ErrorEventRow>> {
         let sql = format!(
-            "SELECT {EVENT} FROM error_events WHERE app_id = $1 AND issue_id <> $2 ORDER BY id DESC LIMIT $3"
+            "SELECT {EVENT} FROM error_events WHERE id IN (
+                 SELECT e.id FROM (SELECT id FROM error_issues WHERE app_id = $1 AND id <> $2
+                     ORDER BY last_seen DESC LIMIT $3) i
+                 JOIN error_events e ON e.issue_id = i.id AND e.id >= COALESCE(
+                     (SELECT n.id FROM error_events n WHERE n.issue_id = i.id ORDER BY n.id DESC LIMIT 1 OFFSET $4), 0))"
         );
-        let rows =
-            sqlx::query(assembled(sql)).bind(app.0).bind(issue).bind(limit).fetch_all(self.0.read()).await?;
-        rows.iter().map(event_row).collect()
+        let query = sqlx::query(assembled(sql)).bind(app.0).bind(issue).bind(issues).bind(each - 1);
+        query.fetch_all(self.0.read()).await?.iter().map(event_row).collect()
     }
 
     /// Events of an issue by hour since a time, of all environments.
@@ -481,6 +490,12 @@ fn issue_row(r: &AnyRow) -> Result<IssueRow> {
         last_seen: row::time(r, "last_seen")?,
         first_release: r.try_get("first_release")?,
         assignee: r.try_get("assignee")?,
+        ends: Ends {
+            in_next_release: row::flag(r, "in_next_release")?,
+            until: r.try_get::<Option<i64>, _>("ignored_until")?.map(Timestamp),
+            events: r.try_get("ignored_events")?,
+            users: r.try_get("ignored_users")?,
+        },
         reasons: row::json(r, "error_issues", "reasons")?,
     })
 }

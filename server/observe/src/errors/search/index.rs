@@ -8,8 +8,6 @@ use std::{collections::HashMap, path::Path};
 use berth_store::model::AppId;
 use tantivy::{
     Index, IndexReader, IndexSettings, IndexWriter, ReloadPolicy, TantivyDocument, Term,
-    collector::{Collector, SegmentCollector},
-    columnar::{Column, StrColumn},
     directory::MmapDirectory,
     query::{
         AllQuery, BooleanQuery, EmptyQuery, Occur, PhraseQuery, Query, RangeQuery, RegexQuery, TermQuery,
@@ -18,11 +16,14 @@ use tantivy::{
     tokenizer::{TextAnalyzer, Token, TokenStream, Tokenizer},
 };
 
-use super::grammar::Value;
+use super::{
+    count::{self, ByIssue, Matching},
+    grammar::Value,
+};
 use crate::errors::event::Event;
 
 /// Raised when documents look different; the index is then built anew.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 /// Memory of the writer in bytes.
 const WRITER_BYTES: usize = 30 << 20;
 /// Longest value that is indexed as a whole, in bytes.
@@ -171,18 +172,17 @@ impl SearchIndex {
         most: usize,
     ) -> Result<Vec<Vec<(String, u64)>>> {
         let query = self.of_app(query, app);
-        let counts = self.reader.searcher().search(&query, &ByWord("pairs"))?;
-        let of = |name: &String| {
-            let prefix = format!("{name}:");
-            let mut values: Vec<(String, u64)> = counts
-                .iter()
-                .filter_map(|(pair, count)| Some((pair.strip_prefix(&prefix)?.to_owned(), *count)))
-                .collect();
+        let searcher = self.reader.searcher();
+        let matching = searcher.search(&query, &Matching)?;
+        let mut all = Vec::with_capacity(fields.len());
+        for name in fields {
+            let counts = count::values(&searcher, &matching, self.fields.pairs, &format!("{name}:"))?;
+            let mut values: Vec<(String, u64)> = counts.into_iter().collect();
             values.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
             values.truncate(most);
-            values
-        };
-        Ok(fields.iter().map(of).collect())
+            all.push(values);
+        }
+        Ok(all)
     }
 
     /// Names of fields that an app's events have, or those of all.
@@ -191,7 +191,9 @@ impl SearchIndex {
     /// When the index cannot be read.
     pub(super) fn names(&self, app: Option<AppId>) -> Result<Vec<String>> {
         let query = self.of_app(Box::new(AllQuery), app);
-        let counts = self.reader.searcher().search(&query, &ByWord("names"))?;
+        let searcher = self.reader.searcher();
+        let matching = searcher.search(&query, &Matching)?;
+        let counts = count::values(&searcher, &matching, self.fields.names, "")?;
         let mut names: Vec<(String, u64)> = counts.into_iter().collect();
         names.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
         Ok(names.into_iter().map(|(name, _)| name).collect())
@@ -349,8 +351,8 @@ fn schema() -> (Schema, Fields) {
         issue: builder.add_u64_field("issue", INDEXED | FAST),
         app: builder.add_u64_field("app", INDEXED),
         at: builder.add_i64_field("at", INDEXED | FAST),
-        pairs: builder.add_text_field("pairs", STRING | FAST),
-        names: builder.add_text_field("names", STRING | FAST),
+        pairs: builder.add_text_field("pairs", STRING),
+        names: builder.add_text_field("names", STRING),
         text: builder.add_text_field("text", TextOptions::default().set_indexing_options(words)),
     };
     (builder.build(), fields)
@@ -545,103 +547,6 @@ impl TokenStream for CodeTokens<'_> {
 
     fn token_mut(&mut self) -> &mut Token {
         &mut self.tokens[self.at - 1]
-    }
-}
-
-/// Collects matching events by issue.
-struct ByIssue;
-
-struct IssueCounts {
-    issue: Column<u64>,
-    hits: HashMap<i64, Hit>,
-}
-
-impl Collector for ByIssue {
-    type Fruit = HashMap<i64, Hit>;
-    type Child = IssueCounts;
-
-    fn for_segment(&self, _: u32, segment: &tantivy::SegmentReader) -> tantivy::Result<IssueCounts> {
-        Ok(IssueCounts { issue: segment.fast_fields().u64("issue")?, hits: HashMap::new() })
-    }
-
-    fn requires_scoring(&self) -> bool {
-        true
-    }
-
-    fn merge_fruits(&self, segments: Vec<HashMap<i64, Hit>>) -> tantivy::Result<HashMap<i64, Hit>> {
-        let mut all: HashMap<i64, Hit> = HashMap::new();
-        for (issue, hit) in segments.into_iter().flatten() {
-            let sum = all.entry(issue).or_default();
-            sum.events += hit.events;
-            sum.score = sum.score.max(hit.score);
-        }
-        Ok(all)
-    }
-}
-
-impl SegmentCollector for IssueCounts {
-    type Fruit = HashMap<i64, Hit>;
-
-    fn collect(&mut self, doc: u32, score: f32) {
-        if let Some(issue) = self.issue.first(doc) {
-            let hit = self.hits.entry(i64::try_from(issue).unwrap_or(0)).or_default();
-            hit.events += 1;
-            hit.score = hit.score.max(score);
-        }
-    }
-
-    fn harvest(self) -> HashMap<i64, Hit> {
-        self.hits
-    }
-}
-
-/// Counts the words of a field.
-struct ByWord(&'static str);
-
-struct WordCounts {
-    column: Option<StrColumn>,
-    counts: HashMap<u64, u64>,
-}
-
-impl Collector for ByWord {
-    type Fruit = HashMap<String, u64>;
-    type Child = WordCounts;
-
-    fn for_segment(&self, _: u32, segment: &tantivy::SegmentReader) -> tantivy::Result<WordCounts> {
-        Ok(WordCounts { column: segment.fast_fields().str(self.0)?, counts: HashMap::new() })
-    }
-
-    fn requires_scoring(&self) -> bool {
-        false
-    }
-
-    fn merge_fruits(&self, segments: Vec<HashMap<String, u64>>) -> tantivy::Result<HashMap<String, u64>> {
-        let mut all = HashMap::new();
-        for (word, count) in segments.into_iter().flatten() {
-            *all.entry(word).or_default() += count;
-        }
-        Ok(all)
-    }
-}
-
-impl SegmentCollector for WordCounts {
-    type Fruit = HashMap<String, u64>;
-
-    fn collect(&mut self, doc: u32, _: f32) {
-        if let Some(column) = &self.column {
-            for word in column.term_ords(doc) {
-                *self.counts.entry(word).or_default() += 1;
-            }
-        }
-    }
-
-    fn harvest(self) -> HashMap<String, u64> {
-        let Some(column) = self.column else { return HashMap::new() };
-        let word = |ord: u64| {
-            let mut word = String::new();
-            column.ord_to_str(ord, &mut word).is_ok_and(|found| found).then_some(word)
-        };
-        self.counts.into_iter().filter_map(|(ord, count)| Some((word(ord)?, count))).collect()
     }
 }
 

@@ -32,7 +32,7 @@ use crate::errors::event::Event;
 
 /// Events that are read at a time.
 const BATCH: i64 = 500;
-/// How long what was added may stay invisible.
+/// Shortest time between two commits: what comes after a quiet time is visible at once, and a flood makes few segments.
 const COMMIT: Duration = Duration::from_millis(700);
 /// How often to look without being told.
 const LOOK: Duration = Duration::from_secs(30);
@@ -226,7 +226,8 @@ struct Follower {
     /// Taken out while a batch is added beside the runtime.
     writer: Option<Writer>,
     position: i64,
-    dirty_since: Option<Instant>,
+    dirty: bool,
+    committed: Instant,
     names: HashMap<EnvironmentId, String>,
 }
 
@@ -241,7 +242,8 @@ async fn follow(
         shared: Arc::clone(&shared),
         writer: Some(writer),
         position,
-        dirty_since: None,
+        dirty: false,
+        committed: Instant::now(),
         names: HashMap::new(),
     };
     // A store that is older than the index was put back from a copy: the index knows rows that came to be otherwise.
@@ -260,11 +262,15 @@ async fn follow(
                 false
             }
         };
-        follower.commit_if_due(!added).await;
+        follower.commit_if_due(false).await;
         if added && orders.is_empty() {
             continue;
         }
-        let idle = if added { Duration::ZERO } else { LOOK };
+        let idle = match (added, follower.dirty) {
+            (true, _) => Duration::ZERO,
+            (false, true) => COMMIT.saturating_sub(follower.committed.elapsed()),
+            (false, false) => LOOK,
+        };
         tokio::select! {
             biased;
             Some((order, done)) = orders.recv() => {
@@ -322,13 +328,12 @@ impl Follower {
         let (writer, outcome) = done.map_err(|_| Problem::new(Code::Internal, "indexing ended badly"))?;
         self.writer = Some(writer);
         outcome.map_err(|e| Problem::new(Code::Internal, e.to_string()))?;
-        self.dirty_since.get_or_insert_with(Instant::now);
+        self.dirty = true;
         Ok(())
     }
 
-    async fn commit_if_due(&mut self, idle: bool) {
-        let Some(since) = self.dirty_since else { return };
-        if !idle && since.elapsed() < COMMIT {
+    async fn commit_if_due(&mut self, now: bool) {
+        if !self.dirty || (!now && self.committed.elapsed() < COMMIT) {
             return;
         }
         let Some(mut writer) = self.writer.take() else { return };
@@ -341,9 +346,11 @@ impl Follower {
         match done {
             Ok((writer, outcome)) => {
                 self.writer = Some(writer);
+                // Counted from its end, and after a failure, too: then it is tried again, but not at once.
+                self.committed = Instant::now();
                 match outcome {
                     Ok(()) => {
-                        self.dirty_since = None;
+                        self.dirty = false;
                         self.shared.position.store(position, Ordering::Relaxed);
                     }
                     Err(error) => tracing::warn!(%error, "the index of errors was not written"),
@@ -361,7 +368,7 @@ impl Follower {
                 Order::Rebuild => {}
             }
         }
-        self.dirty_since.get_or_insert_with(Instant::now);
+        self.dirty = true;
         match order {
             Order::Again(issue) => {
                 if let Err(error) = self.read_again(issue).await {
@@ -397,6 +404,6 @@ impl Follower {
             tracing::warn!(%error, "the index of errors was not emptied");
         }
         self.position = 0;
-        self.dirty_since.get_or_insert_with(Instant::now);
+        self.dirty = true;
     }
 }

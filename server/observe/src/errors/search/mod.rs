@@ -1,5 +1,6 @@
 //! Searching for errors: a query is read, what concerns issues goes to the store, what concerns events to the index.
 
+mod count;
 pub mod grammar;
 mod index;
 mod indexer;

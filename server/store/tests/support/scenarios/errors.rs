@@ -7,8 +7,9 @@ use berth_store::ErrorsKept;
 
 use crate::support::*;
 
-fn item(n: u32, kind: ItemKind, body: &str) -> ErrorItem {
-    ErrorItem { kind, event_id: Some(format!("{n:032x}")), name: None, body: body.as_bytes().to_vec() }
+fn item(n: u32, kind: ItemKind, body: &str) -> PackedItem {
+    let body = body.as_bytes().to_vec();
+    ErrorItem { kind, event_id: Some(format!("{n:032x}")), name: None, body }.pack().unwrap()
 }
 
 fn read(row: &IntakeRow, kind: &str, release: &str, user: &str) -> DigestedEvent {

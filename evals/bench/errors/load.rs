@@ -1,0 +1,161 @@
+//! Sends envelopes over connections that stay open, and notes how long each answer took.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use crate::events;
+
+/// Where errors go.
+#[derive(Debug, Clone)]
+pub(crate) struct Sink {
+    pub(crate) addr: SocketAddr,
+    /// Project of the DSN.
+    pub(crate) project: String,
+    /// Key of the DSN.
+    pub(crate) key: String,
+}
+
+impl Sink {
+    /// Reads a DSN, `http://KEY@host:port/ID`; sent to `addr`.
+    pub(crate) fn of_dsn(dsn: &str, addr: SocketAddr) -> Result<Self> {
+        let rest = dsn.split_once("://").context("a scheme")?.1;
+        let (key, place) = rest.split_once('@').context("a key")?;
+        let project = place.rsplit_once('/').context("a project")?.1;
+        Ok(Self { addr, project: project.to_owned(), key: key.to_owned() })
+    }
+
+    fn request(&self, body: &[u8]) -> Vec<u8> {
+        let head = format!(
+            "POST /api/{}/envelope/ HTTP/1.1\r\nHost: {}\r\nUser-Agent: sentry.python/2.75.0\r\n\
+             Content-Type: application/x-sentry-envelope\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\
+             X-Sentry-Auth: Sentry sentry_version=7, sentry_client=sentry.python/2.75.0, sentry_key={}\r\n\r\n",
+            self.project,
+            self.addr,
+            body.len(),
+            self.key
+        );
+        [head.as_bytes(), body].concat()
+    }
+}
+
+/// What a load was like.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    pub(crate) times: Vec<Duration>,
+    pub(crate) statuses: BTreeMap<u16, usize>,
+    pub(crate) took: Duration,
+}
+
+impl Told {
+    pub(crate) fn accepted(&self) -> usize {
+        self.statuses.get(&200).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn per_second(&self) -> f64 {
+        self.accepted() as f64 / self.took.as_secs_f64().max(1e-9)
+    }
+
+    /// Milliseconds below which a share of the answers came.
+    pub(crate) fn ms(&self, share: f64) -> f64 {
+        quantile(&self.times, share)
+    }
+}
+
+/// Milliseconds below which a share of times lies; of sorted times.
+pub(crate) fn quantile(times: &[Duration], share: f64) -> f64 {
+    let at = (times.len() as f64 * share) as usize;
+    times.get(at.min(times.len().saturating_sub(1))).map_or(0.0, |t| t.as_secs_f64() * 1e3)
+}
+
+/// Sends events `from..to` of a load over so many connections, as fast as the answers come.
+///
+/// They are made before, so that making them costs the measurement nothing.
+pub(crate) async fn burst(
+    sink: &Sink,
+    load: u64,
+    (from, to): (u64, u64),
+    connections: usize,
+) -> Result<Told> {
+    let requests: Vec<Vec<u8>> = (from..to).map(|n| sink.request(&events::envelope(load, n))).collect();
+    let (requests, next) = (Arc::new(requests), Arc::new(AtomicU64::new(0)));
+    let begun = Instant::now();
+    let mut workers = Vec::new();
+    for _ in 0..connections {
+        let (sink, requests, next) = (sink.clone(), Arc::clone(&requests), Arc::clone(&next));
+        workers.push(tokio::spawn(async move {
+            let mut told = Told::default();
+            let mut connection = None;
+            while let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
+                let begun = Instant::now();
+                let status = exchange(sink.addr, &mut connection, request).await?;
+                told.times.push(begun.elapsed());
+                *told.statuses.entry(status).or_default() += 1;
+            }
+            Ok::<_, anyhow::Error>(told)
+        }));
+    }
+    let mut all = Told::default();
+    for worker in workers {
+        let told = worker.await??;
+        all.times.extend(told.times);
+        for (status, count) in told.statuses {
+            *all.statuses.entry(status).or_default() += count;
+        }
+    }
+    all.took = begun.elapsed();
+    all.times.sort();
+    Ok(all)
+}
+
+/// Sends one event.
+pub(crate) async fn one(sink: &Sink, load: u64, n: u64) -> Result<u16> {
+    exchange(sink.addr, &mut None, &sink.request(&events::envelope(load, n))).await
+}
+
+async fn exchange(addr: SocketAddr, connection: &mut Option<TcpStream>, request: &[u8]) -> Result<u16> {
+    let mut stream = match connection.take() {
+        Some(stream) => stream,
+        None => {
+            let stream = TcpStream::connect(addr).await?;
+            stream.set_nodelay(true)?;
+            stream
+        }
+    };
+    stream.write_all(request).await?;
+    let mut seen = Vec::with_capacity(1024);
+    let mut buffer = [0; 4096];
+    loop {
+        let n = stream.read(&mut buffer).await?;
+        seen.extend_from_slice(buffer.get(..n).unwrap_or_default());
+        if let Some(head) = seen.windows(4).position(|w| w == b"\r\n\r\n") {
+            let text = String::from_utf8_lossy(&seen[..head]).to_ascii_lowercase();
+            let status = text.split(' ').nth(1).and_then(|s| s.parse().ok()).context("a status")?;
+            let header = |name: &str| {
+                text.lines().find_map(|l| l.strip_prefix(name)).map(|v| v.trim_start_matches(':').trim())
+            };
+            let length: usize = header("content-length").context("a content-length")?.parse()?;
+            if seen.len() >= head + 4 + length {
+                if header("connection") != Some("close") {
+                    *connection = Some(stream);
+                }
+                return Ok(status);
+            }
+        }
+        if n == 0 {
+            bail!("the connection was closed within an answer");
+        }
+    }
+}
