@@ -6,6 +6,7 @@ pub mod act;
 pub mod adapters;
 pub mod api;
 pub mod arguments;
+pub mod errors;
 pub mod gate;
 pub mod path;
 pub mod qa;

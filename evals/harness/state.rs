@@ -49,6 +49,8 @@ async fn app(api: &Api, name: &str) -> Result<Value> {
         let environment = text(&found["name"]);
         environments.insert(environment.clone(), self::environment(api, name, &environment, &found).await?);
     }
+    let issues = json!({ "app": name, "query": "events:>0", "sort": "first_seen", "limit": 100 });
+    let issues = all(api, "error_search", issues, "issues").await?;
     let listed = all(api, "deployment_list", json!({ "app": name, "limit": 100 }), "deployments").await?;
     let deployments = named(&Value::Array(listed), "deployment", &["state", "environment", "message"]);
     let pushes = all(api, "push_list", json!({ "app": name, "limit": 100 }), "pushes").await?;
@@ -61,6 +63,7 @@ async fn app(api: &Api, name: &str) -> Result<Value> {
         "settings": detail["settings"],
         "environments": environments,
         "deployments": deployments,
+        "errors": named(&Value::Array(issues), "issue", &["state", "events", "users", "assignee", "reopens"]),
         "push_rules": api.call("push_rules_get", json!({ "app": name })).await?["rules"],
         "pushes": named(&Value::Array(pushes), "push", &["state", "deployments"]),
         "shared_versions": shared["changes"].as_array().map_or(0, Vec::len),

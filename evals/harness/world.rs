@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, OnceCell};
 
-use super::{api::Api, path, session::Done, state};
+use super::{api::Api, errors::Errors, path, session::Done, state};
 use crate::{daemon::Daemon, program::program};
 
 /// No world reaches out: no Docker unless it needs it, no name server, no full disk of this machine.
@@ -82,6 +82,8 @@ pub enum Step {
     Visit(Visit),
     /// Push a commit to an app's own repository.
     Push(Push),
+    /// Errors that happen in an app.
+    Errors(Errors),
 }
 
 /// A visitor's request.
@@ -315,6 +317,7 @@ async fn make(place: &Place, step: &Step) -> Result<()> {
             }
         }
         Step::Push(push) => pushed(place, push).await?,
+        Step::Errors(errors) => errors.happen(&place.api).await?,
     }
     Ok(())
 }

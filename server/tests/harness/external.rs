@@ -93,6 +93,44 @@ pub fn python_or_skip(packages: &[&str]) -> Option<Venv> {
     or_skip(python(packages))
 }
 
+/// Chromium, or the word that the test is skipped.
+pub fn chromium_or_skip() -> Option<Chromium> {
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    or_skip(names.into_iter().find_map(on_path).map(Chromium).ok_or_else(|| "there is no Chromium".into()))
+}
+
+/// A browser without a window.
+#[derive(Debug, Clone)]
+pub struct Chromium(PathBuf);
+
+impl Chromium {
+    /// Opens a page and stays on it until the child is dropped. `profile` is a folder of its own, and not there yet.
+    pub fn open(&self, url: &str, profile: &Path) -> tokio::process::Child {
+        let flags = [
+            "--headless",
+            // It would want a kernel's help that root in a container does not get.
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+        ];
+        Command::new(&self.0)
+            .args(flags)
+            .arg(format!("--user-data-dir={}", profile.display()))
+            .arg(url)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("Chromium to start")
+    }
+}
+
 fn or_skip<T>(found: Result<T, String>) -> Option<T> {
     let required = std::env::var_os("BERTH_TEST_REQUIRE_EXTERNAL").is_some();
     match found {

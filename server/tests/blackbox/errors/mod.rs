@@ -1,9 +1,14 @@
 //! Errors of apps from outside: what Sentry's unmodified clients send becomes issues that lead to their cause.
 
 mod alerts;
+mod browser;
+mod captured;
+mod hostile;
 mod ingest;
 mod issues;
 mod maps;
+mod next;
+mod rust_sdk;
 mod sdks;
 
 use std::time::Duration;

@@ -75,7 +75,9 @@ async fn the_node_sdk_does_not_notice() {
     let script = format!(
         r#"
 import * as Sentry from "@sentry/node";
-Sentry.init({{ dsn: {dsn:?}, release: "web@3", environment: "production", sendDefaultPii: true }});
+Sentry.init({{ dsn: {dsn:?}, release: "web@3", environment: "production", sendDefaultPii: true, tracesSampleRate: 1,
+  enableLogs: true }});
+Sentry.setUser({{ id: "7", email: "ann@shop.example" }});
 function readOrder(order) {{ return order.lines[0]; }}
 for (let i = 0; i < 3; i++) {{
   try {{ readOrder(undefined); }} catch (e) {{ e.message += " at try " + i; Sentry.captureException(e, {{ tags: {{ shop: "north" }} }}); }}
@@ -84,17 +86,38 @@ Sentry.addBreadcrumb({{ category: "auth", message: "signed in" }});
 Sentry.captureMessage("order 17 is late");
 Sentry.captureMessage("order 18 is late");
 Sentry.captureException(new Error("outer", {{ cause: new TypeError("inner") }}), {{ fingerprint: ["{{{{ default }}}}", "x"] }});
+Sentry.captureException(new RangeError("with notes"), {{ attachments: [{{ filename: "notes.txt", data: "a\nb" }}] }});
+Sentry.startSpan({{ name: "GET /cart", op: "http.server" }}, () => Sentry.logger.info("a cart was read"));
+Sentry.withMonitor("nightly", () => 1, {{ schedule: {{ type: "crontab", value: "0 3 * * *" }} }});
 await Sentry.flush(5000);
 "#,
         dsn = dsn.dsn
     );
     let ran = npm.module(&script).output().await.unwrap();
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
-    let issues = found(&berth, "is:open", 3).await;
+    let issues = found(&berth, "is:open", 4).await;
     let read =
         issues.iter().find(|i| i["culprit"].as_str().is_some_and(|c| c.starts_with("readOrder"))).unwrap();
     assert_eq!((&read["kind"], &read["events"]), (&json!("TypeError"), &json!(3)), "{read:#}");
     let late = issues.iter().find(|i| i["kind"].as_str().unwrap().contains("is late")).unwrap();
     assert_eq!(late["events"], 2, "a message's parameters do not count");
-    found(&berth, "shop:north release:web@3 runtime:node*", 1).await;
+    found(&berth, "shop:north release:web@3 runtime:node* user.id:7", 1).await;
+    let notes = found(&berth, "type:RangeError", 1).await.remove(0);
+    let got = berth.rest().get(&format!("/v1/errors/{}", notes["issue"].as_str().unwrap())).await.ok();
+    assert_eq!(got["latest"]["attachments"], json!([{ "name": "notes.txt", "bytes": 3 }]));
+    // What nobody catches ends the program, and is sent before.
+    let script = format!(
+        r#"
+import * as Sentry from "@sentry/node";
+Sentry.init({{ dsn: {dsn:?}, release: "web@3", environment: "production" }});
+setTimeout(() => {{ throw new SyntaxError("nobody catches this"); }});
+"#,
+        dsn = dsn.dsn
+    );
+    let ran = npm.module(&script).output().await.unwrap();
+    assert_eq!(ran.status.code(), Some(1), "{}", String::from_utf8_lossy(&ran.stderr));
+    let issue = found(&berth, "type:SyntaxError", 1).await.remove(0);
+    assert_eq!(issue["handled"], false, "{issue:#}");
+    let told = berth.rest().get("/v1/apps/web/dsn").await.ok();
+    assert_eq!(told["dropped_24h"], json!([]), "{told:#}");
 }
