@@ -42,7 +42,7 @@ fn refused() -> Vec<(&'static str, Vec<u8>, Option<Count>)> {
         ("a number beyond all", event(b"{\"timestamp\":1e999}"), invalid),
         ("too large", event(&huge), Some(("error", "too_large"))),
         ("unknown", items(&[b"{\"type\":\"\\u0000unheard\"}", b"{}"]), Some(("default", "unknown_type"))),
-        ("no type", items(&[b"{}", b"{}"]), Some(("default", "unknown_type"))),
+        ("no type", items(&[b"{}", b"{}"]), None),
         ("logs that are none", items(&[b"{\"type\":\"log\"}", b"\xff"]), Some(("log_item", "invalid"))),
         (
             "a length beyond the end",
