@@ -49,7 +49,6 @@ fn refused() -> Vec<(&'static str, Vec<u8>, Option<Count>)> {
             items(&[b"{\"type\":\"event\",\"length\":18446744073709551615}", b"{}"]),
             None,
         ),
-        ("a negative length", items(&[b"{\"type\":\"event\",\"length\":-1}", b"{}"]), None),
         ("too many items", items(&vec![&b"{\"type\":\"event\"}\n{}"[..]; 300]), None),
         ("no header", b"\0\0\0".to_vec(), None),
         ("nothing", Vec::new(), None),
