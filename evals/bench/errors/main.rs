@@ -350,6 +350,7 @@ fn compare(ours: &Burst, resident: u64, each: f64, theirs: &bugsink::Figures) {
 
 #[tokio::main]
 async fn main() -> Result<()> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let options = Options::parse();
     ensure!(options.events > 0 && options.connections > 0, "a load wants events and connections");
     let theirs = match &options.bugsink {
