@@ -86,8 +86,11 @@ pub async fn a_push_and_what_it_leads_to_are_one(world: World) {
     let both = pushes.of_deployment(led[0].id).await.unwrap();
     assert_eq!(both.iter().map(|p| p.id).collect::<Vec<_>>(), [second, id]);
     // The states keep their order, and only what did not deploy is tried again.
-    let illegal = pushes.transition(id, P::Handled, P::Received, "").await;
+    let illegal = pushes.transition(id, P::Handled, P::Ignored, "").await;
     assert!(matches!(illegal, Err(StoreError::IllegalPushTransition { .. })));
+    // It led to a deployment, which may yet be live.
+    let early = pushes.retry(id, &Principal::daemon()).await;
+    assert!(matches!(early, Err(StoreError::IllegalPushTransition { .. })));
     let third = pushes.receive(push(&app, branch("main", 'c'))).await.unwrap().id();
     pushes.transition(third, P::Received, P::Ignored, "no such branch").await.unwrap();
     let again = pushes.retry(third, &Principal::daemon()).await.unwrap();
