@@ -11,6 +11,9 @@ use crate::client::ComeAgain;
 /// What every ACME error type begins with.
 const PREFIX: &str = "urn:ietf:params:acme:error:";
 
+/// The authority works, but wants another nonce (RFC 8555, 6.5): a try again is what it asks for.
+pub(crate) const BAD_NONCE: &str = "badNonce";
+
 /// Why work on an order stops.
 #[derive(Debug)]
 pub(crate) enum Stop {
@@ -73,7 +76,7 @@ pub(crate) fn of_problem(problem: &Problem, not_before: Option<Timestamp>, at: T
     let kind = kind(problem);
     let trouble = trouble(kind, words(problem), at);
     let fault = match kind {
-        "badNonce" | "serverInternal" | "orderNotReady" => return Stop::Later { trouble, not_before },
+        BAD_NONCE | "serverInternal" | "orderNotReady" => return Stop::Later { trouble, not_before },
         "rateLimited" => Fault::Limited,
         "dns" | "connection" | "unauthorized" | "incorrectResponse" | "tls" => Fault::Validation,
         _ if problem.status.is_some_and(|s| s >= 500) => return Stop::Later { trouble, not_before },

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use berth_schemas::{
     Timestamp,
-    domain::{ChallengeKind, OrderState},
+    domain::{ChallengeKind, OrderState, OrderTrouble},
 };
 use berth_store::{Fault, OrderRow, StoreError, stall};
 use instant_acme::{
@@ -18,7 +18,7 @@ use crate::{
     account::Ca,
     config::AcmeConfig,
     decide::{self, later},
-    fault::{Stop, of_problem, stop_of},
+    fault::{BAD_NONCE, Stop, of_problem, stop_of},
     service::{Inner, Wanted, spread},
     shown::Answering,
     x509::Leaf,
@@ -36,6 +36,8 @@ const ISSUE_LIMIT: Duration = Duration::from_secs(60);
 const GIVE_UP: Duration = Duration::from_secs(3600);
 /// The same where somebody may have to set a record by hand.
 const GIVE_UP_DNS: Duration = Duration::from_secs(24 * 3600);
+/// An authority that refuses nonces for so long is not asked any further for an order that it has not taken yet.
+const NONCES: Duration = Duration::from_secs(60);
 /// Shortest and longest pause of an order that does not go on.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
 
@@ -65,11 +67,7 @@ impl Inner {
         let now = self.now();
         let (fault, trouble, not_before) = match stop {
             Stop::Failed { fault, trouble, not_before } => (fault, trouble, not_before),
-            // What was not placed yet costs nothing: another authority may have it.
-            Stop::Later { trouble, not_before }
-                if row.state == OrderState::Pending
-                    || later(row.created_at, give_up(row.challenge)) <= now =>
-            {
+            Stop::Later { trouble, not_before } if later(row.created_at, patience(row, &trouble)) <= now => {
                 (Fault::Unreachable, trouble, not_before)
             }
             Stop::Later { trouble, not_before } => {
@@ -321,8 +319,15 @@ impl Given {
     }
 }
 
-fn give_up(challenge: ChallengeKind) -> Duration {
-    if challenge == ChallengeKind::Dns01 { GIVE_UP_DNS } else { GIVE_UP }
+/// How old an order may become before something that passes ends it.
+fn patience(row: &OrderRow, trouble: &OrderTrouble) -> Duration {
+    match row.state {
+        OrderState::Pending if trouble.kind == BAD_NONCE => NONCES,
+        // What was not placed yet costs nothing: another authority may have it.
+        OrderState::Pending => Duration::ZERO,
+        _ if row.challenge == ChallengeKind::Dns01 => GIVE_UP_DNS,
+        _ => GIVE_UP,
+    }
 }
 
 /// An error of an order or a challenge means that the authority was not convinced, unless it says otherwise.

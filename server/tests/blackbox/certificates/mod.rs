@@ -285,6 +285,21 @@ async fn an_order_is_taken_up_after_a_crash() {
 }
 
 #[tokio::test]
+async fn an_authority_that_refuses_every_other_nonce_fails_no_order() {
+    if !pebble_or_skip() {
+        return;
+    }
+    let world = World::start(|o| Options { nonce_reject: 50, ..o }).await;
+    for n in 1..=3 {
+        let domain = format!("shop{n}.example.com");
+        world.add(json!({ "domain": domain, "app": "site" })).await;
+        let secure = world.secure(&domain).await;
+        assert_eq!(secure["order"]["failures"], 0, "{secure:#}");
+    }
+    assert_eq!(world.events("certificate.issued").await.len(), 3);
+}
+
+#[tokio::test]
 async fn a_crash_at_any_step_of_an_order_costs_no_second_order() {
     if !pebble_or_skip() {
         return;
