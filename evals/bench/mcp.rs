@@ -11,16 +11,13 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use axum::{Router, extract::Path, routing::get, serve::ListenerExt as _};
-use berth_evals::daemon::Daemon;
+use berth_evals::{
+    daemon::Daemon,
+    wire::{Connection, MOST, quantile},
+};
 use clap::Parser;
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-};
-
-/// Longest answer that is read.
-const MOST: usize = 512 << 10;
+use tokio::net::TcpListener;
 
 /// Measure the MCP layer of a berth binary.
 #[derive(Parser)]
@@ -83,46 +80,23 @@ async fn load(addr: SocketAddr, request: &[u8], requests: usize, connections: us
     }
     let rate = times.len() as f64 / began.elapsed().as_secs_f64();
     times.sort();
-    let at = |q: f64| times.get(((times.len() as f64) * q) as usize).copied().unwrap_or_default();
-    Ok(Figure { rate, p50: at(0.5), p99: at(0.99) })
+    Ok(Figure { rate, p50: quantile(&times, 0.5), p99: quantile(&times, 0.99) })
 }
 
 /// How long each answer took, and the last one's body.
 async fn one_connection(addr: SocketAddr, request: &[u8], count: usize) -> Result<(Vec<Duration>, Vec<u8>)> {
-    let mut stream = TcpStream::connect(addr).await?;
-    stream.set_nodelay(true)?;
+    let mut connection = Connection::new(addr);
     let mut times = Vec::with_capacity(count);
-    let mut buffer = vec![0; MOST];
     let mut body = Vec::new();
     for _ in 0..count {
         let began = Instant::now();
-        stream.write_all(request).await?;
-        let mut have = 0;
-        let mut wanted = None;
-        let all = loop {
-            let n = stream.read(buffer.get_mut(have..).context("an answer is too long")?).await?;
-            if n == 0 {
-                bail!("the connection was closed");
-            }
-            have += n;
-            if wanted.is_none()
-                && let Some(head) = buffer[..have].windows(4).position(|w| w == b"\r\n\r\n")
-            {
-                let text = String::from_utf8_lossy(&buffer[..head]).to_ascii_lowercase();
-                if !text.starts_with("http/1.1 200") {
-                    bail!("answered {}", text.lines().next().unwrap_or_default());
-                }
-                let length = text.lines().find_map(|l| l.strip_prefix("content-length: "));
-                let length: usize = length.and_then(|l| l.trim().parse().ok()).context("a content-length")?;
-                wanted = Some((head + 4, head + 4 + length));
-            }
-            if let Some((start, end)) = wanted.filter(|(_, end)| have >= *end) {
-                break buffer.get(start..end);
-            }
-        };
+        let reply = connection.exchange(request).await?;
         times.push(began.elapsed());
+        if reply.status != 200 {
+            bail!("answered {}", reply.status);
+        }
         if times.len() == count {
-            body = all.context("a body")?.to_vec();
+            body = reply.body.to_vec();
         }
     }
     Ok((times, body))

@@ -121,15 +121,7 @@ impl Daemon {
         let _ = std::fs::remove_file(&presence);
         let mut command = program(berth);
         command
-            .args(["serve", "--control-addr", "127.0.0.1:0"])
-            // A caller may want it at an address that others know.
-            .args(
-                (!flags.contains(&"--http-addr"))
-                    .then_some(["--http-addr", "127.0.0.1:0"])
-                    .into_iter()
-                    .flatten(),
-            )
-            .arg("--data-dir")
+            .args(["serve", "--control-addr", "127.0.0.1:0", "--data-dir"])
             .arg(path.join("data"))
             .arg("--token-file")
             .arg(path.join("token"))
@@ -137,6 +129,10 @@ impl Daemon {
             .env_remove("BERTH_TOKEN")
             .stdout(log.try_clone()?)
             .stderr(log);
+        // A caller may want it at an address that others know.
+        if !flags.contains(&"--http-addr") {
+            command.args(["--http-addr", "127.0.0.1:0"]);
+        }
         if let Some(group) = setting.group {
             command.process_group(group);
         }

@@ -6,3 +6,4 @@ pub mod harness;
 pub mod process;
 pub mod program;
 pub mod release;
+pub mod wire;

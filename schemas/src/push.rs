@@ -96,6 +96,34 @@ pub enum GitChange {
     },
 }
 
+impl GitChange {
+    /// How the names of pull requests begin, among those of refs.
+    pub const PULLS: &'static str = "refs/pull/";
+
+    /// The full name of what moved: of a pull request its number, because its branch may be another repository's.
+    #[must_use]
+    pub fn moved(&self) -> String {
+        match self {
+            Self::Branch { branch, .. } | Self::BranchDeleted { branch } => format!("refs/heads/{branch}"),
+            Self::Tag { tag, .. } | Self::TagDeleted { tag } => format!("refs/tags/{tag}"),
+            Self::Pull { number, .. } | Self::PullClosed { number, .. } => {
+                format!("{}{number}", Self::PULLS)
+            }
+        }
+    }
+
+    /// Where it moved to; what is gone leads to "-".
+    #[must_use]
+    pub fn towards(&self) -> String {
+        match self {
+            Self::Branch { commit, .. } | Self::Tag { commit, .. } => commit.clone(),
+            // Aimed at another branch it may deploy otherwise.
+            Self::Pull { commit, base, .. } => format!("{commit} {base}"),
+            Self::BranchDeleted { .. } | Self::TagDeleted { .. } | Self::PullClosed { .. } => "-".into(),
+        }
+    }
+}
+
 /// What is known of the commits that a change brings.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]

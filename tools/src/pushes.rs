@@ -155,9 +155,6 @@ async fn get(call: Call, input: PushGet) -> Result<PushDetail, Problem> {
 
 async fn retry(call: Call, input: PushRetry) -> Result<PushDetail, Problem> {
     let (app, push) = find_push(&call, &input.app, input.push).await?;
-    if !push.state.can_become(PushState::Received) {
-        return Err(not_again(&app, &push));
-    }
     let push = match call.context.pipeline.retry_push(&call.principal, push.id).await {
         Err(problem) if problem.code == Code::Conflict => {
             let now = call.context.store.pushes().get(push.id).await?;

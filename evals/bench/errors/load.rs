@@ -10,13 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-};
+use anyhow::{Context as _, Result};
+use berth_evals::wire::{Connection, quantile};
 
 use crate::events;
+
+/// Milliseconds below which a share of times lies; of sorted times.
+pub(crate) fn ms(times: &[Duration], share: f64) -> f64 {
+    quantile(times, share).as_secs_f64() * 1e3
+}
 
 /// Where errors go.
 #[derive(Debug, Clone)]
@@ -70,14 +72,8 @@ impl Told {
 
     /// Milliseconds below which a share of the answers came.
     pub(crate) fn ms(&self, share: f64) -> f64 {
-        quantile(&self.times, share)
+        ms(&self.times, share)
     }
-}
-
-/// Milliseconds below which a share of times lies; of sorted times.
-pub(crate) fn quantile(times: &[Duration], share: f64) -> f64 {
-    let at = (times.len() as f64 * share) as usize;
-    times.get(at.min(times.len().saturating_sub(1))).map_or(0.0, |t| t.as_secs_f64() * 1e3)
 }
 
 /// Sends events `from..to` of a load over so many connections, as fast as the answers come.
@@ -97,10 +93,10 @@ pub(crate) async fn burst(
         let (sink, requests, next) = (sink.clone(), Arc::clone(&requests), Arc::clone(&next));
         workers.push(tokio::spawn(async move {
             let mut told = Told::default();
-            let mut connection = None;
+            let mut connection = Connection::new(sink.addr);
             while let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
                 let begun = Instant::now();
-                let status = exchange(sink.addr, &mut connection, request).await?;
+                let status = connection.exchange(request).await?.status;
                 told.times.push(begun.elapsed());
                 *told.statuses.entry(status).or_default() += 1;
             }
@@ -122,40 +118,5 @@ pub(crate) async fn burst(
 
 /// Sends one event.
 pub(crate) async fn one(sink: &Sink, load: u64, n: u64) -> Result<u16> {
-    exchange(sink.addr, &mut None, &sink.request(&events::envelope(load, n))).await
-}
-
-async fn exchange(addr: SocketAddr, connection: &mut Option<TcpStream>, request: &[u8]) -> Result<u16> {
-    let mut stream = match connection.take() {
-        Some(stream) => stream,
-        None => {
-            let stream = TcpStream::connect(addr).await?;
-            stream.set_nodelay(true)?;
-            stream
-        }
-    };
-    stream.write_all(request).await?;
-    let mut seen = Vec::with_capacity(1024);
-    let mut buffer = [0; 4096];
-    loop {
-        let n = stream.read(&mut buffer).await?;
-        seen.extend_from_slice(buffer.get(..n).unwrap_or_default());
-        if let Some(head) = seen.windows(4).position(|w| w == b"\r\n\r\n") {
-            let text = String::from_utf8_lossy(&seen[..head]).to_ascii_lowercase();
-            let status = text.split(' ').nth(1).and_then(|s| s.parse().ok()).context("a status")?;
-            let header = |name: &str| {
-                text.lines().find_map(|l| l.strip_prefix(name)).map(|v| v.trim_start_matches(':').trim())
-            };
-            let length: usize = header("content-length").context("a content-length")?.parse()?;
-            if seen.len() >= head + 4 + length {
-                if header("connection") != Some("close") {
-                    *connection = Some(stream);
-                }
-                return Ok(status);
-            }
-        }
-        if n == 0 {
-            bail!("the connection was closed within an answer");
-        }
-    }
+    Ok(Connection::new(sink.addr).exchange(&sink.request(&events::envelope(load, n))).await?.status)
 }

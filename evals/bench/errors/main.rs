@@ -18,7 +18,7 @@ use clap::Parser;
 use reqwest::Url;
 use serde_json::{Value, json};
 
-use crate::load::{Sink, quantile};
+use crate::load::{Sink, ms};
 
 /// Events of one burst while the store grows: made in memory first, so that is what bounds it.
 const CHUNK: u64 = 20_000;
@@ -221,8 +221,8 @@ async fn delays(berth: &Berth) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(50 + n * 13)).await;
     }
     times.sort();
-    say("accepted to found, quiet, median", format!("{:.0} ms", quantile(&times, 0.5)), "goal: below 2 s");
-    say("accepted to found, quiet, slowest", format!("{:.0} ms", quantile(&times, 1.0)), "goal: below 2 s");
+    say("accepted to found, quiet, median", format!("{:.0} ms", ms(&times, 0.5)), "goal: below 2 s");
+    say("accepted to found, quiet, slowest", format!("{:.0} ms", ms(&times, 1.0)), "goal: below 2 s");
     Ok(())
 }
 
@@ -254,11 +254,7 @@ async fn grow(berth: &Berth, options: &Options, idle: u64) -> Result<()> {
     if wanted > 0 {
         let rate = wanted as f64 / took.as_secs_f64();
         say("digested and indexed per second, sustained", format!("{rate:.0}"), "goal: at least 1,000");
-        say(
-            "answer meanwhile, 99th percentile",
-            format!("{:.2} ms", quantile(&times, 0.99)),
-            "goal: below 20 ms",
-        );
+        say("answer meanwhile, 99th percentile", format!("{:.2} ms", ms(&times, 0.99)), "goal: below 20 ms");
         say("answer meanwhile, slowest", format!("{:.0} ms", slowest.as_secs_f64() * 1e3), "");
     }
     let each = (database + index) as f64 / events as f64;
@@ -313,12 +309,12 @@ async fn questions(berth: &Berth, options: &Options) -> Result<()> {
             ensure!(*name == "one user" || page["total"].as_u64() > Some(0), "{query} finds nothing: {page}");
         }
         times.sort();
-        let both = format!("{:.1} / {:.1} ms", quantile(&times, 0.5), quantile(&times, 0.95));
+        let both = format!("{:.1} / {:.1} ms", ms(&times, 0.5), ms(&times, 0.95));
         say(&format!("  {name}, median / 95th"), both, "");
         all.extend(times);
     }
     all.sort();
-    say("search, 95th percentile of all", format!("{:.1} ms", quantile(&all, 0.95)), "goal: at most 50 ms");
+    say("search, 95th percentile of all", format!("{:.1} ms", ms(&all, 0.95)), "goal: at most 50 ms");
     let page = berth.get("/v1/errors", &[("query", "is:open"), ("sort", "events"), ("limit", "100")]).await?;
     let names: Vec<&str> =
         page["issues"].as_array().into_iter().flatten().filter_map(|i| i["issue"].as_str()).collect();
@@ -329,8 +325,8 @@ async fn questions(berth: &Berth, options: &Options) -> Result<()> {
         times.push(begun.elapsed());
     }
     times.sort();
-    say("error_get, median", format!("{:.1} ms", quantile(&times, 0.5)), "");
-    say("error_get, 95th percentile", format!("{:.1} ms", quantile(&times, 0.95)), "goal: at most 20 ms");
+    say("error_get, median", format!("{:.1} ms", ms(&times, 0.5)), "");
+    say("error_get, 95th percentile", format!("{:.1} ms", ms(&times, 0.95)), "goal: at most 20 ms");
     Ok(())
 }
 

@@ -36,10 +36,10 @@ impl Inner {
         let (mut kept, mut damaged) = (0, Vec::new());
         for map in found {
             let url = map.url.clone();
-            match take(&maps, attempt, &release, map, rules.public_maps).await {
-                Ok(true) => kept += 1,
-                Ok(false) => damaged.push(url),
-                Err(halt) => return Err(halt),
+            if self.take_map(&maps, attempt, &release, map, rules.public_maps).await? {
+                kept += 1;
+            } else {
+                damaged.push(url);
             }
         }
         let whose = if rules.public_maps { "served, too" } else { "kept for reading errors and not served" };
@@ -50,30 +50,31 @@ impl Inner {
         }
         Ok(())
     }
-}
 
-/// Keeps one map, and removes it from the release unless everybody may see it. Returns whether it could be used.
-async fn take(
-    maps: &Maps,
-    attempt: &Attempt,
-    release: &str,
-    found: FoundMap,
-    public: bool,
-) -> Result<bool, Halt> {
-    let problem = |e: &std::io::Error| Halt::from(io_problem("reading a source map", e));
-    let file = found.map.clone();
-    let read = tokio::task::spawn_blocking(move || found.read()).await;
-    let read = read.map_err(|e| problem(&std::io::Error::other(e)))?.map_err(|e| problem(&e))?;
-    let Some(pair) = read else { return Ok(false) };
-    if let Err(error) = maps.add_deployed(attempt.app.id, release, pair).await {
-        tracing::warn!(%error, app = %attempt.app.slug, "a source map of a release cannot be used");
-        return Ok(false);
-    }
-    if !public {
-        match tokio::fs::remove_file(&file).await {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(problem(&error)),
-            _ => {}
+    /// Keeps one map, and removes it from the release unless everybody may see it. Returns whether it could be used.
+    async fn take_map(
+        &self,
+        maps: &Maps,
+        attempt: &Attempt,
+        release: &str,
+        found: FoundMap,
+        public: bool,
+    ) -> Result<bool, Halt> {
+        let problem = |e: &std::io::Error| Halt::from(io_problem("reading a source map", e));
+        let file = found.map.clone();
+        let read =
+            self.blocking(attempt, "reading a source map", limits::FILES, move |_| found.read()).await?;
+        let Some(pair) = read.map_err(|e| problem(&e))? else { return Ok(false) };
+        if let Err(error) = maps.add_deployed(attempt.app.id, release, pair).await {
+            tracing::warn!(%error, app = %attempt.app.slug, "a source map of a release cannot be used");
+            return Ok(false);
         }
+        if !public {
+            match tokio::fs::remove_file(&file).await {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(problem(&error)),
+                _ => {}
+            }
+        }
+        Ok(true)
     }
-    Ok(true)
 }

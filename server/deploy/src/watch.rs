@@ -15,7 +15,7 @@ use berth_schemas::{
     Code, DeploymentRef, IssueRef, Problem, Timestamp, deployment::DeploymentState, issue::ErrorRules,
 };
 use berth_store::model::{
-    AppRow, Artifact, Change, DeploymentRow, EnvironmentId, ReleaseId, ReleaseRow, Visible,
+    AppId, AppRow, Artifact, Change, DeploymentRow, EnvironmentId, ReleaseId, ReleaseRow, Visible,
 };
 use tokio::time::Instant;
 
@@ -131,7 +131,7 @@ impl Inner {
             if errors {
                 errors_at = Instant::now() + ERRORS_TICK;
             }
-            pause = match self.take_back_if_worse(environment, release, usual, errors).await {
+            pause = match self.take_back_if_worse(&app, release, usual, errors).await {
                 Ok(pause) => pause,
                 Err(problem) => {
                     tracing::warn!(app = %app.slug, %problem, "a release that answers with errors could not be taken back; trying again");
@@ -151,11 +151,12 @@ impl Inner {
     /// many new ones. Returns the time until the next look.
     async fn take_back_if_worse(
         self: &Arc<Self>,
-        environment: EnvironmentId,
+        watched: &AppRow,
         release: ReleaseId,
         usual: Thresholds,
         errors: bool,
     ) -> Result<Duration, Problem> {
+        let environment = watched.environment.id;
         let new = || {
             let watched = self.watches.watches(environment, release);
             let serves = watched && self.routes.serves(environment) == Some(release);
@@ -163,7 +164,7 @@ impl Inner {
         };
         // Mostly nothing is wrong, and this is all.
         if new().and_then(|new| worse::reason(new, None, usual)).is_none()
-            && !(errors && self.brought_new_errors(environment, release).await?)
+            && !(errors && self.brought_new_errors(watched, release).await?)
         {
             return Ok(TICK);
         }
@@ -171,9 +172,7 @@ impl Inner {
         let _inside = gate.enter_patiently().await;
         let _held = self.holds(environment, "a release that is being taken back".to_owned());
         let Some(new) = new() else { return Ok(TICK) };
-        let Some(app) = self.store.apps().by_environment(environment).await? else { return Ok(AGAIN) };
-        let Some(row) = self.store.releases().get(release).await? else { return Ok(AGAIN) };
-        let Some(back) = self.store.releases().previous_live(environment, release).await? else {
+        let Some((app, row, back)) = self.watched_and_back(environment, release).await? else {
             return Ok(AGAIN);
         };
         let old = self.answers_before(&app, &row, &back).await?;
@@ -199,18 +198,34 @@ impl Inner {
         Ok(TICK)
     }
 
-    /// The same as [`Self::new_errors`], for who has nothing but the names.
-    async fn brought_new_errors(
+    /// The app of a watched release, the release, and the one to go back to; none where one of them is gone.
+    async fn watched_and_back(
         &self,
         environment: EnvironmentId,
         release: ReleaseId,
-    ) -> Result<bool, Problem> {
-        let Some(app) = self.store.apps().by_environment(environment).await? else { return Ok(false) };
-        let Some(row) = self.store.releases().get(release).await? else { return Ok(false) };
-        let Some(back) = self.store.releases().previous_live(environment, release).await? else {
+    ) -> Result<Option<(AppRow, ReleaseRow, ReleaseRow)>, Problem> {
+        let Some(app) = self.store.apps().by_environment(environment).await? else { return Ok(None) };
+        let Some(row) = self.store.releases().get(release).await? else { return Ok(None) };
+        let back = self.store.releases().previous_live(environment, release).await?;
+        Ok(back.map(|back| (app, row, back)))
+    }
+
+    /// The same as [`Self::new_errors`], for who has nothing but the names. Mostly an app has no such rule, and this is
+    /// all.
+    async fn brought_new_errors(&self, watched: &AppRow, release: ReleaseId) -> Result<bool, Problem> {
+        if self.rollback_events(watched.id).await?.is_none() {
             return Ok(false);
-        };
-        Ok(self.new_errors(&app, &row, &back).await?.is_some())
+        }
+        match self.watched_and_back(watched.environment.id, release).await? {
+            Some((app, row, back)) => Ok(self.new_errors(&app, &row, &back).await?.is_some()),
+            None => Ok(false),
+        }
+    }
+
+    /// How many events of new errors take a release of an app back.
+    async fn rollback_events(&self, app: AppId) -> Result<Option<u32>, Problem> {
+        let rules: Option<ErrorRules> = self.store.errors().settings(app).await?;
+        Ok(rules.and_then(|rules| rules.rollback_events))
     }
 
     /// Why a release is taken back for errors that nobody had seen before it, with what to do; none if its app has no
@@ -221,13 +236,16 @@ impl Inner {
         release: &ReleaseRow,
         back: &ReleaseRow,
     ) -> Result<Option<(String, String)>, Problem> {
-        let rules: ErrorRules = self.store.errors().settings(app.id).await?.unwrap_or_default();
-        let (Some(most), Some(since)) = (rules.rollback_events, release.live_at) else { return Ok(None) };
-        let of = |r: &ReleaseRow| DeploymentRef::new(app.slug.clone(), r.number);
-        // It still answers what it had begun; of the same commit there is no telling apart, and all counts.
-        let before = Some(error_release(&of(back), back.commit.as_deref()));
-        let now = error_release(&of(release), release.commit.as_deref());
-        let before = before.filter(|before| *before != now).unwrap_or_default();
+        let most = self.rollback_events(app.id).await?;
+        let (Some(most), Some(since)) = (most, release.live_at) else { return Ok(None) };
+        let name = |r: &ReleaseRow| {
+            error_release(&DeploymentRef::new(app.slug.clone(), r.number), r.commit.as_deref())
+        };
+        // The one before still answers what it had begun; of the same commit there is no telling apart, and all counts.
+        let mut before = name(back);
+        if before == name(release) {
+            before.clear();
+        }
         let found = self.store.errors().new_since(app.id, app.environment.id, since, &before).await?;
         let events: i64 = found.iter().map(|(_, events)| events).sum();
         if events < i64::from(most) {

@@ -29,8 +29,6 @@ const TIME: Duration = Duration::from_secs(30);
 const MOST_PAUSE: i64 = 6 * 60;
 /// Branches and tags that are compared; a repository with more is followed by its webhook only.
 const MAX_REFS: usize = 5000;
-/// How the names of pull requests begin, among those of refs.
-const PULLS: &str = "refs/pull/";
 /// Changes that one look may tell; the rest is told by the next.
 const MAX_CHANGES: usize = 100;
 
@@ -125,7 +123,7 @@ async fn looked(
     Ok((seen, Learnt { remote_id: None, branch }))
 }
 
-/// The pull requests that are open, by [`pull_name`], if the app has previews of them and the forge tells Berth. None if
+/// The pull requests that are open, by name, if the app has previews of them and the forge tells Berth. None if
 /// nothing can be said, or not about all of them.
 async fn pulls(forges: &Forges, row: &RepositoryRow) -> Result<Option<BTreeMap<String, GitChange>>, Problem> {
     let app = forges.store().apps().by_id(row.app_id).await?;
@@ -146,15 +144,12 @@ async fn pulls(forges: &Forges, row: &RepositoryRow) -> Result<Option<BTreeMap<S
         tracing::warn!(app = %row.app, "more pull requests are open than one answer lists: only webhooks tell of them");
         return Ok(None);
     }
-    Ok(Some(listed.into_iter().filter_map(|change| Some((pull_name(&change)?, change))).collect()))
+    Ok(Some(by_name(listed)))
 }
 
-/// Under which name a pull request is seen: as the store names what it moves.
-fn pull_name(change: &GitChange) -> Option<String> {
-    match change {
-        GitChange::Pull { number, .. } => Some(format!("{PULLS}{number}")),
-        _ => None,
-    }
+/// Changes by what they move, as the store names it.
+fn by_name(changes: impl IntoIterator<Item = GitChange>) -> BTreeMap<String, GitChange> {
+    changes.into_iter().map(|change| (change.moved(), change)).collect()
 }
 
 /// The refs with the open pull requests; where nothing was said of these, with those of the last look.
@@ -164,16 +159,12 @@ fn with_pulls(
     before: Option<&BTreeMap<String, String>>,
 ) -> BTreeMap<String, String> {
     match pulls {
-        Some(pulls) => there.extend(pulls.iter().filter_map(|(name, change)| match change {
-            // Aimed at another branch it may deploy otherwise.
-            GitChange::Pull { commit, base, .. } => Some((name.clone(), format!("{commit} {base}"))),
-            _ => None,
-        })),
+        Some(pulls) => there.extend(pulls.iter().map(|(name, change)| (name.clone(), change.towards()))),
         None => there.extend(
             before
                 .into_iter()
                 .flatten()
-                .filter(|(name, _)| name.starts_with(PULLS))
+                .filter(|(name, _)| name.starts_with(GitChange::PULLS))
                 .map(|(n, c)| (n.clone(), c.clone())),
         ),
     }
@@ -263,7 +254,7 @@ fn compare(
         let change = match (name.strip_prefix("refs/heads/"), name.strip_prefix("refs/tags/")) {
             (Some(branch), _) => GitChange::BranchDeleted { branch: branch.to_owned() },
             (_, Some(tag)) => GitChange::TagDeleted { tag: tag.to_owned() },
-            _ => match name.strip_prefix(PULLS).and_then(|n| n.parse().ok()) {
+            _ => match name.strip_prefix(GitChange::PULLS).and_then(|n| n.parse().ok()) {
                 // How it was closed only its webhook tells; its preview goes either way.
                 Some(number) => GitChange::PullClosed { number, merged: false },
                 None => continue,
@@ -350,8 +341,7 @@ mod tests {
             title: None,
         };
         let told = |before: &BTreeMap<String, String>, pulls: &[GitChange], known: &[(&str, &str, i64)]| {
-            let pulls: BTreeMap<_, _> =
-                pulls.iter().filter_map(|p| Some((pull_name(p)?, p.clone()))).collect();
+            let pulls = by_name(pulls.to_vec());
             let there = with_pulls(BTreeMap::new(), Some(&pulls), Some(before));
             let (changes, seen) = compare(Some(before), &there, &heads(known), &pulls, BEGAN);
             (changes.into_iter().map(|(_, change)| change).collect::<Vec<_>>(), seen)

@@ -13,7 +13,7 @@ use crate::{
     database::{assembled, storable},
     error::{Result, StoreError},
     model::{AppId, DeploymentId, Enqueued, NewDeployment, NewEvent, Principal, PushId},
-    pushes::{NewPush, PushRow, Pushes, Received, SELECT, from_row, moved, towards},
+    pushes::{NewPush, PushRow, Pushes, Received, SELECT, from_row},
     row, sameness,
     write::Write,
 };
@@ -56,8 +56,8 @@ impl Pushes<'_> {
         .bind(new.app.0)
         .bind(new.origin.as_str())
         .bind(new.delivery.as_deref().map(|d| storable(d, MAX_TEXT)))
-        .bind(moved(&new.change))
-        .bind(towards(&new.change))
+        .bind(new.change.moved())
+        .bind(new.change.towards())
         .bind(row::to_json("pushes", "git_change", &new.change)?)
         .bind(row::to_json("pushes", "commits", &commits)?)
         .bind(row::to_json("pushes", "source", &new.source)?)
@@ -263,11 +263,11 @@ async fn known(write: &mut Write<'_>, new: &NewPush) -> Result<Option<PushId>> {
          ORDER BY id DESC LIMIT 1",
     )
     .bind(new.app.0)
-    .bind(moved(&new.change))
+    .bind(new.change.moved())
     .fetch_optional(write.conn())
     .await?;
     match newest {
-        Some(row) if row.try_get::<String, _>("towards")? == towards(&new.change) => {
+        Some(row) if row.try_get::<String, _>("towards")? == new.change.towards() => {
             Ok(Some(PushId(row.try_get("id")?)))
         }
         _ => Ok(None),

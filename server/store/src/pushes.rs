@@ -156,7 +156,7 @@ impl PushRow {
     /// The full name of what moved.
     #[must_use]
     pub fn moved(&self) -> String {
-        moved(&self.change)
+        self.change.moved()
     }
 
     /// First line of the head commit's message.
@@ -182,31 +182,6 @@ pub struct OwnRef {
     pub towards: String,
     /// It waits for its deployment where it was.
     pub held: bool,
-}
-
-/// The full name of what moved: of a pull request its number, because its branch may be another repository's.
-pub(crate) fn moved(change: &GitChange) -> String {
-    match change {
-        GitChange::Branch { branch, .. } | GitChange::BranchDeleted { branch } => {
-            format!("refs/heads/{branch}")
-        }
-        GitChange::Tag { tag, .. } | GitChange::TagDeleted { tag } => format!("refs/tags/{tag}"),
-        GitChange::Pull { number, .. } | GitChange::PullClosed { number, .. } => {
-            format!("refs/pull/{number}")
-        }
-    }
-}
-
-/// Where it moved to; what is gone leads to "-".
-pub(crate) fn towards(change: &GitChange) -> String {
-    match change {
-        GitChange::Branch { commit, .. } | GitChange::Tag { commit, .. } => commit.clone(),
-        // Aimed at another branch it may deploy otherwise.
-        GitChange::Pull { commit, base, .. } => format!("{commit} {base}"),
-        GitChange::BranchDeleted { .. } | GitChange::TagDeleted { .. } | GitChange::PullClosed { .. } => {
-            "-".into()
-        }
-    }
 }
 
 /// Pushes of a [`crate::Store`].

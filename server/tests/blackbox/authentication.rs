@@ -155,13 +155,7 @@ async fn guessing_tokens_is_slowed_and_good_ones_still_work() {
 
 #[tokio::test]
 async fn other_host_names_get_nothing() {
-    let berth = Berth::start_with(&[
-        "--docker-host",
-        "unix:///nonexistent/docker.sock",
-        "--control-hosts",
-        "berth.example.com",
-    ])
-    .await;
+    let berth = Berth::without_docker_with(&["--control-hosts", "berth.example.com"]).await;
     for path in ["/", "/v1/apps", "/mcp", "/healthz", "/docs"] {
         berth.rest().host("evil.example").get(path).await.problem(404, "not_found");
     }

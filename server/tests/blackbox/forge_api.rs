@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use crate::harness::Berth;
 
-const TOKEN: &str = "a-token-of-the-forge";
+pub(crate) const TOKEN: &str = "a-token-of-the-forge";
 
 /// A request that a stand-in accepted.
 #[derive(Debug, Clone)]
@@ -176,9 +176,9 @@ fn github(what: &str, headers: &HeaderMap, body: &Value) -> Result<Value, String
     }
 }
 
-async fn berth() -> Berth {
+pub(crate) async fn berth() -> Berth {
     let flags = ["--allow-local-sources", "true", "--allow-private-sources", "true"];
-    Berth::start_with(&[&["--docker-host", "unix:///nonexistent/docker.sock"], &flags[..]].concat()).await
+    Berth::without_docker_with(&flags).await
 }
 
 async fn connect(berth: &Berth, app: &str, body: Value) -> Value {
@@ -304,7 +304,7 @@ async fn a_forge_that_does_not_allow_it_leaves_steps_to_do() {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test makes its repository with git")]
-fn git(dir: &std::path::Path, arguments: &[&str]) -> String {
+pub(crate) fn git(dir: &std::path::Path, arguments: &[&str]) -> String {
     let output = std::process::Command::new("git")
         .args(["-c", "user.name=Ada", "-c", "user.email=ada@example.org"])
         .args(arguments)

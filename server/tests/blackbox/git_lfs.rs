@@ -94,8 +94,8 @@ async fn another_servers_objects_come_through_its_batch_api() {
     copy.git(&["add", "."]).await.ok();
     copy.git(&["commit", "--quiet", "-m", "many"]).await.ok();
     copy.git(&["push", "--quiet", "berth", "main"]).await.ok();
-    let flags = ["--docker-host", "unix:///nonexistent", "--allow-local-sources", "true"];
-    let berth = Berth::start_with(&[&flags[..], &["--allow-private-sources", "true"]].concat()).await;
+    let flags = ["--allow-local-sources", "true", "--allow-private-sources", "true"];
+    let berth = Berth::without_docker_with(&flags).await;
     site(&berth, "web", "default").await;
     let deploy = async |address: &str| {
         let body = json!({ "git_url": address });
@@ -130,8 +130,8 @@ async fn another_servers_objects_come_through_its_batch_api() {
 
 #[tokio::test]
 async fn objects_are_minded_like_the_repository() {
-    let flags = ["--docker-host", "unix:///nonexistent", "--upload-max-mb", "1"];
-    let mut berth = Berth::start_with(&flags).await;
+    let flags = ["--upload-max-mb", "1"];
+    let mut berth = Berth::without_docker_with(&flags).await;
     site(&berth, "web", "default").await;
     berth.rest().post("/v1/projects", json!({ "name": "other" })).await.ok();
     let reader = berth.token("reader", &["read"], &[]).await;

@@ -308,7 +308,7 @@ async fn of_a_hundred_pushes_the_newest_is_live_and_none_is_lost_across_a_kill()
 
 #[tokio::test]
 async fn what_git_should_not_send_is_refused_and_changes_nothing() {
-    let berth = Berth::start_with(&["--docker-host", "unix:///nonexistent", "--upload-max-mb", "1"]).await;
+    let berth = Berth::without_docker_with(&["--upload-max-mb", "1"]).await;
     site(&berth, "web", "default").await;
     let copy = Copy::new(&berth, "web", &berth.token).await;
     let good = copy.commit("index.html", "one").await;
@@ -483,8 +483,7 @@ async fn a_branch_has_its_preview_while_it_is_there() {
 
 #[tokio::test]
 async fn a_pushed_commit_brings_its_submodules() {
-    let berth =
-        Berth::start_with(&["--docker-host", "unix:///nonexistent", "--allow-local-sources", "true"]).await;
+    let berth = Berth::without_docker_with(&["--allow-local-sources", "true"]).await;
     site(&berth, "web", "default").await;
     let lib = tempfile::tempdir().unwrap();
     git_in(lib.path(), &["init", "--quiet", "."]).await.ok();
@@ -522,8 +521,8 @@ async fn a_pushed_commit_brings_its_submodules() {
 
 #[tokio::test]
 async fn the_first_push_makes_the_app_if_its_pusher_may() {
-    let flags = ["--docker-host", "unix:///nonexistent", "--control-hosts", "panel.localhost"];
-    let berth = Berth::start_with(&flags).await;
+    let flags = ["--control-hosts", "panel.localhost"];
+    let berth = Berth::without_docker_with(&flags).await;
     for project in ["one", "two"] {
         berth.rest().post("/v1/projects", json!({ "name": project })).await.ok();
     }

@@ -157,7 +157,7 @@ fn failed(deployment: &Value, why: &str) {
 }
 
 async fn start() -> Berth {
-    Berth::start_with(&["--docker-host", "unix:///nonexistent", "--allow-private-sources", "true"]).await
+    Berth::without_docker_with(&["--allow-private-sources", "true"]).await
 }
 
 #[tokio::test]
@@ -241,8 +241,8 @@ async fn files_in_git_lfs_come_from_where_the_host_says() {
         .unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
 
-    let flags = ["--docker-host", "unix:///nonexistent", "--allow-private-sources", "true"];
-    let berth = Berth::start_with(&[&flags[..], &["--allow-local-sources", "true"]].concat()).await;
+    let flags = ["--allow-private-sources", "true", "--allow-local-sources", "true"];
+    let berth = Berth::without_docker_with(&flags).await;
     let url = sshd.url(copy.dir.path());
     let connected = connect(&berth, &url).await;
     sshd.lets_in(connected["public_key"].as_str().unwrap());

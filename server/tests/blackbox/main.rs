@@ -13,7 +13,6 @@ mod clients;
 mod command_line;
 mod configuration;
 mod conformance;
-mod deployed_maps;
 mod deploying;
 mod errors;
 mod foreign;

@@ -19,9 +19,10 @@ use axum::{
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
-use crate::harness::Berth;
-
-const TOKEN: &str = "a-token-of-the-forge";
+use crate::{
+    forge_api::{TOKEN, berth, git},
+    harness::Berth,
+};
 
 /// What is open at the forge.
 type Open = Arc<Mutex<Vec<Value>>>;
@@ -46,7 +47,9 @@ async fn forge(root: PathBuf, open: Open) -> String {
                 ("POST", path) if path.starts_with("/api/v1/repos/ada/site/statuses/") => {
                     axum::Json(json!({ "id": 1 })).into_response()
                 }
-                (_, path) if path.starts_with("/ada/") => git(&root, &method, &uri, &headers, &body).await,
+                (_, path) if path.starts_with("/ada/") => {
+                    backend(&root, &method, &uri, &headers, &body).await
+                }
                 _ => StatusCode::NOT_FOUND.into_response(),
             }
         }
@@ -56,7 +59,7 @@ async fn forge(root: PathBuf, open: Open) -> String {
 }
 
 /// Has git's own CGI program answer.
-async fn git(root: &Path, method: &Method, uri: &Uri, headers: &HeaderMap, body: &[u8]) -> Response {
+async fn backend(root: &Path, method: &Method, uri: &Uri, headers: &HeaderMap, body: &[u8]) -> Response {
     let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
     let mut backend = tokio::process::Command::new("git");
     backend
@@ -88,23 +91,11 @@ async fn git(root: &Path, method: &Method, uri: &Uri, headers: &HeaderMap, body:
     answer.body(axum::body::Body::from(output[end + 4..].to_vec())).unwrap()
 }
 
-fn run(dir: &Path, arguments: &[&str]) -> String {
-    let output = std::process::Command::new("git")
-        .args(["-c", "user.name=Ada", "-c", "user.email=ada@example.org"])
-        .args(arguments)
-        .current_dir(dir)
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "git {arguments:?}: {output:?}");
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
-
 fn commit(dir: &Path, text: &str) -> String {
     std::fs::write(dir.join("index.html"), text).unwrap();
-    run(dir, &["add", "."]);
-    run(dir, &["commit", "--quiet", "--message", text]);
-    run(dir, &["rev-parse", "HEAD"])
+    git(dir, &["add", "."]);
+    git(dir, &["commit", "--quiet", "--message", text]);
+    git(dir, &["rev-parse", "HEAD"])
 }
 
 async fn shows(berth: &Berth, app: &str, wanted: (u16, &str)) {
@@ -121,13 +112,10 @@ async fn shows(berth: &Berth, app: &str, wanted: (u16, &str)) {
 
 #[tokio::test]
 async fn a_pull_request_that_no_webhook_told_of_has_its_preview() {
-    let flags = ["--allow-local-sources", "true", "--allow-private-sources", "true"];
-    let berth =
-        Berth::start_with(&[&["--docker-host", "unix:///nonexistent/docker.sock"], &flags[..]].concat())
-            .await;
+    let berth = berth().await;
     let dir = berth.scratch().join("ada/site.git");
     std::fs::create_dir_all(&dir).unwrap();
-    run(&dir, &["init", "--quiet", "--initial-branch", "main"]);
+    git(&dir, &["init", "--quiet", "--initial-branch", "main"]);
     commit(&dir, "main");
     let open = Open::default();
     let forge = forge(berth.scratch().to_path_buf(), Arc::clone(&open)).await;
@@ -152,7 +140,7 @@ async fn a_pull_request_that_no_webhook_told_of_has_its_preview() {
         }
     };
     look().await;
-    run(&dir, &["checkout", "--quiet", "-b", "idea"]);
+    git(&dir, &["checkout", "--quiet", "-b", "idea"]);
     let head = commit(&dir, "idea");
     let repository = json!({ "id": 140, "full_name": "ada/site" });
     let pull = |head: &str| {

@@ -9,8 +9,8 @@ async fn a_proposal_that_a_crash_cuts_says_what_to_look_at() {
     // It accepts connections and says nothing, so that the approved call waits for its deployment.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}/shop.git", silent.local_addr().unwrap());
-    let flags = ["--docker-host", "unix:///nonexistent/docker.sock", "--allow-private-sources", "true"];
-    let mut berth = Berth::start_with(&flags).await;
+    let flags = ["--allow-private-sources", "true"];
+    let mut berth = Berth::without_docker_with(&flags).await;
     let token = json!({ "name": "model", "scopes": ["write"], "mode": "propose" });
     let token = berth.rest().post("/v1/tokens", token).await.ok()["secret"].as_str().unwrap().to_owned();
     berth.rest().post("/v1/apps", json!({ "name": "shop" })).await.ok();

@@ -35,8 +35,8 @@ async fn a_task_outlives_the_daemon_and_is_its_owners_alone() {
     // It accepts connections and says nothing, so that the deployment stays where it is.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}/shop.git", silent.local_addr().unwrap());
-    let flags = ["--docker-host", "unix:///nonexistent/docker.sock", "--allow-private-sources", "true"];
-    let mut berth = Berth::start_with(&flags).await;
+    let flags = ["--allow-private-sources", "true"];
+    let mut berth = Berth::without_docker_with(&flags).await;
     let colleague = berth.token("colleague", &["admin"], &[]).await;
 
     let client = Client::of(&berth, &berth.token);

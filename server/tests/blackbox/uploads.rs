@@ -31,9 +31,7 @@ async fn an_upload_is_kept_as_it_came() {
 
 #[tokio::test]
 async fn what_is_empty_of_another_kind_or_too_large_is_refused() {
-    let berth =
-        Berth::start_with(&["--docker-host", "unix:///nonexistent/docker.sock", "--upload-max-mb", "1"])
-            .await;
+    let berth = Berth::without_docker_with(&["--upload-max-mb", "1"]).await;
     berth.rest().upload("application/gzip", Vec::new()).await.problem(422, "empty_source");
     berth.rest().upload("text/html", b"x".to_vec()).await.problem(400, "invalid_input");
     berth.rest().upload("application/zip", vec![0; 2 << 20]).await.problem(413, "too_large");

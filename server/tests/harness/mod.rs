@@ -69,7 +69,12 @@ impl Berth {
 
     /// A daemon that finds no Docker.
     pub async fn without_docker() -> Self {
-        Self::start_with(&["--docker-host", NO_DOCKER]).await
+        Self::without_docker_with(&[]).await
+    }
+
+    /// The same with more flags.
+    pub async fn without_docker_with(flags: &[&str]) -> Self {
+        Self::start_with(&[&["--docker-host", NO_DOCKER], flags].concat()).await
     }
 
     /// A daemon with more flags.

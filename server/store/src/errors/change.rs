@@ -276,11 +276,16 @@ impl Errors<'_> {
     pub async fn prune(self, usual: ErrorsKept) -> Result<Pruned> {
         let now = self.0.clock.now().0;
         let before = |age: Duration| now.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
-        let apps = sqlx::query("SELECT id FROM apps ORDER BY id").fetch_all(self.0.read()).await?;
+        let apps = sqlx::query(
+            "SELECT a.id, s.settings FROM apps a LEFT JOIN error_settings s ON s.app_id = a.id ORDER BY a.id",
+        )
+        .fetch_all(self.0.read())
+        .await?;
         let (mut rows, mut longest) = (0, usual.age);
         for row in apps {
             let app = AppId(row.try_get("id")?);
-            let rules: ErrorRules = self.settings(app).await?.unwrap_or_default();
+            let rules: Option<ErrorRules> = row::json_opt(&row, "error_settings", "settings")?;
+            let rules = rules.unwrap_or_default();
             let age = rules.retention_days.map_or(usual.age, |days| DAY * days);
             longest = longest.max(age);
             rows += self.delete_events(&format!("app_id = {} AND at < $1", app.0), before(age)).await?;

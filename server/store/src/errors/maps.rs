@@ -111,38 +111,35 @@ impl Errors<'_> {
         release: Option<&str>,
         url: &str,
     ) -> Result<Option<String>> {
-        if let Some(id) = debug_id {
-            let row = sqlx::query(
-                "SELECT file FROM error_maps WHERE app_id = $1 AND debug_id = $2 ORDER BY id DESC LIMIT 1",
-            )
-            .bind(app.0)
-            .bind(id.to_owned())
-            .fetch_optional(self.0.read())
-            .await?;
-            if let Some(row) = row {
-                return Ok(Some(row.try_get("file")?));
-            }
+        if let Some(id) = debug_id
+            && let Some(file) = self.map_file(app, "debug_id = $2", [id.to_owned()]).await?
+        {
+            return Ok(Some(file));
         }
+        let url = storable(url, 2000);
         if let Some(release) = release {
-            let row = sqlx::query(
-                "SELECT file FROM error_maps WHERE app_id = $1 AND release_name = $2 AND url = $3 ORDER BY id DESC LIMIT 1",
-            )
-            .bind(app.0)
-            .bind(storable(release, 400))
-            .bind(storable(url, 2000))
-            .fetch_optional(self.0.read())
-            .await?;
-            if let Some(row) = row {
-                return Ok(Some(row.try_get("file")?));
+            let named = [storable(release, 400), url.clone()];
+            if let Some(file) = self.map_file(app, "release_name = $2 AND url = $3", named).await? {
+                return Ok(Some(file));
             }
         }
-        let row = sqlx::query(
-            "SELECT file FROM error_maps WHERE app_id = $1 AND deployed = 1 AND url = $2 ORDER BY id DESC LIMIT 1",
-        )
-        .bind(app.0)
-        .bind(storable(url, 2000))
-        .fetch_optional(self.0.read())
-        .await?;
+        self.map_file(app, "deployed = 1 AND url = $2", [url]).await
+    }
+
+    /// The file of an app's newest map that fits; `values` are bound from `$2` on.
+    async fn map_file<const N: usize>(
+        self,
+        app: AppId,
+        which: &str,
+        values: [String; N],
+    ) -> Result<Option<String>> {
+        let sql =
+            format!("SELECT file FROM error_maps WHERE app_id = $1 AND {which} ORDER BY id DESC LIMIT 1");
+        let mut query = sqlx::query(assembled(sql)).bind(app.0);
+        for value in values {
+            query = query.bind(value);
+        }
+        let row = query.fetch_optional(self.0.read()).await?;
         row.map(|r| Ok(r.try_get("file")?)).transpose()
     }
 

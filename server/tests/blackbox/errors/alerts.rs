@@ -30,13 +30,7 @@ async fn receiver() -> (String, tokio::sync::mpsc::UnboundedReceiver<Got>) {
 
 #[tokio::test]
 async fn alerts_reach_their_channels_once() {
-    let berth = Berth::start_with(&[
-        "--docker-host",
-        "unix:///nonexistent/docker.sock",
-        "--allow-private-sources",
-        "true",
-    ])
-    .await;
+    let berth = Berth::without_docker_with(&["--allow-private-sources", "true"]).await;
     let dsn = dsn(&berth, "web").await;
     let rest = berth.rest();
     let (url, mut received) = receiver().await;
@@ -101,13 +95,7 @@ async fn alerts_reach_their_channels_once() {
 #[tokio::test]
 async fn an_alert_goes_by_mail() {
     let Some(venv) = python_or_skip(&["aiosmtpd==1.4.6"]) else { return };
-    let berth = Berth::start_with(&[
-        "--docker-host",
-        "unix:///nonexistent/docker.sock",
-        "--allow-private-sources",
-        "true",
-    ])
-    .await;
+    let berth = Berth::without_docker_with(&["--allow-private-sources", "true"]).await;
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut relay = venv
         .command()

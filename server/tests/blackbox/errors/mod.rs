@@ -3,6 +3,7 @@
 mod alerts;
 mod browser;
 mod captured;
+mod deployed_maps;
 mod hostile;
 mod ingest;
 mod issues;

@@ -23,6 +23,13 @@ pub struct Need {
     pub url: String,
 }
 
+impl Need {
+    /// Whether nothing but the file's place is known: its map comes with the deployment that brings the file, or never.
+    pub(super) fn is_of_place_alone(&self) -> bool {
+        self.debug_id.is_none() && self.release.is_none()
+    }
+}
+
 /// The maps that an event's frames want, each once with the path by which frames name it. None for an event that is not
 /// of JavaScript, or whose frames were put right already.
 #[must_use]

@@ -12,8 +12,8 @@ use crate::errors::read;
 
 /// Files of a bundle.
 const MAX_FILES: usize = 20_000;
-/// Largest file of a bundle in bytes.
-const MAX_FILE: u64 = 64 << 20;
+/// Largest minified file or map, in bytes.
+pub(super) const MAX_FILE: u64 = 64 << 20;
 /// All files of a bundle together, in bytes.
 const MAX_ALL: u64 = 512 << 20;
 

@@ -8,14 +8,12 @@ use std::{
 
 use serde_json::Value;
 
-use super::bundle::{Pair, debug_id};
+use super::bundle::{MAX_FILE, Pair, debug_id};
 
 /// Entries of a release that are looked at.
 const MAX_ENTRIES: usize = 200_000;
 /// Maps of a release.
 const MAX_MAPS: usize = 20_000;
-/// Largest file that is read, in bytes.
-const MAX_FILE: u64 = 64 << 20;
 /// Bytes at the end of a minified file in which it names its map.
 const TAIL: usize = 4096;
 

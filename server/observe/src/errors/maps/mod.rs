@@ -189,16 +189,18 @@ impl Maps {
         body: &mut Value,
         missing: &mut Vec<Need>,
     ) -> Result<bool, MapError> {
-        let needs = apply::needs(body);
+        let mut needs = apply::needs(body);
+        // Mostly an app has no such maps, and this saves a look for each file.
+        if needs.iter().any(|(_, need)| need.is_of_place_alone())
+            && !self.shared.store.errors().has_deployed_maps(app).await?
+        {
+            needs.retain(|(_, need)| !need.is_of_place_alone());
+        }
         if needs.is_empty() {
             return Ok(false);
         }
         let mut files: HashMap<String, Cache> = HashMap::new();
-        let deployed = self.shared.store.errors().has_deployed_maps(app).await?;
         for (path, need) in needs {
-            if !deployed && need.debug_id.is_none() && need.release.is_none() {
-                continue;
-            }
             let file = self
                 .shared
                 .store
@@ -207,8 +209,7 @@ impl Maps {
                 .await?;
             match file {
                 Some(file) => drop(files.insert(path, self.load(file).await?)),
-                // What names neither comes with its deployment or never.
-                None if need.debug_id.is_none() && need.release.is_none() => {}
+                None if need.is_of_place_alone() => {}
                 None => missing.push(need),
             }
         }
