@@ -24,8 +24,9 @@ pub fn from_matches(tool: &Tool, matches: &ArgMatches) -> Result<Map<String, Val
     if let Some(map) = tree::trailing(tool) {
         let pairs: Vec<&str> =
             matches.get_many::<String>(tree::TRAILING).into_iter().flatten().map(String::as_str).collect();
-        let more = object(&pairs, |_| Some(Shape::Text(Vec::new()))).map_err(|e| wrong(&map.name, &e))?;
-        if !more.is_empty()
+        let more = value(tool, &map, &pairs).map_err(|e| wrong(&map.name, &e))?;
+        if let Value::Object(more) = more
+            && !more.is_empty()
             && let Some(have) =
                 input.entry(map.name).or_insert_with(|| Value::Object(Map::new())).as_object_mut()
         {

@@ -142,14 +142,14 @@ pub fn optional(tool: &Tool) -> Vec<Field> {
     schema::fields(&tool.input).into_iter().filter(|f| by_place.iter().all(|p| p.name != f.name)).collect()
 }
 
-/// The map that `KEY=VALUE` arguments without a flag go to: the one that holds what the tool is about, as
-/// `variables` does for `variable_set`.
+/// The field that `KEY=VALUE` arguments without a flag go to: the one that holds what the tool is about, as
+/// `variables` does for `variable_set`, or its settings.
 #[must_use]
 pub fn trailing(tool: &Tool) -> Option<Field> {
     let (noun, _) = words(tool.spec.name);
-    schema::fields(&tool.input)
-        .into_iter()
-        .find(|f| matches!(f.shape, Shape::Map(_)) && f.name.strip_suffix('s') == Some(noun))
+    let pairs = |f: &Field| matches!(f.shape, Shape::Map(_) | Shape::Json);
+    let about = |f: &Field| f.name.strip_suffix('s') == Some(noun) || f.name == "settings";
+    schema::fields(&tool.input).into_iter().find(|f| pairs(f) && about(f))
 }
 
 fn is_scalar(shape: &Shape) -> bool {

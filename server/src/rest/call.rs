@@ -13,7 +13,7 @@ use axum::{
 };
 use berth_schemas::{Code, Problem};
 use berth_store::model::Principal;
-use berth_tools::{Answer, Call, Progress, RequestId, Tool, Update, Via};
+use berth_tools::{Answer, Call, Progress, Tool, Update};
 use futures_util::{Stream, stream};
 use http::{HeaderMap, header, request::Parts};
 use serde_json::Value;
@@ -22,6 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Shared,
+    caller::Caller,
     input::Reader,
     problem::{self, Refusal},
 };
@@ -58,9 +59,7 @@ impl Endpoint {
         let principal = parts.extensions.get::<Principal>().cloned().ok_or_else(|| {
             Problem::new(Code::Unauthenticated, "This needs a token, and the request carries none.")
         })?;
-        let agent = parts.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok());
-        let via = Via::rest(agent, parts.extensions.get::<RequestId>().map(|id| id.0.clone()));
-        let call = Call::new(Arc::clone(&self.control.context), principal).via(via);
+        let call = Call::new(Arc::clone(&self.control.context), principal).via(Caller::of(&parts).by_rest());
         if wants_events(&parts.headers) {
             return Ok(self.events(call, input));
         }

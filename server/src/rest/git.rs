@@ -16,7 +16,7 @@ use berth_deploy::{GitPush, GitService};
 use berth_schemas::{AppSlug, Code, Problem, ProjectSlug, Scope};
 use berth_store::model::{AppRow, Principal};
 use berth_tools::{
-    Outside, RequestId, Via,
+    Outside,
     first_push::{self, Wanted},
 };
 use bytes::Bytes;
@@ -27,7 +27,7 @@ use tokio::{io::AsyncReadExt as _, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::io::StreamReader;
 
-use super::Shared;
+use super::{Shared, caller::Caller};
 
 /// Longest silence within a request.
 const STALL: Duration = Duration::from_secs(60);
@@ -44,7 +44,7 @@ pub async fn info_refs(
     Extension(principal): Extension<Principal>,
     Path(repository): Path<String>,
     Query(asked): Query<Asked>,
-    id: Option<Extension<RequestId>>,
+    caller: Caller,
     headers: HeaderMap,
 ) -> Response {
     let pushes = asked.service.as_deref().and_then(GitService::parse) == Some(GitService::ReceivePack);
@@ -74,7 +74,7 @@ pub async fn info_refs(
         Err(problem) => {
             // Whoever is refused here does not come to push.
             if pushes {
-                let door = outside(&principal, "git_push", &repository, id, &headers);
+                let door = outside(&principal, "git_push", &repository, caller);
                 door.noted(&control.context, problem.code.as_str());
             }
             refuse(&problem)
@@ -103,12 +103,12 @@ pub async fn receive_pack(
     State(control): State<Shared>,
     Extension(principal): Extension<Principal>,
     Path(repository): Path<String>,
-    id: Option<Extension<RequestId>>,
+    caller: Caller,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
     let by = principal.clone();
-    let door = outside(&by, "git_push", &repository, id, &headers);
+    let door = outside(&by, "git_push", &repository, caller);
     let answer = async {
         let target = match target(&control, &principal, &repository).await {
             Ok(target) => target,
@@ -141,14 +141,11 @@ pub(super) fn outside<'a>(
     who: &'a Principal,
     what: &'static str,
     repository: &str,
-    id: Option<Extension<RequestId>>,
-    headers: &HeaderMap,
+    caller: Caller,
 ) -> Outside<'a> {
-    let agent = headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok());
-    let via = Via::git(agent, id.map(|Extension(id)| id.0));
     // What is no name of an app may be anything.
     let app = name_of(repository).parse::<AppSlug>().ok();
-    Outside { who, via, what, target: app.map(|app| format!("app={app}")) }
+    Outside { who, via: caller.by_git(), what, target: app.map(|app| format!("app={app}")) }
 }
 
 fn answered(service: GitService, answer: Result<mpsc::Receiver<Bytes>, Problem>) -> Response {

@@ -17,12 +17,11 @@ use berth_deploy::{
 };
 use berth_schemas::{Code, Problem};
 use berth_store::model::Principal;
-use berth_tools::RequestId;
 use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 
-use super::{Shared, git};
+use super::{Shared, caller::Caller, git};
 
 /// Bytes of a request that is no object.
 const MAX_BODY: usize = 1 << 20;
@@ -60,11 +59,11 @@ pub async fn upload(
     State(control): State<Shared>,
     Extension(principal): Extension<Principal>,
     Path((repository, oid)): Path<(String, String)>,
-    id: Option<Extension<RequestId>>,
+    caller: Caller,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let door = git::outside(&principal, "git_lfs_upload", &repository, id, &headers);
+    let door = git::outside(&principal, "git_lfs_upload", &repository, caller);
     let kept = async {
         let app = git::app(&control, &principal, &repository, GitService::ReceivePack).await?;
         let oid = parse(&oid)?;

@@ -5,6 +5,7 @@
 
 pub mod auth;
 pub mod call;
+pub mod caller;
 pub mod docs;
 pub mod envelope;
 pub mod git;

@@ -16,17 +16,18 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
-use berth_schemas::{AppSlug, IssueRef, Problem, Scope};
+use berth_schemas::{AppSlug, Code, IssueRef, Problem, Scope};
 use berth_store::{
     IssueFilter, IssueOrder, IssueRow,
     model::{AppRow, Principal},
 };
+use berth_tools::Outside;
 use http::StatusCode;
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Shared;
+use super::{Shared, caller::Caller};
 
 /// Largest chunk when inflated, in bytes; what clients are told.
 const CHUNK: usize = 8 << 20;
@@ -63,26 +64,28 @@ pub fn router() -> Router<Shared> {
 }
 
 /// Why a call is refused, as these clients show it.
-struct No(StatusCode, String);
+struct No(Problem);
 
-impl From<Problem> for No {
-    fn from(problem: Problem) -> Self {
-        let status =
-            StatusCode::from_u16(problem.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self(status, problem.detail)
-    }
-}
-
-impl From<berth_store::StoreError> for No {
-    fn from(error: berth_store::StoreError) -> Self {
-        Problem::from(error).into()
+impl<E: Into<Problem>> From<E> for No {
+    fn from(error: E) -> Self {
+        Self(error.into())
     }
 }
 
 impl IntoResponse for No {
     fn into_response(self) -> Response {
-        (self.0, Json(json!({ "detail": self.1 }))).into_response()
+        let status =
+            StatusCode::from_u16(self.0.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, Json(json!({ "detail": self.0.detail }))).into_response()
     }
+}
+
+fn bad(text: impl Into<String>) -> Problem {
+    Problem::new(Code::InvalidInput, text)
+}
+
+fn internal(error: impl std::fmt::Display) -> Problem {
+    Problem::new(Code::Internal, error.to_string())
 }
 
 type Answer = Result<Response, No>;
@@ -91,21 +94,20 @@ fn ok(value: Value) -> Answer {
     Ok(Json(value).into_response())
 }
 
-fn demand(principal: &Principal, scope: Scope) -> Result<(), No> {
+fn demand(principal: &Principal, scope: Scope) -> Result<(), Problem> {
     berth_tools::registry::demand("This call", principal, scope)?;
     if scope != Scope::Read && !principal.is_full() {
         let text = format!(
             "The token {:?} is limited to a mode or to tools, and this writes past them.",
             principal.name
         );
-        return Err(No(StatusCode::FORBIDDEN, text));
+        return Err(Problem::new(Code::Forbidden, text));
     }
     Ok(())
 }
 
-async fn app(control: &Shared, principal: &Principal, name: &str) -> Result<AppRow, No> {
-    let none =
-        |known: &[String]| No(StatusCode::NOT_FOUND, Problem::not_found("project", name, known).detail);
+async fn app(control: &Shared, principal: &Principal, name: &str) -> Result<AppRow, Problem> {
+    let none = |known: &[String]| Problem::not_found("project", name, known);
     let apps = control.context.store.apps();
     let slug: AppSlug = name.parse().map_err(|_| none(&[]))?;
     match apps.by_slug(&principal.visible, &slug).await? {
@@ -187,14 +189,28 @@ fn chunks_dir(control: &Shared) -> PathBuf {
     control.context.data_dir.join("uploads").join("chunks")
 }
 
+/// A change by one of these clients, for the audit log.
+fn door<'a>(who: &'a Principal, caller: Caller, what: &'static str, projects: &[String]) -> Outside<'a> {
+    // What is no name of an app may be anything.
+    let apps = projects.iter().filter_map(|p| p.parse::<AppSlug>().ok());
+    let target = apps.map(|app| format!("app={app}")).take(5).collect::<Vec<_>>().join(" ");
+    Outside { who, via: caller.by_rest(), what, target: Some(target).filter(|t| !t.is_empty()) }
+}
+
 async fn upload_chunks(
     State(control): State<Shared>,
     Extension(principal): Extension<Principal>,
-    mut form: Multipart,
+    caller: Caller,
+    form: Multipart,
 ) -> Answer {
-    demand(&principal, Scope::Deploy)?;
-    let bad = |text: String| No(StatusCode::BAD_REQUEST, text);
-    let dir = chunks_dir(&control);
+    let keeping = keep_chunks(&control, &principal, form);
+    door(&principal, caller, "error_chunk_upload", &[]).watched(&control.context, keeping).await?;
+    ok(json!({}))
+}
+
+async fn keep_chunks(control: &Shared, principal: &Principal, mut form: Multipart) -> Result<(), Problem> {
+    demand(principal, Scope::Deploy)?;
+    let dir = chunks_dir(control);
     let mut count = 0;
     while let Some(field) = form.next_field().await.map_err(|e| bad(e.to_string()))? {
         count += 1;
@@ -207,21 +223,18 @@ async fn upload_chunks(
             _ => continue,
         };
         let name = field.file_name().and_then(sha1_name);
-        let name = name.ok_or_else(|| bad("a chunk's file name is its SHA-1".into()))?;
+        let name = name.ok_or_else(|| bad("a chunk's file name is its SHA-1"))?;
         let bytes = field.bytes().await.map_err(|e| bad(e.to_string()))?;
         let dir = dir.clone();
         tokio::task::spawn_blocking(move || keep_chunk(&dir, &name, &bytes, gzip))
             .await
-            .map_err(|e| No(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))??;
+            .map_err(internal)??;
     }
-    ok(json!({}))
+    Ok(())
 }
 
-fn keep_chunk(dir: &FilePath, name: &str, bytes: &Bytes, gzip: bool) -> Result<(), No> {
-    let bad = |text: &str| No(StatusCode::BAD_REQUEST, text.to_owned());
-    let io = |e: std::io::Error| {
-        No(StatusCode::INTERNAL_SERVER_ERROR, format!("the chunk could not be kept: {e}"))
-    };
+fn keep_chunk(dir: &FilePath, name: &str, bytes: &Bytes, gzip: bool) -> Result<(), Problem> {
+    let io = |e: std::io::Error| internal(format!("the chunk could not be kept: {e}"));
     let mut inflated = Vec::new();
     match gzip {
         true => flate2::read::GzDecoder::new(bytes.as_ref())
@@ -231,7 +244,7 @@ fn keep_chunk(dir: &FilePath, name: &str, bytes: &Bytes, gzip: bool) -> Result<(
         false => bytes.as_ref().take(CHUNK as u64 + 1).read_to_end(&mut inflated).map_err(io)?,
     };
     if inflated.len() > CHUNK {
-        return Err(No(StatusCode::PAYLOAD_TOO_LARGE, format!("a chunk has at most {} MiB", CHUNK >> 20)));
+        return Err(Problem::new(Code::TooLarge, format!("a chunk has at most {} MiB", CHUNK >> 20)));
     }
     if sha1_of(&inflated) != name {
         return Err(bad("the chunk's content is not what its name says"));
@@ -276,13 +289,36 @@ struct Assemble {
     version: Option<String>,
 }
 
+/// How the chunks of a bundle stand, as these clients ask until it is kept.
+enum Assembled {
+    Kept,
+    Missing(Vec<String>),
+    /// It cannot be used, and why.
+    Unusable(String),
+}
+
 async fn assemble(
     State(control): State<Shared>,
     Extension(principal): Extension<Principal>,
+    caller: Caller,
     Json(input): Json<Assemble>,
 ) -> Answer {
-    demand(&principal, Scope::Deploy)?;
-    let bad = |text: &str| No(StatusCode::BAD_REQUEST, text.to_owned());
+    let door = door(&principal, caller, "error_map_upload", &input.projects);
+    let (state, missing, detail) =
+        match door.watched(&control.context, keep_bundle(&control, &principal, &input)).await? {
+            Assembled::Kept => ("ok", Vec::new(), None),
+            Assembled::Missing(chunks) => ("not_found", chunks, None),
+            Assembled::Unusable(why) => ("error", Vec::new(), Some(why)),
+        };
+    ok(json!({ "state": state, "missingChunks": missing, "detail": detail }))
+}
+
+async fn keep_bundle(
+    control: &Shared,
+    principal: &Principal,
+    input: &Assemble,
+) -> Result<Assembled, Problem> {
+    demand(principal, Scope::Deploy)?;
     let checksum = sha1_name(&input.checksum).ok_or_else(|| bad("checksum is a SHA-1"))?;
     let chunks: Vec<String> = input.chunks.iter().filter_map(|c| sha1_name(c)).collect();
     if chunks.len() != input.chunks.len() || chunks.len() * CHUNK > BUNDLE {
@@ -290,22 +326,20 @@ async fn assemble(
     }
     let mut apps = Vec::new();
     for project in &input.projects {
-        apps.push(app(&control, &principal, project).await?);
+        apps.push(app(control, principal, project).await?);
     }
     if apps.is_empty() {
         return Err(bad("projects names no app"));
     }
-    let dir = chunks_dir(&control);
+    let dir = chunks_dir(control);
     let names = chunks.clone();
     let read = tokio::task::spawn_blocking(move || join(&dir, &names));
-    let (bytes, missing) = read.await.map_err(|e| No(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
+    let (bytes, missing) = read.await.map_err(internal)?;
     if !missing.is_empty() {
-        return ok(json!({ "state": "not_found", "missingChunks": missing }));
+        return Ok(Assembled::Missing(missing));
     }
     if sha1_of(&bytes) != checksum {
-        return ok(
-            json!({ "state": "error", "missingChunks": [], "detail": "the chunks do not make what checksum says" }),
-        );
+        return Ok(Assembled::Unusable("the chunks do not make what checksum says".into()));
     }
     for app in &apps {
         if let Some(version) = &input.version {
@@ -313,16 +347,16 @@ async fn assemble(
         }
         let kept = control.context.maps.add_bundle(app.id, input.version.as_deref(), bytes.clone()).await;
         if let Err(error) = kept {
-            return ok(json!({ "state": "error", "missingChunks": [], "detail": error.to_string() }));
+            return Ok(Assembled::Unusable(error.to_string()));
         }
     }
-    let dir = chunks_dir(&control);
+    let dir = chunks_dir(control);
     // They are done with; another bundle with the same content uploads them again.
     let _ = tokio::task::spawn_blocking(move || {
         chunks.iter().try_for_each(|c| std::fs::remove_file(dir.join(c)))
     })
     .await;
-    ok(json!({ "state": "ok", "missingChunks": [], "detail": null }))
+    Ok(Assembled::Kept)
 }
 
 /// The chunks together, and those that are missing.
@@ -373,15 +407,27 @@ fn shown(version: &str, projects: &[String], released: bool) -> Value {
         "dateReleased": released.then_some(now), "projects": projects, "newGroups": 0 })
 }
 
+async fn set_release(
+    control: &Shared,
+    principal: &Principal,
+    caller: Caller,
+    version: &str,
+    release: &Release,
+) -> Result<Value, No> {
+    let door = door(principal, caller, "error_release_set", &release.projects);
+    door.watched(&control.context, keep_release(control, principal, version, release)).await?;
+    Ok(shown(version, &release.projects, release.released.is_some()))
+}
+
 async fn keep_release(
     control: &Shared,
     principal: &Principal,
     version: &str,
     release: &Release,
-) -> Result<Value, No> {
+) -> Result<(), Problem> {
     demand(principal, Scope::Deploy)?;
     if version.is_empty() || version.len() > 250 {
-        return Err(No(StatusCode::BAD_REQUEST, "version has 1 to 250 characters".into()));
+        return Err(bad("version has 1 to 250 characters"));
     }
     let commits = release.kept_commits();
     for project in &release.projects {
@@ -398,16 +444,17 @@ async fn keep_release(
             }
         }
     }
-    Ok(shown(version, &release.projects, release.released.is_some()))
+    Ok(())
 }
 
 async fn create_release(
     State(control): State<Shared>,
     Extension(principal): Extension<Principal>,
+    caller: Caller,
     Json(input): Json<Release>,
 ) -> Answer {
     let version = input.version.clone().unwrap_or_default();
-    let shown = keep_release(&control, &principal, &version, &input).await?;
+    let shown = set_release(&control, &principal, caller, &version, &input).await?;
     Ok((StatusCode::CREATED, Json(shown)).into_response())
 }
 
@@ -415,19 +462,21 @@ async fn create_release_of(
     State(control): State<Shared>,
     Extension(principal): Extension<Principal>,
     Path((_, project)): Path<(String, String)>,
+    caller: Caller,
     Json(input): Json<Release>,
 ) -> Answer {
     let input = Release { projects: vec![project], ..input };
-    create_release(State(control), Extension(principal), Json(input)).await
+    create_release(State(control), Extension(principal), caller, Json(input)).await
 }
 
 async fn update_release(
     State(control): State<Shared>,
     Extension(principal): Extension<Principal>,
     Path((_, version)): Path<(String, String)>,
+    caller: Caller,
     Json(input): Json<Release>,
 ) -> Answer {
-    ok(keep_release(&control, &principal, &version, &input).await?)
+    ok(set_release(&control, &principal, caller, &version, &input).await?)
 }
 
 async fn release(
@@ -443,7 +492,7 @@ async fn release(
         }
     }
     match projects.is_empty() {
-        true => Err(No(StatusCode::NOT_FOUND, format!("There is no release {version:?}."))),
+        true => Err(Problem::new(Code::NotFound, format!("There is no release {version:?}.")).into()),
         false => ok(shown(&version, &projects, false)),
     }
 }
@@ -452,11 +501,12 @@ async fn create_deploy(
     State(control): State<Shared>,
     Extension(principal): Extension<Principal>,
     Path((_, version)): Path<(String, String)>,
+    caller: Caller,
     Json(input): Json<Value>,
 ) -> Answer {
     let release =
         Release { version: None, projects: Vec::new(), released: Some(String::new()), commits: None };
-    keep_release(&control, &principal, &version, &release).await?;
+    set_release(&control, &principal, caller, &version, &release).await?;
     let environment = input.get("environment").and_then(Value::as_str).unwrap_or("production");
     let now = berth_schemas::Timestamp::now();
     let shown = json!({ "id": "1", "environment": environment, "name": input.get("name"), "dateStarted": now, "dateFinished": now });

@@ -18,13 +18,13 @@ use axum::{
 use berth_deploy::Room;
 use berth_schemas::{Code, Problem, Scope, Timestamp, ids::UploadId, token::TokenMode, upload::Upload};
 use berth_store::model::Principal;
-use berth_tools::{Outside, RequestId, Via};
+use berth_tools::Outside;
 use futures_util::StreamExt as _;
 use http::{HeaderMap, StatusCode, header};
 use sha2::{Digest as _, Sha256};
 use tokio::{fs, io::AsyncWriteExt as _};
 
-use super::{Shared, problem::Refusal};
+use super::{Shared, caller::Caller, problem::Refusal};
 
 /// How long an upload is kept that no deployment uses.
 pub const KEPT: Duration = Duration::from_hours(24);
@@ -45,13 +45,11 @@ const TYPES: [&str; 5] = [
 pub async fn create(
     State(control): State<Shared>,
     Extension(principal): Extension<Principal>,
-    id: Option<Extension<RequestId>>,
+    caller: Caller,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let agent = headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok());
-    let via = Via::rest(agent, id.map(|Extension(id)| id.0));
-    let door = Outside { who: &principal, via, what: "upload_create", target: None };
+    let door = Outside { who: &principal, via: caller.by_rest(), what: "upload_create", target: None };
     let receiving = receive(&control, &principal, &headers, body);
     match door.watched(&control.context, receiving).await {
         Ok(upload) => (StatusCode::CREATED, Json(upload)).into_response(),

@@ -47,6 +47,19 @@ async fn what_comes_in_by_other_doors_is_in_the_audit_log() {
     assert!(pushed["client"].as_str().unwrap().starts_with("git/"), "{pushed}");
     assert!(pushed["request_id"].is_string() && pushed["duration_ms"].is_i64(), "{pushed}");
 
+    let release = json!({ "version": "1.0", "projects": ["web"] });
+    berth.rest().post("/api/0/organizations/any/releases/", release.clone()).await.ok();
+    let refused = berth.rest_as(&reader).post("/api/0/organizations/any/releases/", release).await;
+    assert_eq!(refused.status, 403);
+    assert_eq!(
+        rows(&berth, "tool=error_release_set").await,
+        [row("reader", "forbidden", "app=web"), row("admin", "ok", "app=web")]
+    );
+    let bundle = json!({ "checksum": "0".repeat(40), "chunks": ["1".repeat(40)], "projects": ["web"] });
+    let asked = berth.rest().post("/api/0/organizations/any/artifactbundle/assemble/", bundle).await.ok();
+    assert_eq!(asked["missingChunks"], json!(["1".repeat(40)]));
+    assert_eq!(rows(&berth, "tool=error_map_upload").await, [row("admin", "ok", "app=web")]);
+
     let call = json!({ "name": "tool_search", "arguments": { "query": "open sesame" } });
     let body = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call });
     let mcp = berth.rest_as(&reader).header("accept", "application/json, text/event-stream");

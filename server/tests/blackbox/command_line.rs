@@ -12,6 +12,9 @@ async fn a_first_session_reads_well() {
         .await
         .ok();
     assert!(made.stdout.contains("port 3000") || made.stdout.contains("3000"), "{}", made.stdout);
+    berth.cli(["app", "update", "web", "port=4000", "previews=branches"]).await.ok();
+    let settings = berth.cli(["app", "get", "web", "--json"]).await.ok().json()["settings"].clone();
+    assert_eq!((&settings["port"], &settings["health_path"]), (&json!(4000), &json!("/ok")));
     berth.cli(["env", "set", "web", "A=1", "B=x=y"]).await.ok();
     let apps = berth.cli(["apps", "list"]).await.ok().stdout;
     assert!(apps.starts_with("NAME") && apps.contains("web") && !apps.contains('\u{1b}'), "{apps}");

@@ -94,6 +94,63 @@ fn the_command_tree_is_sound() {
     berth::cli::tree::command(&registry()).debug_assert();
 }
 
+/// The command lines of a document: those of code blocks, which are whole, and those in running text, which may leave
+/// out what must be given.
+fn commands(document: &str) -> Vec<(String, bool)> {
+    let mut found = Vec::new();
+    let mut inside = false;
+    for line in document.lines() {
+        if line.starts_with("```") {
+            inside = !inside;
+        } else if inside && line.starts_with("berth ") {
+            found.push((line.to_owned(), true));
+        }
+        // Code spans are every other piece between backticks; in a code block, those of its comments.
+        found.extend(
+            line.split('`')
+                .skip(1)
+                .step_by(2)
+                .filter(|c| c.starts_with("berth "))
+                .map(|c| (c.to_owned(), false)),
+        );
+    }
+    found
+}
+
+#[test]
+fn the_commands_of_the_readme_are_commands() {
+    use clap::error::ErrorKind::{
+        DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, MissingRequiredArgument,
+    };
+
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
+    let registry = registry();
+    let all = commands(&readme);
+    assert!(all.iter().filter(|(_, whole)| *whole).count() > 20, "{all:#?}");
+    for (line, whole) in all {
+        let words = shell_words::split(&line).unwrap_or_else(|e| panic!("{line}: {e}"));
+        let matches = match berth::cli::tree::command(&registry).try_get_matches_from(words) {
+            Ok(matches) => matches,
+            Err(e) if e.kind() == DisplayHelp => continue,
+            Err(e)
+                if !whole
+                    && [MissingRequiredArgument, DisplayHelpOnMissingArgumentOrSubcommand]
+                        .contains(&e.kind()) =>
+            {
+                continue;
+            }
+            Err(e) => panic!("{line}: {e}"),
+        };
+        let Some((noun, rest)) = matches.subcommand() else { continue };
+        let tool = rest
+            .subcommand()
+            .and_then(|(verb, rest)| berth::cli::tree::find(&registry, noun, verb).map(|tool| (tool, rest)));
+        if let Some((tool, rest)) = tool {
+            berth::cli::input::from_matches(tool, rest).unwrap_or_else(|e| panic!("{line}: {e:?}"));
+        }
+    }
+}
+
 #[tokio::test]
 async fn every_tool_is_reached_by_mcp() {
     let berth = Berth::without_docker().await;
