@@ -466,7 +466,7 @@ try_mode() {
   if [ ! -e "$DATA/.berth-try" ] && [ -n "$(ls -A "$DATA")" ]; then
     die "$DATA is not empty and was not made by --try" "Give another directory with --data-dir."
   fi
-  chmod 700 "$DATA" && : >"$DATA/.berth-try"
+  chmod 700 "$DATA" && touch "$DATA/.berth-try"
   step "Looking for Docker"
   DOCKER=1
   docker_ready "$DATA/dockerd.log" || DOCKER=0
@@ -520,6 +520,8 @@ try_start() {
     stop_pid "$PID_FILE"
     die "the daemon ended, or did not answer within $WAIT_S s" "The end of its log is above; all of it is in $LOG."
   }
+  # A daemon that has ended leaves nothing behind that says which containers were its.
+  json_field "$DATA/data/daemon.json" instance >"$DATA/.berth-try"
   say "control at $CONTROL_URL, apps at $HTTP_URL"
 }
 
@@ -583,15 +585,14 @@ try_clean() {
       if [ -n "$job" ] && try_cli job get "$job" --wait-s 50 >/dev/null; then say "deleted the app $app"; fi
     done
   fi
-  instance=$(json_field "$DATA/data/daemon.json" instance)
+  instance=$(cat "$DATA/.berth-try")
   try_stop
   remove_containers "$instance"
   rm -rf "$DATA"
   say "removed $DATA; the build cache and Docker are left as they are"
 }
 
-# Removes the containers and networks that carry this instance's label, no others. INSTANCE is read while the
-# daemon's file is still there.
+# Removes the containers, networks and images that carry this instance's label, no others.
 remove_containers() { # INSTANCE
   docker_answers || return 0
   case $1 in
@@ -606,6 +607,9 @@ remove_containers() { # INSTANCE
   done
   for id in $(docker_api GET "/networks?filters=$filter" 30 | grep -o '"Id":"[0-9a-f]*"' | cut -d '"' -f 4); do
     docker_api DELETE "/networks/$id" 60 >/dev/null || warn "the network $id could not be removed"
+  done
+  for id in $(docker_api GET "/images/json?filters=$filter" 30 | grep -o '"Id":"sha256:[0-9a-f]*"' | cut -d '"' -f 4); do
+    docker_api DELETE "/images/$id?force=true" 60 >/dev/null || warn "the image $id could not be removed"
   done
 }
 

@@ -50,8 +50,11 @@ fn the_trial_serves_the_example() {
     let ports = ["--control-port", control_text.as_str(), "--http-port", http_text.as_str()];
     let outcome = world.try_run(&[&arguments[..], &ports].concat());
     let page = outcome.ok.then(|| get(http, &format!("hello.localhost:{http}")));
+    // What has ended cannot say any more which containers were its.
+    let stopped = world.try_run(&[&arguments[..], &["--stop"]].concat());
     let cleaned = world.try_run(&[&arguments[..], &["--clean"]].concat());
-    assert!(outcome.ok, "{outcome:#?}");
+    assert!(outcome.ok && stopped.ok, "{outcome:#?}\n{stopped:#?}");
+    assert!(!cleaned.stdout.contains("may be left in Docker"), "{cleaned:#?}");
     let page = page.unwrap_or_default();
     assert!(page.starts_with("HTTP/1.1 200") && page.contains("Your app has a berth."), "{page}");
     assert!(cleaned.ok && !data.exists(), "{cleaned:#?}");
