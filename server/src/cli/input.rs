@@ -21,6 +21,11 @@ pub fn from_matches(tool: &Tool, matches: &ArgMatches) -> Result<Map<String, Val
         let value = value(tool, &field, &texts).map_err(|e| wrong(&field.name, &e))?;
         input.insert(field.name, value);
     }
+    if let Some(query) = tree::searched(tool)
+        && let Some(text) = matches.get_one::<String>(tree::SEARCHED)
+    {
+        input.insert(query.name, text.as_str().into());
+    }
     if let Some(map) = tree::trailing(tool) {
         let pairs: Vec<&str> =
             matches.get_many::<String>(tree::TRAILING).into_iter().flatten().map(String::as_str).collect();

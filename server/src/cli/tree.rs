@@ -98,14 +98,23 @@ fn tool_command(tool: &Tool, verb: String) -> Command {
     let mut command = Command::new(verb).about(tool.spec.title).long_about(tool.spec.description);
     for field in positional(tool) {
         command = command.arg(
-            Arg::new(id(&field.name))
-                .required(true)
-                .value_name(field.name.to_uppercase())
-                .help(field.description.clone()),
+            Arg::new(id(&field.name)).required(true).value_name(field.name.to_uppercase()).help(format!(
+                "{}{}",
+                field.description,
+                choices(&field.shape)
+            )),
         );
     }
     for field in optional(tool) {
         command = command.arg(flag(&field, &tool.input));
+    }
+    if let Some(query) = searched(tool) {
+        command = command.arg(
+            Arg::new(SEARCHED)
+                .value_name("QUERY")
+                .conflicts_with(id(&query.name))
+                .help(format!("The same as --{}", kebab(&query.name))),
+        );
     }
     if let Some(map) = trailing(tool) {
         command = command.arg(
@@ -150,6 +159,15 @@ pub fn trailing(tool: &Tool) -> Option<Field> {
     let pairs = |f: &Field| matches!(f.shape, Shape::Map(_) | Shape::Json);
     let about = |f: &Field| f.name.strip_suffix('s') == Some(noun) || f.name == "settings";
     schema::fields(&tool.input).into_iter().find(|f| pairs(f) && about(f))
+}
+
+/// Id of the positional argument that stands for a query.
+pub const SEARCHED: &str = "query";
+
+/// The field that a bare argument of a search goes to.
+#[must_use]
+pub fn searched(tool: &Tool) -> Option<Field> {
+    optional(tool).into_iter().find(|f| f.name == SEARCHED && matches!(f.shape, Shape::Text(_)))
 }
 
 fn is_scalar(shape: &Shape) -> bool {

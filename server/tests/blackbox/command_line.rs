@@ -15,6 +15,10 @@ async fn a_first_session_reads_well() {
     berth.cli(["app", "update", "web", "port=4000", "previews=branches"]).await.ok();
     let settings = berth.cli(["app", "get", "web", "--json"]).await.ok().json()["settings"].clone();
     assert_eq!((&settings["port"], &settings["health_path"]), (&json!(4000), &json!("/ok")));
+    let found = berth.cli(["error", "search", "is:open", "--json"]).await.ok().json();
+    assert_eq!(found["total"], 0);
+    let typo = berth.cli(["error", "search", "is:opne"]).await;
+    assert!(typo.code == 1 && typo.stderr.contains("is:open"), "{}", typo.stderr);
     berth.cli(["env", "set", "web", "A=1", "B=x=y"]).await.ok();
     let apps = berth.cli(["apps", "list"]).await.ok().stdout;
     assert!(apps.starts_with("NAME") && apps.contains("web") && !apps.contains('\u{1b}'), "{apps}");

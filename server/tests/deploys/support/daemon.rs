@@ -136,6 +136,7 @@ impl Berth {
 
     /// Ends the daemon as a power cut would.
     pub(crate) fn kill(&mut self) {
+        self.adopt();
         let mut process = self.process.take().expect("the daemon does not run");
         let _ = process.kill();
         process.wait().unwrap();
@@ -153,18 +154,32 @@ impl Berth {
             ["succeeded", "failed"].contains(&job["state"].as_str()?).then_some(job)
         })
         .await;
-        let pid = self.pid();
-        if self.process.as_ref().map(Child::id) != Some(pid) && self.successors.last() != Some(&pid) {
+        self.adopt();
+        job
+    }
+
+    /// Remembers who has taken over, whoever asked for it, so that it ends with this.
+    fn adopt(&mut self) {
+        if let Some(pid) = self.present()
+            && self.process.as_ref().map(Child::id) != Some(pid)
+            && !self.successors.contains(&pid)
+            // A file that nobody took away may name another process by now.
+            && std::fs::read_to_string(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|line| line.contains(&*self.dir.path().to_string_lossy()))
+        {
             self.successors.push(pid);
         }
-        job
     }
 
     /// The process that says of itself that it is the daemon.
     pub(crate) fn pid(&self) -> u32 {
-        let presence = std::fs::read(self.data().join("daemon.json")).unwrap();
-        let presence: Value = serde_json::from_slice(&presence).unwrap();
-        u32::try_from(presence["pid"].as_u64().unwrap()).unwrap()
+        self.present().unwrap()
+    }
+
+    fn present(&self) -> Option<u32> {
+        let presence = std::fs::read(self.data().join("daemon.json")).ok()?;
+        let presence: Value = serde_json::from_slice(&presence).ok()?;
+        presence["pid"].as_u64()?.try_into().ok()
     }
 
     /// Installs another program in place of the daemon's, as an installer does: by renaming.
