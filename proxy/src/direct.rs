@@ -9,7 +9,8 @@
 //! Only a request that may be repeated goes on a connection that was used before: the app may be closing it. All
 //! others get one of their own, and say so (`Connection: close`).
 //!
-//! Everything else (large uploads, upgrades, odd targets) goes Pingora's general way, by the same rules.
+//! An upgrade begins here, too (see [`crate::tunnel`]). Everything else (large uploads, odd targets) goes Pingora's
+//! general way, by the same rules.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,6 +32,7 @@ use crate::{
     forwarded,
     gateway::MAX_TRIES,
     header_rules::is_hop_by_hop,
+    tunnel,
     upstream::Upstream,
 };
 
@@ -51,16 +53,18 @@ pub(crate) fn suits(session: &mut Session) -> bool {
     if !bodyless && !request.headers.get(header::CONTENT_LENGTH).is_some_and(is_small) {
         return false;
     }
-    let plain_connection = request.headers.get(header::CONNECTION).is_none_or(|value| {
-        value.as_bytes().eq_ignore_ascii_case(b"keep-alive")
-            || value.as_bytes().eq_ignore_ascii_case(b"close")
-    });
+    let upgrade = session.is_upgrade_req();
+    let request = session.req_header();
+    let plain_connection = !request.headers.contains_key(header::UPGRADE)
+        && request.headers.get(header::CONNECTION).is_none_or(|value| {
+            value.as_bytes().eq_ignore_ascii_case(b"keep-alive")
+                || value.as_bytes().eq_ignore_ascii_case(b"close")
+        });
     let has_host = request.headers.contains_key(header::HOST) || request.uri.authority().is_some();
-    plain_connection
+    (plain_connection || upgrade && bodyless)
         && has_host
         && request.raw_path().starts_with(b"/")
         && request.method != Method::CONNECT
-        && !request.headers.contains_key(header::UPGRADE)
         && !request.headers.contains_key(header::EXPECT)
 }
 
@@ -120,7 +124,8 @@ async fn read_body(session: &mut Session) -> Result<Bytes> {
 }
 
 async fn one_try(session: &mut Session, exchange: &mut Exchange, body: &Bytes) -> Tried {
-    let repeatable = body.is_empty() && session.req_header().method.is_idempotent();
+    let upgrade = session.is_upgrade_req();
+    let repeatable = !upgrade && body.is_empty() && session.req_header().method.is_idempotent();
     // A second try gets a connection of its own: others of the same age may be closed too.
     let reuse = repeatable && !exchange.is_retry();
     let Some(replica) = exchange.next_replica() else {
@@ -149,7 +154,9 @@ async fn one_try(session: &mut Session, exchange: &mut Exchange, body: &Bytes) -
         Ok(request) => Box::new(request),
         Err(error) => return Tried::Failed(error),
     };
-    if !repeatable {
+    if upgrade {
+        keep_upgrade(session.req_header(), &mut request);
+    } else if !repeatable {
         // Inserting a valid value into a map of valid values does not fail.
         let _ = request.insert_header(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -173,6 +180,8 @@ async fn one_try(session: &mut Session, exchange: &mut Exchange, body: &Bytes) -
                 {
                     exchange.keep(upstream);
                 }
+            } else if upgrade {
+                // The last frames must not be lost to a reset.
             } else if let Some(upstream) = app.stream().as_any().downcast_ref::<Upstream>() {
                 upstream.close_without_trace();
             }
@@ -236,6 +245,11 @@ async fn answer(
     app: &mut HttpSession,
     first: HttpTask,
 ) -> Result<()> {
+    if tunnel::begins(session, app, &first)
+        && let HttpTask::Header(head, _) = first
+    {
+        return tunnel::run(session, exchange, app, head).await;
+    }
     let mut first = Some(first);
     let mut events: Option<EventTracker> = None;
     loop {
@@ -332,6 +346,15 @@ fn finish_head(
     }
     head.remove_header("x-berth-error");
     exchange.stamp().mark_apps(head)
+}
+
+/// Hop-by-hop headers stay behind, but these two ask the app itself.
+fn keep_upgrade(request: &RequestHeader, upstream: &mut RequestHeader) {
+    if let Some(protocol) = request.headers.get(header::UPGRADE) {
+        // Inserting a valid value into a map of valid values does not fail.
+        let _ = upstream.insert_header(header::UPGRADE, protocol.clone());
+        let _ = upstream.insert_header(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
 }
 
 /// The request as the app gets it: HTTP/1.1, with a host, without hop-by-hop and forged headers.

@@ -48,6 +48,7 @@ mod stamp;
 mod static_site;
 mod target;
 mod tls;
+mod tunnel;
 mod upstream;
 mod websocket;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
 };
 use tokio_rustls::client::TlsStream;
@@ -14,7 +14,7 @@ use tokio_tungstenite::{
 };
 
 use crate::{
-    support::{Proxy, raw_app, release, until},
+    support::{Proxy, raw_app, read_head, release, until},
     tls::handshake,
 };
 
@@ -59,6 +59,56 @@ async fn a_client_is_told_when_its_app_leaves_without_a_word() {
         assert_restart(last_words(plain(&proxy).await).await, how);
         assert_restart(last_words(secure(&proxy).await).await, how);
     }
+}
+
+#[tokio::test]
+async fn an_app_that_answers_at_once_keeps_its_client() {
+    // Before it has even read the request, so that its answer is there before anything else happens.
+    let (addr, _) = raw_app(|mut socket| async move {
+        let answer = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n";
+        socket.write_all(answer.as_bytes()).await.expect("sent");
+        let head = read_head(&mut socket).await.expect("a request").to_lowercase();
+        assert!(head.contains("upgrade: websocket") && head.contains("connection: upgrade"), "{head}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        socket.write_all(b"hello").await.expect("sent");
+        let mut word = [0; 4];
+        socket.read_exact(&mut word).await.expect("a word");
+        socket.write_all(&word).await.expect("sent");
+    })
+    .await;
+    let proxy = Proxy::start();
+    proxy.route(&release(1, &[addr]));
+    for round in 0..30 {
+        let mut client = TcpStream::connect(proxy.http).await.expect("connects");
+        let request = "GET / HTTP/1.1\r\nhost: web.test\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
+        client.write_all(request.as_bytes()).await.expect("sent");
+        let head = read_head(&mut client).await.expect("an answer");
+        assert!(head.starts_with("HTTP/1.1 101"), "round {round}: {head}");
+        let mut hello = [0; 5];
+        client.read_exact(&mut hello).await.unwrap_or_else(|error| panic!("round {round}: {error}"));
+        assert_eq!(&hello, b"hello", "round {round}");
+        client.write_all(b"word").await.expect("sent");
+        let mut word = [0; 4];
+        client.read_exact(&mut word).await.unwrap_or_else(|error| panic!("round {round}: {error}"));
+        assert_eq!(&word, b"word", "round {round}");
+    }
+}
+
+#[tokio::test]
+async fn an_app_cannot_switch_to_what_nobody_asked_for() {
+    let (addr, _) = raw_app(|mut socket| async move {
+        read_head(&mut socket).await;
+        let answer = "HTTP/1.1 101 Switching Protocols\r\nupgrade: tunnel\r\nconnection: upgrade\r\n\r\n";
+        let _ = socket.write_all(answer.as_bytes()).await;
+    })
+    .await;
+    let proxy = Proxy::start();
+    proxy.route(&release(1, &[addr]));
+    let mut client = TcpStream::connect(proxy.http).await.expect("connects");
+    let request = "GET / HTTP/1.1\r\nhost: web.test\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
+    client.write_all(request.as_bytes()).await.expect("sent");
+    let head = read_head(&mut client).await.expect("an answer");
+    assert!(head.starts_with("HTTP/1.1 502"), "{head}");
 }
 
 #[tokio::test]
