@@ -54,7 +54,6 @@ pub(crate) fn suits(session: &mut Session) -> bool {
         return false;
     }
     let upgrade = session.is_upgrade_req();
-    let request = session.req_header();
     let plain_connection = !request.headers.contains_key(header::UPGRADE)
         && request.headers.get(header::CONNECTION).is_none_or(|value| {
             value.as_bytes().eq_ignore_ascii_case(b"keep-alive")

@@ -56,7 +56,7 @@ pub(crate) async fn run(
     }
 }
 
-/// An app switches to a protocol that was asked for, or to none (RFC 9110, section 7.8).
+/// An app names the protocol that it switches to, and it is one that was asked for (RFC 9110, section 7.8).
 fn check_protocol(session: &Session, head: &ResponseHeader) -> Result<()> {
     let asked = session.req_header().headers.get(header::UPGRADE).and_then(|v| v.to_str().ok());
     let given = head.headers.get(header::UPGRADE).and_then(|v| v.to_str().ok());
