@@ -165,7 +165,7 @@ impl ControlPlane {
         .await?;
         certs.approve_by(Arc::new(certificates::Asks(pipeline.clone())));
         let remains = Remains::start(store.clone(), &daemon.outlet);
-        let retention = Retention::start(store.clone(), retention_config(config), shutdown.child_token());
+        let retention = Retention::start(store.clone(), index.clone(), retention_config(config), shutdown.child_token());
         let ingest = Ingest::start(store.clone(), shutdown.child_token());
         let digester = Digester::start(
             store.clone(),

@@ -18,7 +18,7 @@ use berth_schemas::{
 };
 use berth_store::{
     ErrorEventRow, ErrorReleaseRow, IssueOrder, IssueRow, WantedMap,
-    model::{AppId, AppRow, DeploymentRow},
+    model::{AppId, DeploymentRow},
 };
 use serde_json::Value;
 
@@ -460,9 +460,9 @@ async fn compare(call: Call, input: ErrorReleaseCompare) -> Result<ReleaseCompar
         after.map_or_else(|| time(&call), |r| r.first_seen)
     };
     let new = call.context.store.errors().issues_new_in(app.id, release, 20).await?;
-    let ours = stats(&call, &app, release, until(release)).await?;
+    let ours = stats(&call, release, until(release)).await?;
     let theirs = match with {
-        Some(with) => Some(stats(&call, &app, with, until(with)).await?),
+        Some(with) => Some(stats(&call, with, until(with)).await?),
         None => None,
     };
     let mut why = Vec::new();
@@ -490,11 +490,10 @@ async fn compare(call: Call, input: ErrorReleaseCompare) -> Result<ReleaseCompar
 
 async fn stats(
     call: &Call,
-    app: &AppRow,
     release: &ErrorReleaseRow,
     until: Timestamp,
 ) -> Result<ReleaseErrors, Problem> {
-    let stats = call.context.store.errors().release_stats(app.id, release.id).await?;
+    let stats = call.context.store.errors().release_stats(release.id).await?;
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     let (hours, events) =
         ((until.millis_since(release.first_seen) as f64 / 3_600_000.0).max(0.1), stats.events as f64);

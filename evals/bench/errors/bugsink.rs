@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use berth_evals::{process::Program, program::program};
 
-use crate::load::{self, Sink};
+use crate::load::{self, Requests, Sink};
 
 /// What its template lacks for a load on loopback: its quotas lifted, plain HTTP, no mail.
 const SETTINGS: &str = r#"
@@ -118,11 +118,12 @@ pub(crate) async fn measure(venv: &Path, events: u64, connections: usize, load_i
     web.wait_for(addr)?;
     let digester = Program::start(&mut bugsink.command("bugsink-runsnappea")?)?;
     // Both workers import everything with their first request.
-    load::burst(&sink, load_id ^ 7, (0, 20), 4).await?;
+    load::burst(&sink, &Requests::make(&sink, load_id ^ 7, (0, 20)), (0, 20), 4).await?;
     settle(&bugsink, 20).await?;
     let before = (bugsink.digested(), bugsink.bytes());
+    let requests = Requests::make(&sink, load_id, (0, events));
     let begun = Instant::now();
-    let told = load::burst(&sink, load_id, (0, events), connections).await?;
+    let told = load::burst(&sink, &requests, (0, events), connections).await?;
     ensure!(told.accepted() as u64 == events, "bugsink answered {:?}", told.statuses);
     settle(&bugsink, before.0 + events).await?;
     let took = begun.elapsed();

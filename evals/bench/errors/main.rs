@@ -18,9 +18,9 @@ use clap::Parser;
 use reqwest::Url;
 use serde_json::{Value, json};
 
-use crate::load::{Sink, ms};
+use crate::load::{Requests, Sink, ms};
 
-/// Events of one burst while the store grows: made in memory first, so that is what bounds it.
+/// Events of one burst while the store grows.
 const CHUNK: u64 = 20_000;
 /// How far digesting may lag behind while the store grows.
 const LAG: u64 = 20_000;
@@ -177,11 +177,12 @@ struct Burst {
 }
 
 async fn burst(berth: &Berth, options: &Options) -> Result<Burst> {
-    load::burst(&berth.sink, BURST ^ 77, (0, 50), 4).await?;
+    load::burst(&berth.sink, &Requests::make(&berth.sink, BURST ^ 77, (0, 50)), (0, 50), 4).await?;
     berth.until_found(&events::id(BURST ^ 77, 49), Duration::from_millis(50)).await?;
     let (before, idle) = (berth.digested().await?, berth.daemon.resident()?);
+    let requests = Requests::make(&berth.sink, BURST, (0, options.events));
     let cpu = cpu_seconds(berth.daemon.pid());
-    let told = load::burst(&berth.sink, BURST, (0, options.events), options.connections).await?;
+    let told = load::burst(&berth.sink, &requests, (0, options.events), options.connections).await?;
     let sent = Instant::now();
     let accepted = told.accepted() as u64;
     berth.until_digested(before + accepted).await?;
@@ -231,10 +232,12 @@ async fn grow(berth: &Berth, options: &Options, idle: u64) -> Result<()> {
     let wanted = options.store.saturating_sub(there);
     let (mut sent, mut slowest) = (0, Duration::ZERO);
     let mut times = Vec::new();
+    let requests = Requests::make(&berth.sink, GROW, (0, wanted));
+    let cpu = cpu_seconds(berth.daemon.pid());
     let begun = Instant::now();
     while sent < wanted {
         let to = (sent + CHUNK).min(wanted);
-        let told = load::burst(&berth.sink, GROW, (sent, to), options.connections).await?;
+        let told = load::burst(&berth.sink, &requests, (sent, to), options.connections).await?;
         ensure!(told.accepted() as u64 == to - sent, "answers were {:?}", told.statuses);
         slowest = slowest.max(told.times.last().copied().unwrap_or_default());
         times.extend(told.times);
@@ -256,6 +259,8 @@ async fn grow(berth: &Berth, options: &Options, idle: u64) -> Result<()> {
         say("digested and indexed per second, sustained", format!("{rate:.0}"), "goal: at least 1,000");
         say("answer meanwhile, 99th percentile", format!("{:.2} ms", ms(&times, 0.99)), "goal: below 20 ms");
         say("answer meanwhile, slowest", format!("{:.0} ms", slowest.as_secs_f64() * 1e3), "");
+        let cpu = (cpu_seconds(berth.daemon.pid()) - cpu) / wanted as f64;
+        say("processor time per event, accepted to indexed", format!("{:.2} ms", cpu * 1e3), "");
     }
     let each = (database + index) as f64 / events as f64;
     say("disk per event", format!("{each:.0} B"), "goal: at most 4,096 B");

@@ -7,6 +7,8 @@ use berth_store::{ErrorsKept, Result, Store};
 use tokio::time::sleep;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use crate::errors::ErrorIndex;
+
 /// Pages of a SQLite file that are given back after a pruning, at most: some 4 MiB, a short pause for writers.
 const SHRINK_PAGES: u32 = 1024;
 
@@ -58,7 +60,12 @@ pub struct Retention {
 impl Retention {
     /// Starts; ends when `shutdown` is cancelled, between two pieces of work.
     #[must_use]
-    pub fn start(store: Store, config: RetentionConfig, shutdown: CancellationToken) -> Self {
+    pub fn start(
+        store: Store,
+        index: ErrorIndex,
+        config: RetentionConfig,
+        shutdown: CancellationToken,
+    ) -> Self {
         let tasks = TaskTracker::new();
         tasks.spawn(async move {
             loop {
@@ -69,7 +76,7 @@ impl Retention {
                 // Dropped in the middle it leaves a piece undone, which the next round does.
                 tokio::select! {
                     () = shutdown.cancelled() => return,
-                    done = prune(&store, &config) => if let Err(error) = done {
+                    done = prune(&store, &index, &config) => if let Err(error) = done {
                         tracing::warn!(%error, "old logs, requests, errors and calls were not removed");
                     },
                 }
@@ -86,14 +93,17 @@ impl Retention {
 }
 
 /// Removes what is too old or too much, once.
-async fn prune(store: &Store, config: &RetentionConfig) -> Result<()> {
+async fn prune(store: &Store, index: &ErrorIndex, config: &RetentionConfig) -> Result<()> {
     let now = store.clock().now();
     let bytes = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let logs = store.logs().prune(before(now, config.log_age), bytes(config.log_bytes)).await?;
     let requests =
         store.requests().prune(before(now, config.request_age), bytes(config.request_bytes)).await?;
     let kept = ErrorsKept { age: config.error_age, events: bytes(config.error_events) };
-    let errors = store.errors().prune(kept).await?;
+    let (errors, gone) = store.errors().prune(kept).await?;
+    if !gone.is_empty() {
+        index.remove_before(gone).await;
+    }
     let calls = store.calls().prune(before(now, config.call_age), bytes(config.calls)).await?;
     if logs.rows + requests.rows + errors.rows + calls.rows > 0 {
         let (lines, requests, errors, calls) = (logs.rows, requests.rows, errors.rows, calls.rows);

@@ -3,14 +3,12 @@
 use sqlx::Row;
 
 use crate::{
-    database::{assembled, placeholders},
+    database::{assembled, pieces, placeholders},
     error::Result,
     store::Inner,
     write::Write,
 };
 
-/// Records that are written in one statement.
-const BATCH: usize = 200;
 
 /// Noted build cache records of a [`crate::Store`].
 #[derive(Clone, Copy)]
@@ -27,7 +25,7 @@ impl BuildCache<'_> {
         }
         let mut write = Write::begin(self.0).await?;
         let now = write.now.0;
-        for batch in records.chunks(BATCH) {
+        for batch in pieces(records) {
             let rows = placeholders(batch.len(), 2);
             let sql = format!(
                 "INSERT INTO build_cache (record, seen_at) VALUES {rows} ON CONFLICT (record) DO NOTHING"

@@ -7,7 +7,7 @@ use berth_schemas::{
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
-    database::{assembled, contains_pattern, placeholders, storable},
+    database::{assembled, contains_pattern, pieces, placeholders, storable},
     deployments::Deployments,
     error::{Result, StoreError},
     model::{DeploymentId, NewBuildLine},
@@ -21,8 +21,6 @@ pub(crate) const MAX_LINES: i64 = 20_000;
 const MAX_BYTES: usize = 4096;
 /// Most lines in an answer.
 const MAX_PAGE: i64 = 5_000;
-/// Rows of one INSERT.
-const CHUNK: usize = 100;
 
 const COLUMNS: &str = "line, at, state, kind, step, text";
 
@@ -53,7 +51,7 @@ impl Deployments<'_> {
             }
         }
         let mut line = last;
-        for chunk in lines.chunks(CHUNK) {
+        for chunk in pieces(&lines) {
             let sql = format!(
                 "INSERT INTO build_lines (deployment_id, {COLUMNS}) VALUES {}",
                 placeholders(chunk.len(), 7)

@@ -14,7 +14,7 @@ use berth_schemas::{
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
-    database::{assembled, contains_pattern, placeholders, storable},
+    database::{assembled, contains_pattern, pieces, placeholders, storable},
     error::{Result, StoreError},
     row,
     store::{Inner, Pruned},
@@ -25,8 +25,6 @@ use crate::{
 const DELAY: Duration = Duration::from_millis(500);
 /// Calls that wait at most; more are counted and lost, as when the database is away for long.
 const WAITING: usize = 20_000;
-/// Rows of one statement.
-const AT_ONCE: usize = 200;
 /// Rows that one pruning removes at most.
 const PRUNED: i64 = 20_000;
 /// Longest texts in bytes.
@@ -199,7 +197,7 @@ impl Calls<'_> {
 
     async fn write(self, calls: &[(NewCall, Ended)]) -> Result<()> {
         let mut write = Write::begin(self.0).await?;
-        for part in calls.chunks(AT_ONCE) {
+        for part in pieces(calls) {
             let sql = format!(
                 "INSERT INTO calls (at, principal, grant_id, client, surface, tool, target, request_id, outcome, duration)
                  VALUES {}",

@@ -2,7 +2,8 @@
 //!
 //! All writes go through one connection, on SQLite because it has but one writer, on PostgreSQL so that ids
 //! are committed in their order: who reads events or log lines after an id misses none. Writers wait for
-//! each other in a fair queue and not in the database, where waiting means polling.
+//! each other in a fair queue and not in the database, where waiting means polling. What clients send in numbers waits
+//! in a file of its own ([`crate::intake_file`]).
 
 use std::{
     fs::File,
@@ -15,6 +16,7 @@ use sqlx::{Any, AnyPool, AssertSqlSafe, Connection as _, Row, any::AnyPoolOption
 
 use crate::{
     error::{Result, StoreError},
+    intake_file::IntakeFile,
     key::create_private_dir,
     model::Visible,
 };
@@ -29,6 +31,9 @@ const LOCK_FILE: &str = "berth.lock";
 const LOCK_ID: i64 = 0x62_65_72_74_68;
 
 const READERS: u32 = 4;
+
+/// Page cache of a connection in KiB.
+const CACHE_KIB: u32 = 16 << 10;
 
 /// SQLite's number for the mode of auto_vacuum that is used.
 const INCREMENTAL: i64 = 2;
@@ -47,6 +52,8 @@ pub(crate) struct Database {
     pub(crate) kind: Kind,
     pub(crate) writer: AnyPool,
     pub(crate) readers: AnyPool,
+    /// What waits to be read.
+    pub(crate) intake: IntakeFile,
     /// Writers queue here.
     pub(crate) writing: Arc<tokio::sync::Mutex<()>>,
     /// Released when the database is closed.
@@ -69,9 +76,9 @@ impl Database {
             })
         })?;
         match url {
-            None => Self::sqlite(&data_dir.join(SQLITE_FILE), file_lock).await,
+            None => Self::sqlite(data_dir, file_lock).await,
             Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
-                Self::postgresql(url, file_lock).await
+                Self::postgresql(data_dir, url, file_lock).await
             }
             Some(_) => Err(StoreError::BadUrl(
                 "it must begin with postgres:// or postgresql://; without one, SQLite in the data directory is \
@@ -81,22 +88,24 @@ impl Database {
         }
     }
 
-    async fn sqlite(file: &Path, file_lock: File) -> Result<Self> {
-        create_private_file(file)?;
-        let url = format!("sqlite://{}?mode=rw", percent_encode(file));
-        let writer = sqlite_pool(1, &url, false).await?;
-        let readers = sqlite_pool(READERS, &url, true).await?;
+    async fn sqlite(data_dir: &Path, file_lock: File) -> Result<Self> {
+        let file = data_dir.join(SQLITE_FILE);
+        create_private_file(&file)?;
+        let url = format!("sqlite://{}?mode=rw", percent_encode(&file));
+        let writer = sqlite_pool(1, &url, false, CACHE_KIB).await?;
+        let readers = sqlite_pool(READERS, &url, true, CACHE_KIB).await?;
         Ok(Self {
             kind: Kind::Sqlite,
             writer,
             readers,
+            intake: IntakeFile::open(data_dir).await?,
             writing: Arc::default(),
             file_lock: std::sync::Mutex::new(Some(file_lock)),
             server_lock: std::sync::Mutex::default(),
         })
     }
 
-    async fn postgresql(url: &str, file_lock: File) -> Result<Self> {
+    async fn postgresql(data_dir: &Path, url: &str, file_lock: File) -> Result<Self> {
         let options =
             || AnyPoolOptions::new().acquire_timeout(Duration::from_secs(30)).test_before_acquire(true);
         let readers = options().max_connections(READERS + 1).connect(url).await.map_err(bad_server)?;
@@ -118,6 +127,7 @@ impl Database {
             kind: Kind::Postgresql,
             writer,
             readers,
+            intake: IntakeFile::open(data_dir).await?,
             writing: Arc::default(),
             file_lock: std::sync::Mutex::new(Some(file_lock)),
             server_lock: std::sync::Mutex::new(Some(server_lock)),
@@ -142,6 +152,7 @@ impl Database {
                 tracing::debug!(%error, "the lock's connection did not close cleanly");
             }
         }
+        self.intake.close().await;
         self.readers.close().await;
         self.writer.close().await;
         if let Ok(mut slot) = self.file_lock.lock() {
@@ -150,7 +161,8 @@ impl Database {
     }
 }
 
-async fn sqlite_pool(size: u32, url: &str, read_only: bool) -> Result<AnyPool> {
+/// Connections to a SQLite file, each with a page cache of so many KiB.
+pub(crate) async fn sqlite_pool(size: u32, url: &str, read_only: bool, cache_kib: u32) -> Result<AnyPool> {
     let pool = AnyPoolOptions::new()
         .max_connections(size)
         .min_connections(1)
@@ -185,10 +197,11 @@ async fn sqlite_pool(size: u32, url: &str, read_only: bool) -> Result<AnyPool> {
                     sqlx::raw_sql(file).execute(&mut *conn).await?;
                 }
                 // cache_size is in KiB when negative. Somebody else's backup or shell may lock the file for a while.
-                let common =
+                let common = format!(
                     "PRAGMA busy_timeout = 30000; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
-                    PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16384;";
-                sqlx::raw_sql(common).execute(&mut *conn).await?;
+                    PRAGMA temp_store = MEMORY; PRAGMA cache_size = -{cache_kib};"
+                );
+                sqlx::raw_sql(assembled(common)).execute(&mut *conn).await?;
                 Ok(())
             })
         })
@@ -225,7 +238,7 @@ pub(crate) fn lock_directory(dir: &Path) -> Result<File> {
 }
 
 /// Makes the database file readable by its owner only; SQLite gives its companions the same mode.
-fn create_private_file(path: &Path) -> Result<()> {
+pub(crate) fn create_private_file(path: &Path) -> Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let made = File::options().write(true).create(true).truncate(false).mode(0o600).open(path);
     made.map(drop).map_err(|source| StoreError::File { action: "create", path: PathBuf::from(path), source })
@@ -261,6 +274,17 @@ pub(crate) fn visible(visible: &Visible, column: &str) -> String {
             format!("{column} IN ({})", ids.join(", "))
         }
     }
+}
+
+/// Cuts rows for statements that name each: into few different sizes, because a connection keeps every statement that it
+/// was given, and each size is one.
+pub(crate) fn pieces<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
+    std::iter::from_fn(move || {
+        let size = [256, 64, 16, 4, 1].into_iter().find(|size| *size <= rows.len())?;
+        let (piece, rest) = rows.split_at(size);
+        rows = rest;
+        Some(piece)
+    })
 }
 
 /// `($1, $2), ($3, $4)` for two rows of two columns.
@@ -330,6 +354,16 @@ mod tests {
     fn long_text_is_cut_between_characters() {
         assert_eq!(storable("aé", 2), "a…");
         assert_eq!(storable("a\0b", 10), "a\u{fffd}b");
+    }
+
+    #[test]
+    fn pieces_are_of_few_sizes_and_all_there_is() {
+        let rows: Vec<usize> = (0..1000).collect();
+        for length in [0, 1, 5, 255, 256, 300, 1000] {
+            let cut: Vec<&[usize]> = pieces(&rows[..length]).collect();
+            assert_eq!(cut.concat(), &rows[..length]);
+            assert!(cut.iter().all(|piece| [256, 64, 16, 4, 1].contains(&piece.len())));
+        }
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod events;
 mod forge_reports;
 mod grants;
 mod idempotency;
+mod intake_file;
 mod jobs;
 mod key;
 mod logs;

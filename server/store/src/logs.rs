@@ -10,7 +10,7 @@ use berth_schemas::{
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
-    database::{assembled, contains_pattern, placeholders, storable},
+    database::{assembled, contains_pattern, pieces, placeholders, storable},
     error::Result,
     model::{AppId, EnvironmentId},
     row,
@@ -26,8 +26,6 @@ const ROW_BYTES: i64 = 48;
 const MAX_BYTES: usize = 16 * 1024;
 /// Most lines in an answer.
 const MAX_PAGE: i64 = 5_000;
-/// Rows of one INSERT.
-const CHUNK: usize = 100;
 /// Rows removed in one transaction.
 const PRUNE_CHUNK: i64 = 5_000;
 
@@ -127,7 +125,7 @@ impl Logs<'_> {
         let mut write = Write::begin(self.0).await?;
         let mut ids = Vec::with_capacity(lines.len());
         let mut bytes = 0;
-        for chunk in lines.chunks(CHUNK) {
+        for chunk in pieces(lines) {
             let sql = format!(
                 "INSERT INTO log_lines (app_id, release_number, replica, stream, level, at, bytes, text)
                  VALUES {} RETURNING id",

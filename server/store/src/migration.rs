@@ -47,6 +47,7 @@ pub(crate) const ALL: &[Migration] = &[
         name: "error_releases",
         sql: include_str!("../migrations/0016_error_releases.sql"),
     },
+    Migration { version: 17, name: "intake", sql: include_str!("../migrations/0017_intake.sql") },
 ];
 
 /// Brings the database to the newest schema.
@@ -105,12 +106,13 @@ pub(crate) fn newest() -> i64 {
 async fn apply(database: &Database, migration: &Migration, clock: &Clock) -> Result<()> {
     let failed =
         |source| StoreError::MigrationFailed { version: migration.version, name: migration.name, source };
-    let (row_id, bytes) = match database.kind {
-        Kind::Sqlite => ("INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT", "BLOB"),
-        Kind::Postgresql => ("BIGINT NOT NULL GENERATED ALWAYS AS IDENTITY PRIMARY KEY", "BYTEA"),
+    // KEYED: rows lie in the tree of their primary key, which SQLite does only when told.
+    let (row_id, bytes, keyed) = match database.kind {
+        Kind::Sqlite => ("INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT", "BLOB", "WITHOUT ROWID"),
+        Kind::Postgresql => ("BIGINT NOT NULL GENERATED ALWAYS AS IDENTITY PRIMARY KEY", "BYTEA", ""),
     };
     let sql: Vec<&str> = migration.sql.lines().filter(|l| !l.starts_with("--")).collect();
-    let sql = sql.join("\n").replace("ROW_ID", row_id).replace("BYTES", bytes);
+    let sql = sql.join("\n").replace("ROW_ID", row_id).replace("BYTES", bytes).replace(") KEYED;", &format!(") {keyed};"));
     let mut tx = database.writer.begin().await?;
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *tx).await.map_err(failed)?;
     sqlx::query("INSERT INTO migrations (version, name, checksum, applied_at) VALUES ($1, $2, $3, $4)")

@@ -9,7 +9,7 @@ use berth_schemas::{
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
-    database::{assembled, escape_like, placeholders, storable},
+    database::{assembled, escape_like, pieces, placeholders, storable},
     error::Result,
     logs::{of_environment, prune, remove_rows},
     model::{AppId, EnvironmentId},
@@ -26,8 +26,6 @@ const ROW_BYTES: usize = 72;
 const MAX_PATH: usize = 1024;
 /// Most records in an answer.
 const MAX_PAGE: i64 = 1_000;
-/// Rows of one INSERT.
-const CHUNK: usize = 100;
 
 /// A request to be kept.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
@@ -133,7 +131,7 @@ impl Requests<'_> {
         }
         let mut write = Write::begin(self.0).await?;
         let mut bytes = 0;
-        for chunk in requests.chunks(CHUNK) {
+        for chunk in pieces(requests) {
             let sql = format!(
                 "INSERT INTO requests (app_id, at, request_id, method, host, path, status, bytes_in, bytes_out,
                      micros, app_micros, release_number, error, bytes) VALUES {}",

@@ -130,6 +130,7 @@ impl Store {
         let file = config.data_dir.join(SQLITE_FILE);
         let file = (database.kind == Kind::Sqlite).then_some(file.as_path());
         migration::run(&database, migration::ALL, &clock, file).await?;
+        database.intake.settle(&database).await?;
         let sealer = Sealer::new(&key);
         let instance = identify(&database, &sealer, &clock).await?;
         let tokens = TokenCache::load(&database.readers).await?;
@@ -420,6 +421,9 @@ async fn keep_house(store: Weak<Inner>) {
         let Some(inner) = store.upgrade() else { return };
         if let Err(error) = Tokens(&inner).flush_last_used().await {
             tracing::warn!(%error, "the last uses of tokens were not written");
+        }
+        if let Err(error) = inner.database.intake.shrink().await {
+            tracing::warn!(%error, "the intake's file was not made smaller");
         }
         if let Err(error) = Grants(&inner).remove_expired().await {
             tracing::warn!(%error, "expired grants were not removed");

@@ -7,6 +7,7 @@ mod support;
 use std::{
     io::{BufRead, BufReader, Write},
     process::{Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -31,7 +32,13 @@ fn child() {
             None => store.apps().create(&root, project, name, Default::default()).await.unwrap(),
         };
         let mut out = std::io::stdout();
+        let mut kept = 0;
         loop {
+            kept += 1;
+            store.errors().accept(&[sent(&app)]).await.unwrap();
+            if kept % 7 == 0 {
+                digest_all(&store).await;
+            }
             let d = store.deployments().enqueue(support::new_deployment(&app)).await.unwrap();
             let n = d.number;
             let lines: Vec<_> =
@@ -43,9 +50,47 @@ fn child() {
     });
 }
 
+/// An event and a file that belongs to it, as a client sends them.
+fn sent(app: &AppRow) -> NewIntake {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    // Different in every run of the child.
+    let event = n.wrapping_add(std::process::id().wrapping_mul(100_003));
+    let item = |kind| support::scenarios::item(event, kind, "{}");
+    NewIntake {
+        app: app.id,
+        environment: app.environment.id,
+        received_at: berth_schemas::Timestamp(support::START),
+        items: vec![item(ItemKind::Event), item(ItemKind::Attachment)],
+        dropped: Vec::new(),
+    }
+}
+
+async fn attachments(dir: &std::path::Path) -> i64 {
+    use sqlx::Row as _;
+    let url = format!("sqlite://{}?mode=ro", dir.join(SQLITE_FILE).display());
+    let pool = sqlx::any::AnyPoolOptions::new().max_connections(1).connect(&url).await.unwrap();
+    let row = sqlx::query("SELECT COUNT(*) FROM error_attachments").fetch_one(&pool).await.unwrap();
+    row.try_get(0).unwrap()
+}
+
+async fn digest_all(store: &Store) {
+    loop {
+        // An odd number, so that an event and its file part now and then.
+        let rows = store.errors().waiting(None, 9).await.unwrap();
+        if rows.is_empty() {
+            return;
+        }
+        let (events, others): (Vec<_>, Vec<_>) = rows.into_iter().partition(|r| r.kind == ItemKind::Event);
+        let events: Vec<_> = events.iter().map(|r| support::scenarios::read(r, "A", "1", "ann")).collect();
+        store.errors().digest(&events, &others, &[]).await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_daemon_loses_nothing_that_it_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
+    let mut all = 0;
     for round in 1..=3u64 {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["child", "--exact", "--nocapture"])
@@ -81,6 +126,13 @@ async fn a_killed_daemon_loses_nothing_that_it_acknowledged() {
         // Each earlier round may have ended between a deployment and its lines, neither of them acknowledged.
         let gaps = i64::try_from(round).unwrap() - 1;
         assert!(rows >= 50 * (acknowledged - gaps), "{rows} of {acknowledged}");
+        // Each deployment was acknowledged after an event with its file was: none is missing, and no file is there twice.
+        digest_all(&store).await;
+        let issue = store.errors().issue(&Visible::All, &"WEB-1".parse().unwrap()).await.unwrap().unwrap();
+        let files = attachments(dir.path()).await;
+        assert_eq!(issue.events, files);
+        assert!(issue.events >= acknowledged && issue.events > all, "{} of {acknowledged}", issue.events);
+        all = issue.events;
         println!("round {round}: {acknowledged} acknowledged, {there} there");
         store.close().await;
     }

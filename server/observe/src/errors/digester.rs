@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use berth_schemas::{Code, Problem};
 use berth_store::{Body, DigestedEvent, IntakeRow, ItemKind, Store, WantedMap};
 use serde_json::Value;
 use tokio::time::sleep;
@@ -15,8 +16,12 @@ use super::{
     search::ErrorIndex,
 };
 
-/// Items of one transaction: few, because whoever sends meanwhile waits for its end.
-const BATCH: i64 = 100;
+/// Items of one transaction: what is written once for an issue, its counts and its users is written for all of them.
+const BATCH: i64 = 1000;
+/// Items that are inflated at a time.
+const PIECE: usize = 100;
+/// Pause after a batch when few wait: the first after a quiet time is filed at once, what follows it is filed together.
+const GATHER: Duration = Duration::from_millis(200);
 /// How often to look without being told.
 const LOOK: Duration = Duration::from_secs(5);
 /// How long to wait after a failure.
@@ -51,10 +56,29 @@ impl Digester {
 
 async fn run(store: Store, ingest: Ingest, index: ErrorIndex, maps: Maps, shutdown: CancellationToken) {
     let mut limit = BATCH;
+    let mut ready = None;
+    let mut waiting = 0;
     while !shutdown.is_cancelled() {
-        match batch(&store, &maps, limit).await {
-            Ok(0) => {
-                limit = BATCH;
+        let step = async {
+            let batch = match ready.take() {
+                Some(batch) => batch,
+                None => prepare(&store, &maps, None, limit).await?,
+            };
+            // While much waits, one batch is read while the one before it is written.
+            let ahead = waiting >= 2 * BATCH && batch.count > 0;
+            let next = async {
+                match ahead {
+                    // A failure is met again, and dealt with, when that batch is the oldest.
+                    true => prepare(&store, &maps, Some(batch.last), BATCH).await.ok().filter(|b| b.count > 0),
+                    false => None,
+                }
+            };
+            let (kept, next) = tokio::join!(keep(&store, &maps, &batch), next);
+            kept.map(|()| (batch.count, next))
+        };
+        match step.await {
+            Ok((0, _)) => {
+                (limit, waiting) = (BATCH, 0);
                 ingest.set_backlog(0);
                 tokio::select! {
                     () = ingest.arrived() => {}
@@ -62,12 +86,17 @@ async fn run(store: Store, ingest: Ingest, index: ErrorIndex, maps: Maps, shutdo
                     () = shutdown.cancelled() => return,
                 }
             }
-            Ok(done) => {
-                limit = BATCH;
+            Ok((_, next)) => {
+                (limit, ready) = (BATCH, next);
                 index.wake();
-                // Only a full batch says that more may wait.
-                let waiting = if done < BATCH { 0 } else { store.errors().backlog().await.unwrap_or(0) };
+                waiting = store.errors().backlog().await.unwrap_or(0);
                 ingest.set_backlog(waiting);
+                if waiting < BATCH {
+                    tokio::select! {
+                        () = sleep(GATHER) => {}
+                        () = shutdown.cancelled() => return,
+                    }
+                }
             }
             Err(error) => {
                 // One bad item must not keep the others waiting, so it is looked for by trying fewer.
@@ -85,60 +114,76 @@ async fn run(store: Store, ingest: Ingest, index: ErrorIndex, maps: Maps, shutdo
     }
 }
 
-/// Digests the oldest items; how many.
-async fn batch(store: &Store, maps: &Maps, limit: i64) -> berth_store::Result<i64> {
-    let rows = store.errors().waiting(limit).await?;
-    if rows.is_empty() {
-        return Ok(0);
-    }
-    let count = i64::try_from(rows.len()).unwrap_or(i64::MAX);
-    let parsed = tokio::task::spawn_blocking(move || rows.into_iter().map(parse).collect::<Vec<_>>()).await;
-    let mut parsed = parsed.unwrap_or_else(|error| {
-        tracing::error!(%error, "reading accepted errors ended badly");
-        Vec::new()
-    });
-    for item in &mut parsed {
-        if let Some(body) = item.body.as_mut().filter(|_| item.maps) {
-            let mut missing = Vec::new();
-            match maps.put_right(item.row.app, body, &mut missing).await {
+/// Items that were read and grouped.
+#[derive(Default)]
+struct Batch {
+    sorted: Sorted,
+    count: usize,
+    /// The newest one's row in the intake.
+    last: i64,
+    /// What [`Maps::added`] said before.
+    maps: u64,
+}
+
+/// Reads the oldest items, or those after a row.
+async fn prepare(store: &Store, maps: &Maps, after: Option<i64>, limit: i64) -> Result<Batch, Problem> {
+    let mut batch = Batch { maps: maps.added(), ..Batch::default() };
+    let mut rows = store.errors().waiting(after, limit).await?.into_iter().peekable();
+    while rows.peek().is_some() {
+        let piece: Vec<IntakeRow> = rows.by_ref().take(PIECE).collect();
+        batch.count += piece.len();
+        batch.last = piece.last().map_or(batch.last, |row| row.id);
+        let mut sorted = std::mem::take(&mut batch.sorted);
+        sorted = aside(move || sort(piece, sorted)).await?;
+        let mut wanting = std::mem::take(&mut sorted.wanting);
+        for item in &mut wanting {
+            match maps.put_right(item.row.app, &mut item.body, &mut item.missing).await {
                 Ok(changed) => item.changed = changed,
                 Err(error) => tracing::warn!(%error, "an event was not put right by its source maps"),
             }
-            item.missing = missing;
         }
+        if !wanting.is_empty() {
+            sorted = aside(move || {
+                wanting.into_iter().for_each(|item| sorted.read(item));
+                sorted
+            })
+            .await?;
+        }
+        batch.sorted = sorted;
     }
-    let sorted = tokio::task::spawn_blocking(move || sort(parsed)).await;
-    let sorted = sorted.unwrap_or_else(|error| {
-        tracing::error!(%error, "grouping accepted errors ended badly");
-        Sorted::default()
-    });
-    store.errors().digest(&sorted.events, &sorted.others, &sorted.broken).await?;
-    Ok(count)
+    Ok(batch)
 }
 
-/// An item of the intake, and what it holds.
+/// Files a batch.
+async fn keep(store: &Store, maps: &Maps, batch: &Batch) -> Result<(), Problem> {
+    if batch.count == 0 {
+        return Ok(());
+    }
+    let Sorted { events, others, broken, .. } = &batch.sorted;
+    store.errors().digest(events, others, broken).await?;
+    if events.iter().any(|event| !event.wanted.is_empty()) {
+        maps.kept_without(batch.maps);
+    }
+    Ok(())
+}
+
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    let lost = |error| Problem::new(Code::Internal, format!("Reading accepted errors ended badly: {error}."));
+    tokio::task::spawn_blocking(work).await.map_err(lost)
+}
+
+/// An event that was inflated.
 struct Parsed {
     row: IntakeRow,
-    body: Option<Value>,
-    /// Whether its frames want source maps.
-    maps: bool,
+    body: Value,
     /// Whether maps put it right.
     changed: bool,
     missing: Vec<apply::Need>,
 }
 
-fn parse(row: IntakeRow) -> Parsed {
-    let body = match row.kind {
-        ItemKind::Event => row.inflated().ok().and_then(|b| serde_json::from_slice::<Value>(&b).ok()),
-        _ => None,
-    };
-    let maps = body.as_ref().is_some_and(|b| !apply::needs(b).is_empty());
-    Parsed { row, body, maps, changed: false, missing: Vec::new() }
-}
-
 /// Takes the oldest item out, because nothing can be made of it.
 async fn set_aside(store: &Store) {
-    if let Ok(rows) = store.errors().waiting(1).await
+    if let Ok(rows) = store.errors().waiting(None, 1).await
         && let Err(error) = store.errors().digest(&[], &[], &rows).await
     {
         tracing::warn!(%error, "an item that cannot be digested stays where it is");
@@ -150,26 +195,40 @@ struct Sorted {
     events: Vec<DigestedEvent>,
     others: Vec<IntakeRow>,
     broken: Vec<IntakeRow>,
+    /// Events whose frames want source maps.
+    wanting: Vec<Parsed>,
 }
 
-fn sort(items: Vec<Parsed>) -> Sorted {
-    let mut sorted = Sorted::default();
-    for item in items {
-        if item.row.kind != ItemKind::Event {
-            sorted.others.push(item.row);
+impl Sorted {
+    fn read(&mut self, item: Parsed) {
+        match read(&item) {
+            Some(event) => self.events.push(event),
+            None => self.broken.push(item.row),
+        }
+    }
+}
+
+fn sort(rows: Vec<IntakeRow>, mut sorted: Sorted) -> Sorted {
+    for row in rows {
+        if row.kind != ItemKind::Event {
+            sorted.others.push(row);
             continue;
         }
-        match read(&item) {
-            Some(event) => sorted.events.push(event),
-            None => sorted.broken.push(item.row),
-        }
+        let body = row.inflated().ok().and_then(|b| serde_json::from_slice::<Value>(&b).ok());
+        let Some(body) = body else {
+            sorted.broken.push(row);
+            continue;
+        };
+        let wanting = !apply::needs(&body).is_empty();
+        let item = Parsed { row, body, changed: false, missing: Vec::new() };
+        if wanting { sorted.wanting.push(item) } else { sorted.read(item) }
     }
     sorted
 }
 
 /// Reads and groups one event; none if it is damaged.
 fn read(item: &Parsed) -> Option<DigestedEvent> {
-    let (row, body) = (&item.row, item.body.as_ref()?);
+    let (row, body) = (&item.row, &item.body);
     let event = Event::read(body)?;
     let grouping = grouping::group(row.app.0, &event);
     let wanted = item.missing.iter().map(|need| WantedMap {

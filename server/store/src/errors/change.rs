@@ -187,7 +187,7 @@ impl Errors<'_> {
     /// # Errors
     /// When it is gone or the database fails.
     pub async fn delete_issue(self, by: &Principal, issue: &IssueRow) -> Result<()> {
-        self.delete_events("issue_id = $1", issue.id).await?;
+        self.delete_events("issue_id = $1", &[issue.id]).await?;
         let mut write = Write::begin(self.0).await?;
         let gone = sqlx::query("DELETE FROM error_issues WHERE id = $1")
             .bind(issue.id)
@@ -256,6 +256,16 @@ impl Errors<'_> {
                     .await?;
             }
         }
+        for key in &keys {
+            sqlx::query(
+                "DELETE FROM error_release_users WHERE user_key = $1
+                 AND release_id IN (SELECT id FROM error_releases WHERE app_id = $2)",
+            )
+            .bind(key.clone())
+            .bind(app.0)
+            .execute(write.conn())
+            .await?;
+        }
         let event = NewEvent {
             kind: "error.user_deleted",
             by: by.name.clone(),
@@ -269,11 +279,12 @@ impl Errors<'_> {
     }
 
     /// Removes what is older than an app's rules or `usual` want it, and of each app the oldest events beyond their number;
-    /// counts of issues stay. Issues that were not seen for twice as long and have no events go, too.
+    /// counts of issues stay. Issues that were not seen for twice as long and have no events go, too. Says how many rows
+    /// went, and of which apps the events before which time.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn prune(self, usual: ErrorsKept) -> Result<Pruned> {
+    pub async fn prune(self, usual: ErrorsKept) -> Result<(Pruned, Vec<(AppId, Timestamp)>)> {
         let now = self.0.clock.now().0;
         let before = |age: Duration| now.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
         let apps = sqlx::query(
@@ -281,25 +292,21 @@ impl Errors<'_> {
         )
         .fetch_all(self.0.read())
         .await?;
-        let (mut rows, mut longest) = (0, usual.age);
+        let (mut rows, mut longest, mut gone) = (0, usual.age, Vec::new());
         for row in apps {
             let app = AppId(row.try_get("id")?);
             let rules: Option<ErrorRules> = row::json_opt(&row, "error_settings", "settings")?;
             let rules = rules.unwrap_or_default();
             let age = rules.retention_days.map_or(usual.age, |days| DAY * days);
             longest = longest.max(age);
-            rows += self.delete_events(&format!("app_id = {} AND at < $1", app.0), before(age)).await?;
             let most = rules.max_events.map_or(usual.events, i64::from);
-            let newest = sqlx::query(
-                "SELECT id FROM error_events WHERE app_id = $1 ORDER BY id DESC LIMIT 1 OFFSET $2",
-            )
-            .bind(app.0)
-            .bind(most)
-            .fetch_optional(self.0.read())
-            .await?;
-            let Some(newest) = newest else { continue };
-            let newest: i64 = newest.try_get("id")?;
-            rows += self.delete_events(&format!("app_id = {} AND id <= $1", app.0), newest).await?;
+            let until = self.beyond(app, most).await?.unwrap_or_default().max((before(age), 0));
+            let which = "app_id = $1 AND at <= $2 AND (at < $2 OR id <= $3)";
+            let removed = self.delete_events(which, &[app.0, until.0, until.1]).await?;
+            if removed > 0 {
+                gone.push((app, Timestamp(until.0)));
+            }
+            rows += removed;
         }
         // What belongs to no event of its own is small, and goes when no app keeps as long.
         let (before, forget) = (Timestamp(before(longest)), Timestamp(before(longest * 2)));
@@ -338,25 +345,43 @@ impl Errors<'_> {
             .await?;
             write.commit().await?;
         }
-        Ok(Pruned { rows, bytes: 0 })
+        Ok((Pruned { rows, bytes: 0 }, gone))
+    }
+
+    /// Time and row of the newest event that is one too many, if there are more than `most`.
+    async fn beyond(self, app: AppId, most: i64) -> Result<Option<(i64, i64)>> {
+        // What ever came is cheap to know, and mostly it is not that much.
+        let ever = sqlx::query("SELECT CAST(COALESCE(SUM(events), 0) AS BIGINT) AS n FROM error_issues WHERE app_id = $1")
+            .bind(app.0)
+            .fetch_one(self.0.read())
+            .await?;
+        if ever.try_get::<i64, _>("n")? <= most {
+            return Ok(None);
+        }
+        let newest = sqlx::query(
+            "SELECT at, id FROM error_events WHERE app_id = $1 ORDER BY at DESC, id DESC LIMIT 1 OFFSET $2",
+        )
+        .bind(app.0)
+        .bind(most)
+        .fetch_optional(self.0.read())
+        .await?;
+        newest.map(|row| Ok((row.try_get("at")?, row.try_get("id")?))).transpose()
     }
 
     /// Removes events in pieces, so that others get their turn.
-    async fn delete_events(self, which: &str, value: i64) -> Result<i64> {
+    async fn delete_events(self, which: &str, values: &[i64]) -> Result<i64> {
+        let bound = |sql: String| values.iter().fold(sqlx::query(assembled(sql)), |q, value| q.bind(*value));
         let mut all = 0;
         loop {
-            let found = sqlx::query(assembled(format!("SELECT id FROM error_events WHERE {which} LIMIT 1")))
-                .bind(value)
-                .fetch_optional(self.0.read())
-                .await?;
-            if found.is_none() {
+            let found = bound(format!("SELECT id FROM error_events WHERE {which} LIMIT 1"));
+            if found.fetch_optional(self.0.read()).await?.is_none() {
                 return Ok(all);
             }
             let mut write = Write::begin(self.0).await?;
-            let sql = format!(
-                "DELETE FROM error_events WHERE id IN (SELECT id FROM error_events WHERE {which} ORDER BY id LIMIT {PIECE})"
-            );
-            let gone = sqlx::query(assembled(sql)).bind(value).execute(write.conn()).await?.rows_affected();
+            let gone = bound(format!(
+                "DELETE FROM error_events WHERE id IN (SELECT id FROM error_events WHERE {which} LIMIT {PIECE})"
+            ));
+            let gone = gone.execute(write.conn()).await?.rows_affected();
             write.commit().await?;
             all += i64::try_from(gone).unwrap_or(0);
         }
@@ -447,17 +472,18 @@ async fn move_rows(write: &mut Write<'_>, from: i64, to: i64, key: Option<&str>)
         sqlx::query(assembled(sql)).bind(from).bind(to).bind(value.to_owned()).execute(write.conn()).await?;
     }
     if key.is_none() {
-        for (table, columns) in [("error_hours", "environment_id, hour, events"), ("error_users", "user_key")]
-        {
-            let conflict = match table {
-                "error_hours" => {
-                    "(issue_id, environment_id, hour) DO UPDATE SET events = error_hours.events + excluded.events"
-                }
-                _ => "(issue_id, user_key) DO NOTHING",
+        for (table, columns, key) in [
+            ("error_hours", "environment_id, hour, events", "environment_id, hour"),
+            ("error_issue_releases", "release_id, events", "release_id"),
+            ("error_users", "user_key", "user_key"),
+        ] {
+            let add = match table {
+                "error_users" => "NOTHING".to_owned(),
+                _ => format!("UPDATE SET events = {table}.events + excluded.events"),
             };
             let sql = format!(
                 "INSERT INTO {table} (issue_id, {columns}) SELECT $2, {columns} FROM {table} WHERE issue_id = $1
-                 ON CONFLICT {conflict}"
+                 ON CONFLICT (issue_id, {key}) DO {add}"
             );
             sqlx::query(assembled(sql)).bind(from).bind(to).execute(write.conn()).await?;
         }
@@ -482,6 +508,23 @@ async fn count_apart(write: &mut Write<'_>, old: i64, new: i64) -> Result<()> {
     .bind(new)
     .execute(write.conn())
     .await?;
+    sqlx::query(
+        "INSERT INTO error_issue_releases (issue_id, release_id, events)
+         SELECT e.issue_id, e.release_id, COUNT(*) FROM error_events e JOIN error_releases r ON r.id = e.release_id
+         WHERE e.issue_id = $1 GROUP BY e.issue_id, e.release_id",
+    )
+    .bind(new)
+    .execute(write.conn())
+    .await?;
+    sqlx::query(
+        "UPDATE error_issue_releases SET events = events - (SELECT n.events FROM error_issue_releases n
+             WHERE n.issue_id = $2 AND n.release_id = error_issue_releases.release_id)
+         WHERE issue_id = $1 AND release_id IN (SELECT n.release_id FROM error_issue_releases n WHERE n.issue_id = $2)",
+    )
+    .bind(old)
+    .bind(new)
+    .execute(write.conn())
+    .await?;
     let hours = sqlx::query("SELECT environment_id, hour, events FROM error_hours WHERE issue_id = $1")
         .bind(new)
         .fetch_all(write.conn())
@@ -498,10 +541,12 @@ async fn count_apart(write: &mut Write<'_>, old: i64, new: i64) -> Result<()> {
             .execute(write.conn())
             .await?;
     }
-    sqlx::query("DELETE FROM error_hours WHERE issue_id = $1 AND events <= 0")
-        .bind(old)
-        .execute(write.conn())
-        .await?;
+    for table in ["error_hours", "error_issue_releases"] {
+        sqlx::query(assembled(format!("DELETE FROM {table} WHERE issue_id = $1 AND events <= 0")))
+            .bind(old)
+            .execute(write.conn())
+            .await?;
+    }
     for (issue, by) in [(old, -moved), (new, moved)] {
         sqlx::query(
             "UPDATE error_issues SET events = events + $2,

@@ -1,6 +1,6 @@
 //! From accepted items to issues and events, many at a time in one transaction.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use berth_schemas::{
     Timestamp,
@@ -11,18 +11,16 @@ use sqlx::Row;
 
 use super::{
     Errors, IntakeRow, ItemKind, WantedMap, compress,
-    intake::{HOUR, count_up},
+    intake::{HOUR, count_dropped, count_up, note_done},
 };
 use crate::{
-    database::{assembled, placeholders, storable},
+    database::{assembled, pieces, placeholders, storable},
     error::Result,
     model::{AppId, EnvironmentId, NewEvent},
     row::{self, to_json},
     write::Write,
 };
 
-/// Rows of one INSERT, and members of one IN.
-const CHUNK: usize = 200;
 /// An event that says it comes from further in the future than this came now, in microseconds.
 const FUTURE: i64 = 60_000_000;
 /// An event that says it is older than this is taken to be that old, in microseconds: 30 days.
@@ -100,6 +98,7 @@ struct Sum {
     level: Level,
     users: HashSet<String>,
     hours: BTreeMap<(EnvironmentId, i64), i64>,
+    releases: BTreeMap<i64, i64>,
     count: i64,
     newest_release: Option<i64>,
     any_without_release: bool,
@@ -143,7 +142,8 @@ impl Decision {
 
 impl Errors<'_> {
     /// Files events under their issues, keeps what else was accepted, and takes all of it out of the intake: `events`
-    /// are those that could be read, `others` all other rows, `broken` rows of events that could not be.
+    /// are those that could be read, `others` all other rows, `broken` rows of events that could not be; together the
+    /// oldest that wait.
     ///
     /// # Errors
     /// When the database fails; then all of it still waits.
@@ -161,12 +161,24 @@ impl Errors<'_> {
                 Body::Plain(bytes) => compress(bytes),
             })
             .collect::<Result<_>>()?;
+        let done = events.iter().map(|e| e.intake).chain(others.iter().chain(broken).map(|r| r.id));
+        let (from, through) = done.fold((i64::MAX, 0), |(from, to), id| (from.min(id), to.max(id)));
+        if through == 0 {
+            return Ok(Vec::new());
+        }
         let mut write = Write::begin(self.0).await?;
+        if !note_done(&mut write, from, through).await? {
+            // Committed before, though the answer was an error.
+            drop(write);
+            self.0.database.intake.removed(through).await?;
+            return Ok(Vec::new());
+        }
         let mut batch = Batch {
             write: &mut write,
             keys: HashMap::new(),
             releases: HashMap::new(),
             sums: BTreeMap::new(),
+            release_users: BTreeSet::new(),
         };
         let alive = batch.alive(events, others).await?;
         let fresh = batch.fresh(events, &alive).await?;
@@ -186,9 +198,8 @@ impl Errors<'_> {
         for row in broken {
             count_up(&mut write, row.environment, row.received_at, "error", "invalid", 1).await?;
         }
-        let done = events.iter().map(|e| e.intake).chain(others.iter().chain(broken).map(|r| r.id));
-        remove(&mut write, done.collect()).await?;
         write.commit().await?;
+        self.0.database.intake.removed(through).await?;
         Ok(filed)
     }
 }
@@ -200,6 +211,8 @@ struct Batch<'b, 'a> {
     /// Row of a release, by app and name.
     releases: HashMap<(AppId, String), i64>,
     sums: BTreeMap<i64, Sum>,
+    /// Users by release.
+    release_users: BTreeSet<(i64, String)>,
 }
 
 impl Batch<'_, '_> {
@@ -208,7 +221,7 @@ impl Batch<'_, '_> {
         let ids = events.iter().map(|e| e.environment.0).chain(others.iter().map(|r| r.environment.0));
         let ids: Vec<i64> = ids.collect::<HashSet<_>>().into_iter().collect();
         let mut alive = HashSet::new();
-        for chunk in ids.chunks(CHUNK) {
+        for chunk in pieces(&ids) {
             let sql = format!("SELECT id FROM environments WHERE id IN {}", placeholders(1, chunk.len()));
             let query = chunk.iter().fold(sqlx::query(assembled(sql)), |q, id| q.bind(*id));
             for row in query.fetch_all(self.write.conn()).await? {
@@ -225,7 +238,7 @@ impl Batch<'_, '_> {
         alive: &HashSet<i64>,
     ) -> Result<Vec<(usize, &'e DigestedEvent)>> {
         let mut seen: HashSet<(i64, String)> = HashSet::new();
-        for chunk in events.chunks(CHUNK) {
+        for chunk in pieces(events) {
             let sql = format!(
                 "SELECT app_id, event_id FROM error_events WHERE event_id IN {}",
                 placeholders(1, chunk.len())
@@ -272,7 +285,7 @@ impl Batch<'_, '_> {
         let keys: HashSet<&String> =
             fresh.iter().flat_map(|(_, e)| [Some(&e.strict), e.loose.as_ref()]).flatten().collect();
         let keys: Vec<&String> = keys.into_iter().collect();
-        for chunk in keys.chunks(CHUNK) {
+        for chunk in pieces(&keys) {
             let sql = format!(
                 "SELECT grouping_key, issue_id FROM error_groupings WHERE grouping_key IN {}",
                 placeholders(1, chunk.len())
@@ -312,6 +325,7 @@ impl Batch<'_, '_> {
             level: event.level,
             users: HashSet::new(),
             hours: BTreeMap::new(),
+            releases: BTreeMap::new(),
             count: 0,
             newest_release: None,
             any_without_release: false,
@@ -324,6 +338,10 @@ impl Batch<'_, '_> {
         sum.count += 1;
         sum.newest_release = sum.newest_release.max(release);
         sum.any_without_release |= release.is_none();
+        if let Some(release) = release {
+            *sum.releases.entry(release).or_default() += 1;
+            self.release_users.extend(event.user_key.as_deref().map(|user| (release, storable(user, 250))));
+        }
         *sum.hours.entry((event.environment, at.0 / HOUR * HOUR)).or_default() += 1;
         Ok(issue)
     }
@@ -371,6 +389,7 @@ impl Batch<'_, '_> {
                 level: event.level,
                 users: HashSet::new(),
                 hours: BTreeMap::new(),
+            releases: BTreeMap::new(),
                 count: 0,
                 newest_release: None,
                 any_without_release: false,
@@ -399,7 +418,7 @@ impl Batch<'_, '_> {
         bodies: &[Vec<u8>],
     ) -> Result<Vec<Filed>> {
         let mut filed = Vec::with_capacity(placed.len());
-        for chunk in placed.chunks(CHUNK) {
+        for chunk in pieces(placed) {
             let sql = format!(
                 "INSERT INTO error_events (app_id, environment_id, issue_id, event_id, at, release_id, grouping_key,
                      user_key, body) VALUES {} RETURNING id, app_id, event_id",
@@ -460,6 +479,7 @@ impl Batch<'_, '_> {
         let sums = std::mem::take(&mut self.sums);
         let new_users = self.add_users(&sums).await?;
         self.add_hours(&sums).await?;
+        self.add_releases(&sums).await?;
         for (issue, sum) in sums {
             let users = new_users.get(&issue).copied().unwrap_or(0);
             let row = sqlx::query(
@@ -523,7 +543,7 @@ impl Batch<'_, '_> {
         let users = sums.iter().flat_map(|(issue, sum)| sum.users.iter().map(move |user| (*issue, user)));
         let users: Vec<(i64, &String)> = users.collect();
         let mut new: HashMap<i64, i64> = HashMap::new();
-        for chunk in users.chunks(CHUNK) {
+        for chunk in pieces(&users) {
             let sql = format!(
                 "INSERT INTO error_users (issue_id, user_key) VALUES {}
                  ON CONFLICT (issue_id, user_key) DO NOTHING RETURNING issue_id",
@@ -542,7 +562,7 @@ impl Batch<'_, '_> {
     async fn add_hours(&mut self, sums: &BTreeMap<i64, Sum>) -> Result<()> {
         let hours = sums.iter().flat_map(|(issue, sum)| sum.hours.iter().map(move |hour| (*issue, hour)));
         let hours: Vec<_> = hours.collect();
-        for chunk in hours.chunks(CHUNK) {
+        for chunk in pieces(&hours) {
             let sql = format!(
                 "INSERT INTO error_hours (issue_id, environment_id, hour, events) VALUES {}
                  ON CONFLICT (issue_id, environment_id, hour) DO UPDATE SET events = error_hours.events + excluded.events",
@@ -552,6 +572,35 @@ impl Batch<'_, '_> {
             for (issue, ((environment, hour), count)) in chunk {
                 query = query.bind(*issue).bind(environment.0).bind(*hour).bind(**count);
             }
+            query.execute(self.write.conn()).await?;
+        }
+        Ok(())
+    }
+
+    /// Counts events of issues by release, and notes who had errors in which.
+    async fn add_releases(&mut self, sums: &BTreeMap<i64, Sum>) -> Result<()> {
+        let counts = sums.iter().flat_map(|(issue, sum)| sum.releases.iter().map(move |(r, n)| (*issue, *r, *n)));
+        for chunk in pieces(&counts.collect::<Vec<_>>()) {
+            let sql = format!(
+                "INSERT INTO error_issue_releases (issue_id, release_id, events) VALUES {}
+                 ON CONFLICT (issue_id, release_id) DO UPDATE SET events = error_issue_releases.events + excluded.events",
+                placeholders(chunk.len(), 3)
+            );
+            let query = chunk.iter().fold(sqlx::query(assembled(sql)), |q, (issue, release, count)| {
+                q.bind(*issue).bind(*release).bind(*count)
+            });
+            query.execute(self.write.conn()).await?;
+        }
+        let users = std::mem::take(&mut self.release_users);
+        for chunk in pieces(&users.iter().collect::<Vec<_>>()) {
+            let sql = format!(
+                "INSERT INTO error_release_users (release_id, user_key) VALUES {}
+                 ON CONFLICT (release_id, user_key) DO NOTHING",
+                placeholders(chunk.len(), 2)
+            );
+            let query = chunk
+                .iter()
+                .fold(sqlx::query(assembled(sql)), |q, (release, user)| q.bind(*release).bind(user.clone()));
             query.execute(self.write.conn()).await?;
         }
         Ok(())
@@ -619,6 +668,7 @@ async fn keep_other(write: &mut Write<'_>, row: &IntakeRow) -> Result<()> {
                 .await?;
         }
         ItemKind::Feedback | ItemKind::UserReport => keep_feedback(write, row).await?,
+        ItemKind::Dropped => return count_dropped(write, row).await,
         kind => {
             sqlx::query("INSERT INTO telemetry (app_id, environment_id, at, kind, event_id, body) VALUES ($1, $2, $3, $4, $5, $6)")
                 .bind(row.app.0)
@@ -655,14 +705,5 @@ async fn keep_feedback(write: &mut Write<'_>, row: &IntakeRow) -> Result<()> {
         .bind(message)
         .execute(write.conn())
         .await?;
-    Ok(())
-}
-
-async fn remove(write: &mut Write<'_>, ids: Vec<i64>) -> Result<()> {
-    for chunk in ids.chunks(CHUNK) {
-        let sql = format!("DELETE FROM error_intake WHERE id IN {}", placeholders(1, chunk.len()));
-        let query = chunk.iter().fold(sqlx::query(assembled(sql)), |q, id| q.bind(*id));
-        query.execute(write.conn()).await?;
-    }
     Ok(())
 }

@@ -1,19 +1,21 @@
 //! What was accepted and waits to be digested.
 
+use std::borrow::Cow;
+
 use berth_schemas::Timestamp;
 use sqlx::{Row, any::AnyRow};
 
-use super::{Errors, ItemKind, PackedItem, inflate};
+use super::{Errors, ItemKind, PackedItem, compress, inflate};
 use crate::{
-    database::{assembled, placeholders, storable},
-    error::Result,
+    database::{assembled, pieces, placeholders, storable},
+    error::{Result, StoreError},
     model::{AppId, EnvironmentId},
-    row,
+    row::{self, to_json},
     write::Write,
 };
 
-/// Rows of one INSERT.
-const CHUNK: usize = 100;
+/// Most compressed bytes that are read at a time, if it is more than one item.
+const MAX_WAITING: i64 = 16 << 20;
 /// Microseconds in an hour.
 pub(super) const HOUR: i64 = 3_600_000_000;
 
@@ -59,7 +61,7 @@ impl IntakeRow {
     /// # Errors
     /// When they are damaged.
     pub fn inflated(&self) -> Result<Vec<u8>> {
-        inflate("error_intake", &self.body)
+        inflate("intake", &self.body)
     }
 }
 
@@ -67,16 +69,21 @@ impl Errors<'_> {
     /// Makes what requests brought durable, in one transaction.
     ///
     /// # Errors
-    /// When the database fails; nothing is kept then.
+    /// When the file cannot be written; nothing is kept then.
     pub async fn accept(self, requests: &[NewIntake]) -> Result<()> {
-        let rows: Vec<_> = requests
-            .iter()
-            .flat_map(|request| request.items.iter().map(move |item| (request, item)))
-            .collect();
-        let mut write = Write::begin(self.0).await?;
-        for chunk in rows.chunks(CHUNK) {
+        let mut rows = Vec::new();
+        for request in requests {
+            rows.extend(request.items.iter().map(|item| (request, Cow::Borrowed(item))));
+            for drop in &request.dropped {
+                let body = compress(&to_json("intake", "body", drop)?.into_bytes())?;
+                let item = PackedItem { kind: ItemKind::Dropped, event_id: None, name: None, body };
+                rows.push((request, Cow::Owned(item)));
+            }
+        }
+        let mut tx = self.0.database.intake.writer.begin_with("BEGIN IMMEDIATE").await?;
+        for chunk in pieces(&rows) {
             let sql = format!(
-                "INSERT INTO error_intake (environment_id, app_id, received_at, kind, event_id, name, body) VALUES {}",
+                "INSERT INTO intake (environment_id, app_id, received_at, kind, event_id, name, body) VALUES {}",
                 placeholders(chunk.len(), 7)
             );
             let mut query = sqlx::query(assembled(sql));
@@ -90,39 +97,54 @@ impl Errors<'_> {
                     .bind(item.name.as_deref().map(|n| storable(n, 200)))
                     .bind(item.body.clone());
             }
-            query.execute(write.conn()).await?;
+            query.execute(&mut *tx).await?;
         }
-        for request in requests {
-            for (category, reason, count) in &request.dropped {
-                count_up(&mut write, request.environment, request.received_at, category, reason, *count)
-                    .await?;
-            }
-        }
-        write.commit().await
+        Ok(tx.commit().await?)
     }
 
-    /// The oldest items that wait, at most `limit`.
+    /// The oldest items that wait, or those after the row `after`; at most `limit`, and not many megabytes of them.
     ///
     /// # Errors
-    /// When the database fails.
-    pub async fn waiting(self, limit: i64) -> Result<Vec<IntakeRow>> {
+    /// When the file cannot be read.
+    pub async fn waiting(self, after: Option<i64>, limit: i64) -> Result<Vec<IntakeRow>> {
+        let intake = &self.0.database.intake;
+        let after = after.unwrap_or_else(|| intake.done());
+        let sizes =
+            sqlx::query("SELECT id, LENGTH(body) AS bytes FROM intake WHERE id > $1 ORDER BY id LIMIT $2")
+                .bind(after)
+                .bind(limit)
+                .fetch_all(&intake.readers)
+                .await?;
+        let (mut last, mut all) = (None, 0);
+        for row in &sizes {
+            all += row.try_get::<i64, _>("bytes")?;
+            // One is always taken, however large.
+            if last.is_some() && all > MAX_WAITING {
+                break;
+            }
+            last = Some(row.try_get::<i64, _>("id")?);
+        }
+        let Some(last) = last else { return Ok(Vec::new()) };
         let rows = sqlx::query(
-            "SELECT id, environment_id, app_id, received_at, kind, event_id, name, body FROM error_intake
-             ORDER BY id LIMIT $1",
+            "SELECT id, environment_id, app_id, received_at, kind, event_id, name, body FROM intake
+             WHERE id > $1 AND id <= $2 ORDER BY id",
         )
-        .bind(limit)
-        .fetch_all(self.0.read())
+        .bind(after)
+        .bind(last)
+        .fetch_all(&intake.readers)
         .await?;
         rows.iter().map(from_row).collect()
     }
 
-    /// How many items wait.
+    /// How many items wait; at most so many, as numbers may be missing.
     ///
     /// # Errors
-    /// When the database fails.
+    /// When the file cannot be read.
     pub async fn backlog(self) -> Result<i64> {
-        let row = sqlx::query("SELECT COUNT(*) AS n FROM error_intake").fetch_one(self.0.read()).await?;
-        Ok(row.try_get("n")?)
+        let intake = &self.0.database.intake;
+        // By their numbers: counting rows would read all of them.
+        let row = sqlx::query("SELECT COALESCE(MAX(id), 0) AS newest FROM intake").fetch_one(&intake.readers).await?;
+        Ok((row.try_get::<i64, _>("newest")? - intake.done()).max(0))
     }
 
     /// What was accepted (reason "") and dropped in an environment since a time: category, reason, count.
@@ -144,6 +166,24 @@ impl Errors<'_> {
         .await?;
         rows.iter().map(|r| Ok((r.try_get("category")?, r.try_get("reason")?, r.try_get("n")?))).collect()
     }
+}
+
+/// Notes that the rows `from..=through` were read, in the transaction that keeps what they hold; false if they were
+/// before.
+pub(super) async fn note_done(write: &mut Write<'_>, from: i64, through: i64) -> Result<bool> {
+    let noted = sqlx::query("UPDATE error_intake_done SET through = $2 WHERE id = 1 AND through < $1")
+        .bind(from)
+        .bind(through)
+        .execute(write.conn())
+        .await?;
+    Ok(noted.rows_affected() > 0)
+}
+
+/// Counts what was dropped before it came to be kept.
+pub(super) async fn count_dropped(write: &mut Write<'_>, row: &IntakeRow) -> Result<()> {
+    let told: (String, String, i64) = serde_json::from_slice(&row.inflated()?)
+        .map_err(|e| StoreError::corrupt("intake", "body", &e.to_string()))?;
+    count_up(write, row.environment, row.received_at, &told.0, &told.1, told.2).await
 }
 
 /// Adds to a count of what was accepted or dropped.
@@ -176,7 +216,7 @@ fn from_row(r: &AnyRow) -> Result<IntakeRow> {
         app: AppId(r.try_get("app_id")?),
         environment: EnvironmentId(r.try_get("environment_id")?),
         received_at: row::time(r, "received_at")?,
-        kind: row::word(r, "error_intake", "kind", ItemKind::parse)?,
+        kind: row::word(r, "intake", "kind", ItemKind::parse)?,
         event_id: r.try_get("event_id")?,
         name: r.try_get("name")?,
         body: r.try_get("body")?,

@@ -1,7 +1,7 @@
 //! Errors of apps: what was accepted, issues, events.
 //!
-//! What a client sends is durable as soon as it is in `error_intake` ([`Errors::accept`]); [`Errors::digest`] makes
-//! issues and events of it, many at a time in one transaction. Bodies are JSON or bytes, compressed with Zstandard.
+//! What a client sends is durable as soon as it is in the intake ([`Errors::accept`]), a file of its own;
+//! [`Errors::digest`] makes issues and events of it, many at a time in one transaction. Bodies are JSON or bytes, compressed with Zstandard.
 
 mod change;
 mod digest;
@@ -65,10 +65,12 @@ pub enum ItemKind {
     ReplayRecording,
     /// A profile.
     Profile,
+    /// Not an item, but how many were not kept and why.
+    Dropped,
 }
 
 impl ItemKind {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Event,
         Self::Attachment,
         Self::Feedback,
@@ -82,6 +84,7 @@ impl ItemKind {
         Self::ReplayEvent,
         Self::ReplayRecording,
         Self::Profile,
+        Self::Dropped,
     ];
 
     /// Its name in the store.
@@ -101,6 +104,7 @@ impl ItemKind {
             Self::ReplayEvent => "replay_event",
             Self::ReplayRecording => "replay_recording",
             Self::Profile => "profile",
+            Self::Dropped => "dropped",
         }
     }
 
@@ -246,7 +250,7 @@ pub(crate) fn compress(body: &[u8]) -> Result<Vec<u8>> {
         };
         compressor.compress(body)
     });
-    done.map_err(|e| StoreError::corrupt("error_intake", "body", &e.to_string()))
+    done.map_err(|e| StoreError::corrupt("intake", "body", &e.to_string()))
 }
 
 pub(crate) fn inflate(table: &'static str, body: &[u8]) -> Result<Vec<u8>> {

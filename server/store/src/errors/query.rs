@@ -286,8 +286,8 @@ impl Errors<'_> {
     /// When the database fails.
     pub async fn releases_of(self, issue: i64) -> Result<Vec<(String, i64)>> {
         let rows = sqlx::query(
-            "SELECT r.name, COUNT(*) AS n FROM error_events e JOIN error_releases r ON r.id = e.release_id
-             WHERE e.issue_id = $1 GROUP BY r.id, r.name ORDER BY r.id DESC LIMIT 10",
+            "SELECT r.name, e.events AS n FROM error_issue_releases e JOIN error_releases r ON r.id = e.release_id
+             WHERE e.issue_id = $1 ORDER BY r.id DESC LIMIT 10",
         )
         .bind(issue)
         .fetch_all(self.0.read())
@@ -322,12 +322,12 @@ impl Errors<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn release_stats(self, app: AppId, release: i64) -> Result<ReleaseStats> {
+    pub async fn release_stats(self, release: i64) -> Result<ReleaseStats> {
         let row = sqlx::query(
-            "SELECT COUNT(*) AS events, COUNT(DISTINCT issue_id) AS issues, COUNT(DISTINCT user_key) AS users
-             FROM error_events WHERE app_id = $1 AND release_id = $2",
+            "SELECT CAST(COALESCE(SUM(events), 0) AS BIGINT) AS events, COUNT(*) AS issues,
+                 (SELECT COUNT(*) FROM error_release_users u WHERE u.release_id = $1) AS users
+             FROM error_issue_releases WHERE release_id = $1",
         )
-        .bind(app.0)
         .bind(release)
         .fetch_one(self.0.read())
         .await?;
@@ -351,7 +351,7 @@ impl Errors<'_> {
         let sql = format!(
             "SELECT {ISSUE} FROM error_issues i JOIN apps a ON a.id = i.app_id
              WHERE i.app_id = $1 AND (i.first_release = $2 OR (i.regressed = 1 AND EXISTS
-                 (SELECT 1 FROM error_events e WHERE e.issue_id = i.id AND e.release_id = $3)))
+                 (SELECT 1 FROM error_issue_releases e WHERE e.issue_id = i.id AND e.release_id = $3)))
              ORDER BY i.events DESC, i.id DESC LIMIT $4"
         );
         let rows = sqlx::query(assembled(sql))

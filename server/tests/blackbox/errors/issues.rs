@@ -75,8 +75,10 @@ async fn an_issue_leads_to_its_cause_and_keeps_no_secret() {
     let raw = berth.rest().get("/v1/errors/WEB-1/event?raw=true").await.ok().to_string();
     assert!(raw.contains("[Filtered]") && !raw.contains("hunter2"), "{raw}");
     assert!(raw.contains("203.0.113.0") && !raw.contains("203.0.113.77"));
-    let database = std::fs::read(berth.data_dir().join("berth.db")).unwrap();
-    assert!(!database.windows(7).any(|w| w == b"hunter2"));
+    for file in ["berth.db", "intake.db"] {
+        let database = std::fs::read(berth.data_dir().join(file)).unwrap();
+        assert!(!database.windows(7).any(|w| w == b"hunter2"), "{file}");
+    }
 }
 
 #[tokio::test]

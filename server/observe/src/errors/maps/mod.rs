@@ -11,7 +11,10 @@ use std::{
     collections::HashMap,
     io::Write as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -68,6 +71,8 @@ struct Shared {
     dir: PathBuf,
     /// Newest last.
     memory: Mutex<Vec<(String, Cache)>>,
+    /// How often maps came.
+    added: AtomicU64,
     wake: Notify,
     tasks: TaskTracker,
 }
@@ -97,6 +102,7 @@ impl Maps {
             store,
             dir,
             memory: Mutex::default(),
+            added: AtomicU64::new(0),
             wake: Notify::new(),
             tasks: TaskTracker::new(),
         });
@@ -174,8 +180,22 @@ impl Maps {
             self.shared.store.errors().add_map(&map).await?;
             count += 1;
         }
+        self.shared.added.fetch_add(1, Ordering::AcqRel);
         self.shared.wake.notify_one();
         Ok(count)
+    }
+
+    /// Tells maps that came before from those that come later.
+    pub(super) fn added(&self) -> u64 {
+        self.shared.added.load(Ordering::Acquire)
+    }
+
+    /// Has events looked at that were kept without their maps, if any came since [`Maps::added`] said `before`: they
+    /// were not there yet when the maps came.
+    pub(super) fn kept_without(&self, before: u64) {
+        if self.added() != before {
+            self.shared.wake.notify_one();
+        }
     }
 
     /// Puts an event's frames right, as far as there are maps; true if it changed. `missing` gets what there is no map

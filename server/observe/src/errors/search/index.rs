@@ -9,6 +9,7 @@ use berth_store::model::AppId;
 use tantivy::{
     Index, IndexReader, IndexSettings, IndexWriter, ReloadPolicy, TantivyDocument, Term,
     directory::MmapDirectory,
+    merge_policy::LogMergePolicy,
     query::{
         AllQuery, BooleanQuery, EmptyQuery, Occur, PhraseQuery, Query, RangeQuery, RegexQuery, TermQuery,
     },
@@ -26,6 +27,11 @@ use crate::errors::event::Event;
 const FORMAT: &str = "2";
 /// Memory of the writer in bytes.
 const WRITER_BYTES: usize = 30 << 20;
+/// Events of a segment that is merged no more: merging takes memory by the size of what comes of it, and a search does
+/// not mind a few segments.
+const MAX_MERGED: usize = 50_000;
+/// Share of a segment's events that may be deleted before it is written anew.
+const MAX_DELETED: f32 = 0.3;
 /// Longest value that is indexed as a whole, in bytes.
 const MAX_VALUE: usize = 300;
 /// Longest text of a document in bytes.
@@ -132,6 +138,10 @@ impl SearchIndex {
     /// When another has the lock.
     pub(super) fn writer(&self) -> Result<Writer> {
         let writer = self.index.writer_with_num_threads(1, WRITER_BYTES)?;
+        let mut policy = LogMergePolicy::default();
+        policy.set_max_docs_before_merge(MAX_MERGED);
+        policy.set_del_docs_ratio_before_merge(MAX_DELETED);
+        writer.set_merge_policy(Box::new(policy));
         Ok(Writer { writer, fields: self.fields })
     }
 
@@ -318,6 +328,22 @@ impl Writer {
     /// Takes an event out.
     pub(super) fn remove_event(&mut self, row: i64) {
         self.writer.delete_term(Term::from_field_u64(self.fields.event, unsigned(row)));
+    }
+
+    /// Takes the events of an app out that happened before a time, in microseconds.
+    ///
+    /// # Errors
+    /// When the index cannot be written.
+    pub(super) fn remove_before(&mut self, app: AppId, before: i64) -> Result<()> {
+        use std::ops::Bound;
+        let app = Term::from_field_u64(self.fields.app, unsigned(app.0));
+        let before = Bound::Excluded(Term::from_field_i64(self.fields.at, before));
+        let both: [Box<dyn Query>; 2] = [
+            Box::new(TermQuery::new(app, IndexRecordOption::Basic)),
+            Box::new(RangeQuery::new(Bound::Unbounded, before)),
+        ];
+        self.writer.delete_query(Box::new(BooleanQuery::intersection(both.into())))?;
+        Ok(())
     }
 
     /// Takes all out.

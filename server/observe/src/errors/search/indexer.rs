@@ -68,6 +68,8 @@ enum Order {
     RemoveIssue(i64),
     /// Take events out.
     RemoveEvents(Vec<i64>),
+    /// Take events of apps out that happened before a time.
+    RemoveBefore(Vec<(AppId, Timestamp)>),
     /// Take an issue's events out and read them again.
     Again(i64),
     /// Build it anew.
@@ -118,6 +120,11 @@ impl ErrorIndex {
     /// Takes events out, by their rows.
     pub async fn remove_events(&self, rows: Vec<i64>) {
         self.order(Order::RemoveEvents(rows)).await;
+    }
+
+    /// Takes events of apps out that happened before a time.
+    pub async fn remove_before(&self, times: Vec<(AppId, Timestamp)>) {
+        self.order(Order::RemoveBefore(times)).await;
     }
 
     /// Reads an issue's events again, because they belong to another issue now.
@@ -365,6 +372,13 @@ impl Follower {
             match &order {
                 Order::RemoveIssue(issue) | Order::Again(issue) => writer.remove_issue(*issue),
                 Order::RemoveEvents(rows) => rows.iter().for_each(|row| writer.remove_event(*row)),
+                Order::RemoveBefore(times) => {
+                    for (app, before) in times {
+                        if let Err(error) = writer.remove_before(*app, before.0) {
+                            tracing::warn!(%error, "old events are still in the index; they go the next time");
+                        }
+                    }
+                }
                 Order::Rebuild => {}
             }
         }
@@ -376,7 +390,7 @@ impl Follower {
                 }
             }
             Order::Rebuild => self.rebuild().await,
-            Order::RemoveIssue(_) | Order::RemoveEvents(_) => {}
+            Order::RemoveIssue(_) | Order::RemoveEvents(_) | Order::RemoveBefore(_) => {}
         }
         self.commit_if_due(true).await;
     }

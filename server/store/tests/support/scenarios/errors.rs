@@ -7,12 +7,12 @@ use berth_store::ErrorsKept;
 
 use crate::support::*;
 
-fn item(n: u32, kind: ItemKind, body: &str) -> PackedItem {
+pub fn item(n: u32, kind: ItemKind, body: &str) -> PackedItem {
     let body = body.as_bytes().to_vec();
     ErrorItem { kind, event_id: Some(format!("{n:032x}")), name: None, body }.pack().unwrap()
 }
 
-fn read(row: &IntakeRow, kind: &str, release: &str, user: &str) -> DigestedEvent {
+pub fn read(row: &IntakeRow, kind: &str, release: &str, user: &str) -> DigestedEvent {
     DigestedEvent {
         intake: row.id,
         app: row.app,
@@ -47,10 +47,11 @@ async fn sent(world: &World, app: &AppRow, events: &[(u32, &str, &str, &str)]) {
         dropped: vec![("session".into(), "invalid".into(), 2)],
     };
     errors.accept(&[request]).await.unwrap();
-    let rows = errors.waiting(100).await.unwrap();
+    let rows = errors.waiting(None, 100).await.unwrap();
+    let (rows, others): (Vec<_>, Vec<_>) = rows.into_iter().partition(|r| r.kind == ItemKind::Event);
     let read: Vec<_> =
         rows.iter().zip(events).map(|(r, (_, kind, release, user))| read(r, kind, release, user)).collect();
-    errors.digest(&read, &[], &[]).await.unwrap();
+    errors.digest(&read, &others, &[]).await.unwrap();
     assert_eq!(errors.backlog().await.unwrap(), 0);
 }
 
@@ -75,6 +76,9 @@ pub async fn events_become_issues_and_are_counted_once(world: World) {
     let event = errors.event(a.id, Some(&format!("{:032x}", 4))).await.unwrap().unwrap();
     assert_eq!(event.body, b"{\"a\":1}");
     assert_eq!(errors.releases_of(a.id).await.unwrap(), [("2".to_owned(), 1), ("1".to_owned(), 2)]);
+    let releases = errors.releases(app.id, 10).await.unwrap();
+    let stats = errors.release_stats(releases[1].id).await.unwrap();
+    assert_eq!((releases[1].name.as_str(), stats.events, stats.issues, stats.users), ("1", 3, 2, 2));
     let counts = errors.counts(app.environment.id, berth_schemas::Timestamp(0)).await.unwrap();
     assert_eq!(
         counts,
@@ -133,11 +137,14 @@ pub async fn merged_and_split_issues_stay_so(world: World) {
     let hours: i64 =
         errors.hours(one.id, berth_schemas::Timestamp(0)).await.unwrap().iter().map(|h| h.events).sum();
     assert_eq!(hours, 3);
+    assert_eq!(errors.releases_of(one.id).await.unwrap(), [("1".to_owned(), 3)]);
     let number = errors.split(&root, &one, "strict-B").await.unwrap();
     assert_eq!(number, 3, "a number is given once");
     sent(&world, &app, &[(4, "B", "1", "eve")]).await;
     let (one, three) = (issue(&world, 1).await, issue(&world, 3).await);
     assert_eq!((one.events, three.events, three.users), (1, 3, 2));
+    assert_eq!(errors.releases_of(one.id).await.unwrap(), [("1".to_owned(), 1)]);
+    assert_eq!(errors.releases_of(three.id).await.unwrap(), [("1".to_owned(), 3)]);
     errors.delete_issue(&root, &three).await.unwrap();
     sent(&world, &app, &[(5, "B", "1", "eve")]).await;
     assert_eq!(issue(&world, 4).await.events, 1);
@@ -153,7 +160,10 @@ pub async fn what_is_old_goes_and_its_counts_stay(world: World) {
     assert_eq!(one.events, 3);
     assert_eq!(errors.events_of(one.id, None, None, 10).await.unwrap().len(), 2);
     assert_eq!(errors.count_of_user(app.id, "bob").await.unwrap(), 1);
+    let release = errors.releases(app.id, 1).await.unwrap()[0].id;
+    assert_eq!(errors.release_stats(release).await.unwrap().users, 2);
     assert_eq!(errors.delete_user(&root, app.id, "bob").await.unwrap().len(), 1);
+    assert_eq!(errors.release_stats(release).await.unwrap().users, 1);
     // By rules of its own it keeps less, or more, than others.
     let rules = |days| ErrorRules { retention_days: Some(days), ..ErrorRules::default() };
     let left = async || errors.events_of(one.id, None, None, 10).await.unwrap().len();
@@ -178,7 +188,68 @@ pub async fn what_is_old_goes_and_its_counts_stay(world: World) {
         dropped: Vec::new(),
     };
     errors.accept(&[request]).await.unwrap();
-    let rows = errors.waiting(10).await.unwrap();
+    let rows = errors.waiting(None, 10).await.unwrap();
     errors.digest(&[], &rows, &[]).await.unwrap();
     assert_eq!(errors.backlog().await.unwrap(), 0);
+}
+
+pub async fn the_intake_goes_on_where_it_was_read_to(mut world: World) {
+    let app = world.app("web").await;
+    let of = |n: u32, items| NewIntake {
+        app: app.id,
+        environment: app.environment.id,
+        received_at: berth_schemas::Timestamp(START + i64::from(n)),
+        items,
+        dropped: Vec::new(),
+    };
+    let note = |n| vec![item(n, ItemKind::Attachment, "kept once")];
+    let notes = async |store: &Store, n: u32| {
+        store.errors().attachments(app.id, &format!("{n:032x}")).await.unwrap().len()
+    };
+    world.store.errors().accept(&[of(1, note(1)), of(2, note(2)), of(3, note(3))]).await.unwrap();
+    let rows = world.store.errors().waiting(None, 2).await.unwrap();
+    for _ in 0..2 {
+        // The second time as after a commit whose answer was lost.
+        world.store.errors().digest(&[], &rows, &[]).await.unwrap();
+    }
+    assert_eq!((notes(&world.store, 1).await, notes(&world.store, 2).await), (1, 1));
+    world.reopen().await;
+    let left = world.store.errors().waiting(None, 10).await.unwrap();
+    assert_eq!(left.iter().map(|r| r.received_at.0 - START).collect::<Vec<_>>(), [3]);
+    assert_eq!(world.store.errors().backlog().await.unwrap(), 1);
+    world.store.errors().digest(&[], &left, &[]).await.unwrap();
+
+    // The file is lost: what comes next has numbers that were not read yet.
+    world.store.close().await;
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(world.dir.path().join(format!("intake.db{suffix}")));
+    }
+    world.reopen().await;
+    world.store.errors().accept(&[of(4, note(4))]).await.unwrap();
+    let rows = world.store.errors().waiting(None, 10).await.unwrap();
+    world.store.errors().digest(&[], &rows, &[]).await.unwrap();
+    assert_eq!(notes(&world.store, 4).await, 1);
+}
+
+pub async fn what_an_earlier_version_accepted_is_read(mut world: World) {
+    let sql = match world.url {
+        Some(_) => {
+            "INSERT INTO error_intake (environment_id, app_id, received_at, kind, body)
+             VALUES (1, 2, 3, 'session', CAST('abc' AS BYTEA))"
+        }
+        None => {
+            "INSERT INTO error_intake (environment_id, app_id, received_at, kind, body)
+             VALUES (1, 2, 3, 'session', CAST('abc' AS BLOB))"
+        }
+    };
+    for _ in 0..30 {
+        assert_eq!(world.tamper(sql).await, 1);
+    }
+    world.reopen().await;
+    let rows = world.store.errors().waiting(None, 100).await.unwrap();
+    assert_eq!(rows.len(), 30);
+    let row = &rows[29];
+    assert_eq!((row.environment.0, row.app.0, row.received_at.0, row.kind), (1, 2, 3, ItemKind::Session));
+    assert_eq!((row.event_id.as_deref(), row.body.as_slice()), (None, b"abc".as_slice()));
+    assert_eq!(world.tamper("DELETE FROM error_intake").await, 0, "they moved");
 }

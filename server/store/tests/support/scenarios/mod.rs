@@ -47,6 +47,8 @@ macro_rules! scenarios {
             a_resolved_issue_comes_back_in_a_newer_release_only,
             merged_and_split_issues_stay_so,
             what_is_old_goes_and_its_counts_stay,
+            the_intake_goes_on_where_it_was_read_to,
+            what_an_earlier_version_accepted_is_read,
             a_code_is_good_once_and_for_its_client_only,
             a_refresh_token_is_good_once,
             a_grant_is_never_more_than_its_token,
