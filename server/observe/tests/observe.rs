@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use berth_observe::*;
+use berth_observe::{
+    errors::{Digester, ErrorIndex, Ingest, Maps},
+    *,
+};
 use berth_schemas::{Timestamp, app::AppSettings, log::Level};
 use berth_store::*;
 use futures_util::{StreamExt, stream::BoxStream};
@@ -288,7 +291,8 @@ async fn retention_keeps_to_its_limits() {
         request_bytes: half,
         ..RetentionConfig::default()
     };
-    let retention = Retention::start(world.store.clone(), config, shutdown.clone());
+    let index = ErrorIndex::start(world.store.clone(), None, shutdown.clone()).unwrap();
+    let retention = Retention::start(world.store.clone(), index, config, shutdown.clone());
     for _ in 0..100 {
         if world.store.requests().volume().await.unwrap().rows == 50 {
             break;
@@ -299,4 +303,63 @@ async fn retention_keeps_to_its_limits() {
     retention.stopped().await;
     assert_eq!(world.store.requests().volume().await.unwrap().rows, 50);
     assert_eq!(world.store.logs().volume().await.unwrap().rows, 1);
+}
+
+#[tokio::test]
+async fn old_events_leave_the_store_and_the_search() {
+    let world = world().await;
+    let now = world.store.clock().now();
+    let event = |n: i64, days: i64| {
+        let body = format!(
+            "{{\"message\":\"it broke\",\"level\":\"error\",\"timestamp\":{}}}",
+            now.0 / 1_000_000 - days * 24 * 3600
+        );
+        let id = Some(format!("{n:032x}"));
+        ErrorItem { kind: ItemKind::Event, event_id: id, name: None, body: body.into_bytes() }.pack().unwrap()
+    };
+    let request = NewIntake {
+        app: world.app.id,
+        environment: world.app.environment.id,
+        received_at: now,
+        items: vec![event(1, 20), event(2, 15), event(3, 1)],
+        dropped: Vec::new(),
+    };
+    world.store.errors().accept(&[request]).await.unwrap();
+    let shutdown = CancellationToken::new();
+    let index = ErrorIndex::start(world.store.clone(), None, shutdown.clone()).unwrap();
+    let maps =
+        Maps::start(world.store.clone(), world._dir.path().join("maps"), index.clone(), shutdown.clone());
+    let ingest = Ingest::start(world.store.clone(), shutdown.clone());
+    let digester =
+        Digester::start(world.store.clone(), ingest.clone(), index.clone(), maps.clone(), shutdown.clone());
+    let found = async || {
+        let level = vec!["level".to_owned()];
+        let facets = index.facets("level:error", Some(world.app.id), now, level).await.unwrap();
+        facets[0].values.first().map_or(0, |value| value.events)
+    };
+    let until = async |wanted: u64| {
+        for _ in 0..200 {
+            if found().await == wanted {
+                return;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        panic!("{} events are found, not {wanted}", found().await);
+    };
+    until(3).await;
+    let config = RetentionConfig {
+        every: Duration::from_millis(50),
+        error_age: Duration::from_secs(10 * 24 * 3600),
+        ..RetentionConfig::default()
+    };
+    let retention = Retention::start(world.store.clone(), index.clone(), config, shutdown.clone());
+    until(1).await;
+    shutdown.cancel();
+    retention.stopped().await;
+    digester.stopped().await;
+    ingest.stopped().await;
+    maps.stopped().await;
+    index.stopped().await;
+    let left = world.store.errors().events_after(0, 10).await.unwrap();
+    assert_eq!(left.iter().map(|e| e.event_id.clone()).collect::<Vec<_>>(), [format!("{:032x}", 3)]);
 }

@@ -9,7 +9,6 @@ use crate::{
     write::Write,
 };
 
-
 /// Noted build cache records of a [`crate::Store`].
 #[derive(Clone, Copy)]
 pub struct BuildCache<'a>(pub(crate) &'a Inner);

@@ -66,8 +66,9 @@ impl IntakeFile {
     /// move here, and numbers go on after the last one that was read, also in a file that is new because the old one was
     /// lost.
     pub(crate) async fn settle(&self, database: &Database) -> Result<()> {
-        let row =
-            sqlx::query("SELECT through FROM error_intake_done WHERE id = 1").fetch_one(&database.readers).await?;
+        let row = sqlx::query("SELECT through FROM error_intake_done WHERE id = 1")
+            .fetch_one(&database.readers)
+            .await?;
         let done: i64 = row.try_get("through")?;
         self.removed(done).await?;
         self.adopt(database).await?;
@@ -113,7 +114,10 @@ impl IntakeFile {
                     .await?;
             }
             tx.commit().await?;
-            sqlx::query("DELETE FROM error_intake WHERE id <= $1").bind(last).execute(&database.writer).await?;
+            sqlx::query("DELETE FROM error_intake WHERE id <= $1")
+                .bind(last)
+                .execute(&database.writer)
+                .await?;
         }
     }
 

@@ -112,7 +112,11 @@ async fn apply(database: &Database, migration: &Migration, clock: &Clock) -> Res
         Kind::Postgresql => ("BIGINT NOT NULL GENERATED ALWAYS AS IDENTITY PRIMARY KEY", "BYTEA", ""),
     };
     let sql: Vec<&str> = migration.sql.lines().filter(|l| !l.starts_with("--")).collect();
-    let sql = sql.join("\n").replace("ROW_ID", row_id).replace("BYTES", bytes).replace(") KEYED;", &format!(") {keyed};"));
+    let sql = sql
+        .join("\n")
+        .replace("ROW_ID", row_id)
+        .replace("BYTES", bytes)
+        .replace(") KEYED;", &format!(") {keyed};"));
     let mut tx = database.writer.begin().await?;
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *tx).await.map_err(failed)?;
     sqlx::query("INSERT INTO migrations (version, name, checksum, applied_at) VALUES ($1, $2, $3, $4)")

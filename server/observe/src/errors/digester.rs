@@ -69,7 +69,9 @@ async fn run(store: Store, ingest: Ingest, index: ErrorIndex, maps: Maps, shutdo
             let next = async {
                 match ahead {
                     // A failure is met again, and dealt with, when that batch is the oldest.
-                    true => prepare(&store, &maps, Some(batch.last), BATCH).await.ok().filter(|b| b.count > 0),
+                    true => {
+                        prepare(&store, &maps, Some(batch.last), BATCH).await.ok().filter(|b| b.count > 0)
+                    }
                     false => None,
                 }
             };

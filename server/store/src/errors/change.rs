@@ -351,10 +351,12 @@ impl Errors<'_> {
     /// Time and row of the newest event that is one too many, if there are more than `most`.
     async fn beyond(self, app: AppId, most: i64) -> Result<Option<(i64, i64)>> {
         // What ever came is cheap to know, and mostly it is not that much.
-        let ever = sqlx::query("SELECT CAST(COALESCE(SUM(events), 0) AS BIGINT) AS n FROM error_issues WHERE app_id = $1")
-            .bind(app.0)
-            .fetch_one(self.0.read())
-            .await?;
+        let ever = sqlx::query(
+            "SELECT CAST(COALESCE(SUM(events), 0) AS BIGINT) AS n FROM error_issues WHERE app_id = $1",
+        )
+        .bind(app.0)
+        .fetch_one(self.0.read())
+        .await?;
         if ever.try_get::<i64, _>("n")? <= most {
             return Ok(None);
         }

@@ -389,7 +389,7 @@ impl Batch<'_, '_> {
                 level: event.level,
                 users: HashSet::new(),
                 hours: BTreeMap::new(),
-            releases: BTreeMap::new(),
+                releases: BTreeMap::new(),
                 count: 0,
                 newest_release: None,
                 any_without_release: false,
@@ -579,7 +579,8 @@ impl Batch<'_, '_> {
 
     /// Counts events of issues by release, and notes who had errors in which.
     async fn add_releases(&mut self, sums: &BTreeMap<i64, Sum>) -> Result<()> {
-        let counts = sums.iter().flat_map(|(issue, sum)| sum.releases.iter().map(move |(r, n)| (*issue, *r, *n)));
+        let counts =
+            sums.iter().flat_map(|(issue, sum)| sum.releases.iter().map(move |(r, n)| (*issue, *r, *n)));
         for chunk in pieces(&counts.collect::<Vec<_>>()) {
             let sql = format!(
                 "INSERT INTO error_issue_releases (issue_id, release_id, events) VALUES {}

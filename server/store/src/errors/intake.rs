@@ -143,7 +143,9 @@ impl Errors<'_> {
     pub async fn backlog(self) -> Result<i64> {
         let intake = &self.0.database.intake;
         // By their numbers: counting rows would read all of them.
-        let row = sqlx::query("SELECT COALESCE(MAX(id), 0) AS newest FROM intake").fetch_one(&intake.readers).await?;
+        let row = sqlx::query("SELECT COALESCE(MAX(id), 0) AS newest FROM intake")
+            .fetch_one(&intake.readers)
+            .await?;
         Ok((row.try_get::<i64, _>("newest")? - intake.done()).max(0))
     }
 
