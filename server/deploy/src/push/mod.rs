@@ -102,6 +102,16 @@ enum Place {
     Nowhere(String),
 }
 
+/// What a push that deploys leads to, before its environment is found or made.
+struct Leads {
+    to: Target,
+    git_ref: String,
+    commit: String,
+    source: DeploymentSource,
+    /// Which rule said so.
+    because: String,
+}
+
 /// Refuses what git itself would not have.
 fn check(push: &NewPush) -> Result<(), Problem> {
     let name = |name: &str| {
@@ -285,7 +295,24 @@ impl Inner {
                 }
             }
         };
-        let app = match self.target_of(&app, to, &git_ref, push, &source, &commit).await? {
+        let leads = Leads { to, git_ref, commit, source, because };
+        let there = self.place_there(&app, &leads, push).await?;
+        match self.deploy_push(push, &app, &leads).await {
+            Err(problem) if self.is_leaving(there.as_ref(), &problem).await? => {
+                Err(Problem { code: Code::Unavailable, ..problem })
+            }
+            done => done,
+        }
+    }
+
+    /// Deploys what a push leads to, or ends it with why it leads nowhere.
+    async fn deploy_push(
+        self: &Arc<Self>,
+        push: &PushRow,
+        app: &AppRow,
+        leads: &Leads,
+    ) -> Result<(), Problem> {
+        let app = match self.target_of(app, leads, push).await? {
             Place::There(app) => *app,
             Place::Waits(why) => return self.end_push(push, PushState::Handled, &why).await,
             Place::Nowhere(why) => return self.end_push(push, PushState::Ignored, &why).await,
@@ -295,20 +322,44 @@ impl Inner {
             no_cache: push.wishes.no_cache,
             ..EnqueueOptions::default()
         };
-        let new = self.wanted(&push.by, &app, source, options).await?;
+        let new = self.wanted(&push.by, &app, leads.source.clone(), options).await?;
         let live_counts = self.answers(&app);
         let environment = app.environment.name.clone();
         stall::before("push_handled").await;
         let made = self
             .store
             .pushes()
-            .handle(push.id, &[(new, live_counts)], |made| outcome(made, &environment, &because))
+            .handle(push.id, &[(new, live_counts)], |made| outcome(made, &environment, &leads.because))
             .await?;
         stall::after("push_handled").await;
         for enqueued in &made {
             self.enqueued(enqueued).await;
         }
         Ok(())
+    }
+
+    /// The environment that a push goes to, if it is there already, even if it goes away.
+    async fn place_there(
+        &self,
+        app: &AppRow,
+        leads: &Leads,
+        push: &PushRow,
+    ) -> Result<Option<AppRow>, Problem> {
+        let environments = self.store.environments();
+        Ok(match (&leads.to, &push.change) {
+            (Target::Named(name), _) => environments.by_name(app.id, name).await?,
+            (Target::Pull { number, .. }, _) => environments.by_pull(app.id, *number).await?,
+            (_, GitChange::Branch { .. }) => environments.by_branch(app.id, &leads.git_ref).await?,
+            _ => None,
+        })
+    }
+
+    /// Whether a refusal passes by itself, because the environment goes away, or went since it was `seen`: then the push
+    /// is to make another, or has no place.
+    async fn is_leaving(&self, seen: Option<&AppRow>, problem: &Problem) -> Result<bool, Problem> {
+        let (Some(seen), Code::Conflict | Code::NotFound) = (seen, problem.code) else { return Ok(false) };
+        let now = self.store.apps().by_environment(seen.environment.id).await?;
+        Ok(now.is_none_or(|now| now.deleting))
     }
 
     /// The whole id of a commit of which a forge told only the beginning: that of its branch's head, which it is if it
@@ -354,14 +405,12 @@ impl Inner {
     async fn target_of(
         self: &Arc<Self>,
         app: &AppRow,
-        to: Target,
-        git_ref: &str,
+        leads: &Leads,
         push: &PushRow,
-        source: &DeploymentSource,
-        commit: &str,
     ) -> Result<Place, Problem> {
+        let Leads { to, git_ref, commit, source, .. } = leads;
         let environments = self.store.environments();
-        if let Target::Named(name) = &to {
+        if let Target::Named(name) = to {
             let named = environments.by_name(app.id, name).await?;
             return Ok(match named {
                 Some(named) => Place::There(Box::new(named)),
@@ -387,11 +436,11 @@ impl Inner {
                 )));
             }
             Target::Branch(_) => (None, false),
-            Target::Pull { number, fork } => (Some(number), fork),
+            Target::Pull { number, fork } => (Some(*number), *fork),
             Target::Production | Target::Named(_) => return Ok(Place::There(Box::new(app.clone()))),
         };
-        let offer = Offer { source: source.clone(), commit: commit.to_owned(), message: push.first_line() };
-        let wanted = PreviewFor { branch: git_ref.to_owned(), pull, fork, offer: Some(offer) };
+        let offer = Offer { source: source.clone(), commit: commit.clone(), message: push.first_line() };
+        let wanted = PreviewFor { branch: git_ref.clone(), pull, fork, offer: Some(offer) };
         let made = Pipeline(Arc::clone(self)).ensure_preview(app, wanted).await?;
         if made.environment.preview.as_ref().is_some_and(|preview| preview.may_deploy(commit)) {
             return Ok(Place::There(Box::new(made)));

@@ -254,6 +254,53 @@ async fn the_head_of_a_pull_request_is_found_by_how_it_begins() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_waits_for_the_end_of_the_environment_that_its_branch_had() {
+    let repository = Repository::new(3);
+    let world = World::new(AppSettings { previews: Some(Previews::Branches), ..statics() }).await;
+    let root = berth_store::model::Principal::daemon();
+    let environments = world.store.environments();
+    let app = world.app().await;
+    let waits = async |id: PushId| {
+        world
+            .until("it is tried again", async || {
+                let push = world.store.pushes().get(id).await.unwrap().unwrap();
+                assert_eq!(push.state, PushState::Received, "{:?}", push.outcome);
+                push.attempts > 0
+            })
+            .await;
+    };
+    // A preview, whose branch comes back while it is being deleted.
+    let first = world.push(&repository, "idea", &repository.commits[0]).await.id();
+    assert_eq!(world.decided(first).await.state, PushState::Handled);
+    let preview = environments.by_branch(app.id, "idea").await.unwrap().unwrap();
+    environments.mark_deleting(&root, preview.environment.id).await.unwrap();
+    let id = world.push(&repository, "idea", &repository.commits[1]).await.id();
+    waits(id).await;
+    let gone = preview.clone();
+    world
+        .call(|p| async move { p.delete_environment(&berth_store::model::Principal::daemon(), &gone).await })
+        .await
+        .unwrap();
+    assert_eq!(world.decided(id).await.state, PushState::Handled);
+    let made = world.store.pushes().deployments(id).await.unwrap();
+    assert_ne!(made[0].environment_id, preview.environment.id);
+    assert_eq!(world.end(made[0].id).await.state, DeploymentState::Live);
+    // An environment by hand: when it is gone, its branch has a preview.
+    let new = berth_store::model::NewEnvironment {
+        name: "staging".parse().unwrap(),
+        branch: Some("develop".into()),
+        replicas: 1,
+    };
+    let staging = environments.create(&root, app.id, new).await.unwrap();
+    environments.mark_deleting(&root, staging.environment.id).await.unwrap();
+    let id = world.push(&repository, "develop", &repository.commits[2]).await.id();
+    waits(id).await;
+    environments.delete(staging.environment.id, "ann").await.unwrap();
+    assert_eq!(world.decided(id).await.state, PushState::Handled);
+    assert_eq!(world.store.pushes().deployments(id).await.unwrap()[0].environment.as_str(), "develop");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_app_refuses_fails_and_is_kept() {
     let repository = Repository::new(1);
     let required_variables = Some(vec!["TOKEN".to_owned()]);
