@@ -188,6 +188,22 @@ impl Pushes<'_> {
         write.commit().await
     }
 
+    /// Keeps what was learnt of the commits of a push that is not decided yet.
+    ///
+    /// # Errors
+    /// `NotFound` when it is gone.
+    pub async fn learn(self, id: PushId, commits: GitCommits) -> Result<PushRow> {
+        let mut write = Write::begin(self.0).await?;
+        sqlx::query("UPDATE pushes SET commits = $1 WHERE id = $2 AND state = 'received'")
+            .bind(row::to_json("pushes", "commits", &within_limits(commits))?)
+            .bind(id.0)
+            .execute(write.conn())
+            .await?;
+        let push = get(&mut write, id).await?;
+        write.commit().await?;
+        Ok(push)
+    }
+
     /// The branch of a held push has moved.
     ///
     /// # Errors

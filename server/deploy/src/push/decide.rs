@@ -140,7 +140,8 @@ fn production_branch(facts: &Facts<'_>) -> Option<String> {
 }
 
 /// The branch that somebody gave to production, by the environment or by the setting.
-pub(crate) fn configured_branch(app: &AppRow) -> Option<&str> {
+#[must_use]
+pub fn configured_branch(app: &AppRow) -> Option<&str> {
     let set = app.settings.git_ref.as_deref().filter(|name| CommitSha::parse(name).is_err());
     let set = set.map(|name| name.strip_prefix("refs/heads/").unwrap_or(name));
     app.environment.branch.as_deref().or(set)

@@ -6,6 +6,7 @@
 
 mod decide;
 mod held;
+mod learn;
 mod lfs;
 mod own;
 mod patterns;
@@ -25,20 +26,22 @@ use berth_store::{
     model::{AppId, AppRow, DeploymentSource, Enqueued, Offer, Principal, PushId},
 };
 
-use self::decide::{Decision, Facts, Target};
 pub(crate) use self::slots::GitSlots;
 pub use self::{
+    decide::configured_branch,
     lfs::LfsObject,
     own::GitPush,
     patterns::{check_names, check_paths},
 };
+use self::{
+    decide::{Decision, Facts, Target},
+    learn::tells_too_little,
+};
 use crate::{
-    access::GitAs,
     fault::sentence,
-    fetch::git_problem,
     pipeline::{EnqueueOptions, Inner, Pipeline},
     previews::{PreviewFor, PreviewOf},
-    source::git::{self, AddressError, CommitSha, FetchRequest, GitError, GitRef, GitUrl},
+    source::git::{CommitSha, GitRef},
     stall,
 };
 
@@ -48,8 +51,6 @@ const IDLE_LOOK: Duration = Duration::from_secs(5);
 const MOST_PAUSE_S: i64 = 60;
 /// Tries to decide a push before it counts as failed: about half an hour.
 const MAX_ATTEMPTS: i64 = 35;
-/// Longest that asking a forge for the head of a pull request may take: others wait meanwhile.
-const ASK_LIMIT: Duration = Duration::from_secs(15);
 /// Longest name that a sender may give to a message.
 const MAX_DELIVERY: usize = 200;
 
@@ -91,6 +92,17 @@ impl Pipeline {
         }
     }
 }
+
+/// What is said of a branch that leads nowhere.
+pub const NO_ENVIRONMENT: &str = "belongs to no environment";
+/// What is said of a pull request that leads nowhere.
+pub const NO_PREVIEW: &str = "gets no preview";
+/// What is said where the pusher named an environment that is not there.
+pub const NO_SUCH: &str = "the app has no environment";
+/// What is said of a head that is none any more.
+pub const MOVED_ON: &str = "has moved on";
+/// What is said of a commit that somebody must allow first.
+pub const WAITS: &str = "waits for preview_approve";
 
 /// Where a push goes.
 enum Place {
@@ -222,9 +234,28 @@ impl Inner {
         let app = self.app(push.app_id).await?;
         let rules = self.store.pushes().rules(app.id).await?;
         // One that is skipped does not take the place of one that is to be deployed.
-        Ok(candidates
-            .into_iter()
-            .find(|newer| !matches!(decide_by(newer, &app, &rules), Decision::Ignore(_))))
+        for newer in candidates {
+            if self.leads_on(newer, &app, &rules).await? {
+                return Ok(Some(newer));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether a push deploys or removes something, as far as its commit can be asked.
+    async fn leads_on(&self, push: &PushRow, app: &AppRow, rules: &PushRules) -> Result<bool, Problem> {
+        let (git_ref, commit) = match decide_by(push, app, rules) {
+            Decision::Ignore(_) => return Ok(false),
+            Decision::Remove(_) => return Ok(true),
+            Decision::Deploy { git_ref, commit, .. } => (git_ref, commit),
+        };
+        if !tells_too_little(push, rules) {
+            return Ok(true);
+        }
+        // Why a forge does not answer is told when it is this push's turn.
+        let Ok(Some(commit)) = self.whole_commit(push, &git_ref, commit).await else { return Ok(true) };
+        let push = self.learn(push, rules, &commit).await?;
+        Ok(!matches!(decide_by(&push, app, rules), Decision::Ignore(_)))
     }
 
     /// A newer push of the same branch waits already: nothing is deployed for this one.
@@ -275,7 +306,7 @@ impl Inner {
         let commit = match self.whole_commit(push, &git_ref, commit).await? {
             Some(commit) => commit,
             None => {
-                let why = format!("{git_ref} has moved on from it; its new head comes as a push of its own");
+                let why = format!("{git_ref} {MOVED_ON} from it; its new head comes as a push of its own");
                 return self.end_push(push, PushState::Ignored, &why).await;
             }
         };
@@ -297,7 +328,14 @@ impl Inner {
         };
         let leads = Leads { to, git_ref, commit, source, because };
         let there = self.place_there(&app, &leads, push).await?;
-        match self.deploy_push(push, &app, &leads).await {
+        let mut push = push.clone();
+        if tells_too_little(&push, &rules) && (there.is_some() || makes_place(&app, &leads.to)) {
+            push = self.learn(&push, &rules, &leads.commit).await?;
+            if let Decision::Ignore(why) = decide_by(&push, &app, &rules) {
+                return self.end_push(&push, PushState::Ignored, &why).await;
+            }
+        }
+        match self.deploy_push(&push, &app, &leads).await {
             Err(problem) if self.is_leaving(there.as_ref(), &problem).await? => {
                 Err(Problem { code: Code::Unavailable, ..problem })
             }
@@ -362,44 +400,6 @@ impl Inner {
         Ok(now.is_none_or(|now| now.deleting))
     }
 
-    /// The whole id of a commit of which a forge told only the beginning: that of its branch's head, which it is if it
-    /// has not moved on. None if it has.
-    async fn whole_commit(
-        &self,
-        push: &PushRow,
-        branch: &str,
-        commit: String,
-    ) -> Result<Option<String>, Problem> {
-        let (PushSource::Remote { url }, GitChange::Pull { head_url, .. }) = (&push.source, &push.change)
-        else {
-            return Ok(Some(commit));
-        };
-        if !is_short(&commit) {
-            return Ok(Some(commit));
-        }
-        let bad = |e: AddressError| Problem::new(Code::GitFailed, sentence(&e.to_string()));
-        let url = head_url.as_deref().unwrap_or(url);
-        let (url, credential) = GitUrl::parse(url, self.config.allow_local_sources).map_err(bad)?;
-        let who = match &self.config.git_access {
-            Some(access) => access.git_as(push.app_id, &url).await?,
-            None => GitAs::default(),
-        };
-        let mut request = FetchRequest::new(url, git::Wanted::DefaultBranch);
-        request.credential = credential;
-        request.time_limit = ASK_LIMIT;
-        self.prepare_fetch(&mut request, who).await?;
-        let refs = git::remote_refs(&request, &self.shutdown).await.map_err(|error| {
-            let problem = git_problem(&error);
-            // What may pass is tried again.
-            let passing = matches!(error, GitError::HostUnreachable { .. } | GitError::Cancelled);
-            if passing { Problem { code: Code::Unavailable, ..problem } } else { problem }
-        })?;
-        let name = format!("refs/heads/{branch}");
-        let head = refs.into_iter().find(|known| known.name == name);
-        let head = head.map(|known| known.commit.as_str().to_owned());
-        Ok(head.filter(|head| head.starts_with(&commit.to_ascii_lowercase())))
-    }
-
     /// The environment that a push goes to, or why there is none. A branch that somebody gave to an environment goes
     /// there, whatever else it is; a preview is made if the app has some.
     async fn target_of(
@@ -414,7 +414,7 @@ impl Inner {
             let named = environments.by_name(app.id, name).await?;
             return Ok(match named {
                 Some(named) => Place::There(Box::new(named)),
-                None => Place::Nowhere(format!("the app has no environment {name}")),
+                None => Place::Nowhere(format!("{NO_SUCH} {name}")),
             });
         }
         if let (GitChange::Branch { .. }, Some(given)) =
@@ -427,12 +427,12 @@ impl Inner {
         let (pull, fork) = match to {
             Target::Branch(branch) if previews != Previews::Branches => {
                 return Ok(Place::Nowhere(format!(
-                    "the branch {branch} belongs to no environment; environment_update gives it one, production's is the setting git_ref, else the repository's default branch, and with the setting previews=branches each other one gets its own"
+                    "the branch {branch} {NO_ENVIRONMENT}; environment_update gives it one, production's is the setting git_ref, else the repository's default branch, and with the setting previews=branches each other one gets its own"
                 )));
             }
             Target::Pull { number, .. } if previews != Previews::PullRequests => {
                 return Ok(Place::Nowhere(format!(
-                    "pull request {number} gets no preview; the setting previews=pull_requests makes one for each"
+                    "pull request {number} {NO_PREVIEW}; the setting previews=pull_requests makes one for each"
                 )));
             }
             Target::Branch(_) => (None, false),
@@ -445,10 +445,7 @@ impl Inner {
         if made.environment.preview.as_ref().is_some_and(|preview| preview.may_deploy(commit)) {
             return Ok(Place::There(Box::new(made)));
         }
-        Ok(Place::Waits(format!(
-            "it comes from a fork and waits for preview_approve in {}",
-            made.environment.name
-        )))
+        Ok(Place::Waits(format!("it comes from a fork and {WAITS} in {}", made.environment.name)))
     }
 
     /// Removes the preview of what is gone.
@@ -474,6 +471,17 @@ impl Inner {
 fn may_overtake(newer: &PushRow, older: &PushRow) -> bool {
     let brings = matches!(older.change, GitChange::Branch { .. } | GitChange::Pull { .. });
     brings && newer.moved() == older.moved() && newer.wishes.environment == older.wishes.environment
+}
+
+/// Whether there is a place for what has no environment yet.
+fn makes_place(app: &AppRow, to: &Target) -> bool {
+    let previews = app.settings.previews.unwrap_or_default();
+    match to {
+        Target::Production => true,
+        Target::Named(_) => false,
+        Target::Branch(_) => previews == Previews::Branches,
+        Target::Pull { .. } => previews == Previews::PullRequests,
+    }
 }
 
 fn decide_by(push: &PushRow, app: &AppRow, rules: &PushRules) -> Decision {

@@ -10,6 +10,7 @@
 //! and listed.
 
 pub mod address;
+mod describe;
 mod failure;
 mod lfs;
 mod lfs_web;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 pub use address::{AddressError, CommitSha, GitCredential, GitRef, GitUrl, Transport, Wanted};
+pub use describe::{Described, describe};
 pub use failure::GitError;
 pub use lfs::Lfs;
 pub use ssh::{SshIdentity, known_host_keys};

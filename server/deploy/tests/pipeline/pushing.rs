@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use berth_schemas::{
     app::{AppSettings, Builder, Previews},
     deployment::DeploymentState,
-    push::{GitChange, GitCommits, PushOrigin, PushState, PushWishes},
+    push::{GitChange, GitCommits, PushOrigin, PushRules, PushState, PushWishes},
 };
 use berth_store::{NewPush, PushRow, PushSource, Received, model::PushId};
 
@@ -173,6 +173,63 @@ async fn what_does_not_deploy_says_why_and_can_be_asked_for_again() {
     world.call(|p| async move { p.retry_push(&who, id).await }).await.unwrap();
     assert_eq!(world.decided(id).await.state, PushState::Handled);
     world.serves("page 0").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_push_does_not_tell_of_its_commit_is_asked() {
+    let mut repository = Repository::new(1);
+    let docs = repository.dir.path().join("docs");
+    std::fs::create_dir(&docs).unwrap();
+    std::fs::write(docs.join("read.md"), "read").unwrap();
+    let marked = repository.commit("Docs\n\n[skip ci]");
+    let world = World::new(AppSettings { previews: Some(Previews::PullRequests), ..statics() }).await;
+    // Told by nobody: found by asking, or of a pull request.
+    let pull = GitChange::Pull {
+        number: 7,
+        branch: "main".into(),
+        base: "main".into(),
+        commit: marked.clone(),
+        fork: false,
+        head_url: None,
+        title: None,
+    };
+    let branch = |before: Option<&String>, commit: &str| GitChange::Branch {
+        branch: "main".into(),
+        before: before.cloned(),
+        commit: commit.into(),
+    };
+    let polled = |push: NewPush| NewPush { origin: PushOrigin::Poll, ..push };
+    for change in [branch(None, &marked), pull] {
+        let id = world.push_as(&repository, change, polled).await.id();
+        let push = world.decided(id).await;
+        assert_eq!(push.state, PushState::Ignored, "{push:?}");
+        assert!(push.outcome.as_ref().unwrap().contains("the commit's message says [skip ci]"), "{push:?}");
+        assert_eq!(push.first_line().as_deref(), Some("Docs"));
+    }
+    // Paths are those in which the branch's heads differ.
+    let app = world.app().await.id;
+    let rules = PushRules { watch_paths: Some(vec!["/docs/".into()]), ..PushRules::default() };
+    let root = berth_store::model::Principal::daemon();
+    world.store.pushes().set_rules(&root, app, &rules).await.unwrap();
+    let elsewhere = repository.commit("page");
+    let id = world.push_as(&repository, branch(Some(&marked), &elsewhere), polled).await.id();
+    let push = world.decided(id).await;
+    assert_eq!(
+        (push.state, push.commits.paths.as_deref()),
+        (PushState::Ignored, Some(&["index.html".to_owned()][..]))
+    );
+    assert!(push.outcome.unwrap().contains("watch_paths"));
+    std::fs::write(docs.join("read.md"), "anew").unwrap();
+    let inside = repository.commit("page with docs");
+    let id = world.push_as(&repository, branch(Some(&elsewhere), &inside), polled).await.id();
+    assert_eq!(world.decided(id).await.state, PushState::Handled);
+    world.serves("page with docs").await;
+    // Where the commit before is gone it is not known which, and the push deploys.
+    let lost = "ab".repeat(20);
+    let last = repository.commit("last");
+    let id = world.push_as(&repository, branch(Some(&lost), &last), polled).await.id();
+    let push = world.decided(id).await;
+    assert_eq!((push.state, push.first_line().as_deref()), (PushState::Handled, Some("last")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
