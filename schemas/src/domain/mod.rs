@@ -223,6 +223,9 @@ pub struct OrderShown {
     /// The last error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<OrderTrouble>,
+    /// Before this time the authority of that error does not want to be asked again, whoever asks. Another one may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
     /// When something is tried next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_try_at: Option<Timestamp>,

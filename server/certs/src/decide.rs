@@ -4,6 +4,7 @@
 //! is ours, another authority where this one does not answer or does not want to. Only what failed already waits,
 //! twice as long each time. Two limits hold whatever else is wanted: no authority sees more failed validations of a
 //! name than the strictest published limit allows (Let's Encrypt: 5 in an hour), and none is asked again before it said.
+//! What one authority said binds nobody else: another that is offered is asked meanwhile.
 
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ pub(crate) struct Past {
     /// None: the certificate came.
     pub(crate) fault: Option<Fault>,
     pub(crate) at: Timestamp,
+    /// The authority said not to come before.
+    pub(crate) not_before: Option<Timestamp>,
 }
 
 /// What can be ordered.
@@ -56,13 +59,9 @@ pub(crate) struct Next {
 /// The next order for a name after `past`, oldest first; none where nothing can be ordered. `spread`, from 0 to 1, keeps
 /// names that failed together from being tried together.
 pub(crate) fn next(past: &[Past], offer: &Offer<'_>, now: Timestamp, spread: f64) -> Option<Next> {
-    let first = (offer.directories.first()?.as_str(), *offer.challenges.first()?);
-    let settled = past.iter().rposition(|p| p.fault.is_none()).map_or(0, |at| at + 1);
-    let failures = &past[settled..];
-    let (directory, challenge) = match failures.last() {
-        None => first,
-        Some(last) => after(last, offer).unwrap_or(first),
-    };
+    let failures = failures(past);
+    let directory = directory(past, offer.directories, now)?;
+    let challenge = challenge(failures.last(), offer.challenges)?;
     let floor = floor(past, directory);
     let tried = failures.iter().filter(|p| p.directory == directory && p.challenge == challenge).count();
     let since = failures.last().map_or(now, |p| p.at);
@@ -71,14 +70,31 @@ pub(crate) fn next(past: &[Past], offer: &Offer<'_>, now: Timestamp, spread: f64
     Some(Next { directory: directory.to_owned(), challenge, at })
 }
 
+/// Until when the limits of authorities keep the next order for a name back, whoever wants it; none if they do not.
+pub(crate) fn held(past: &[Past], directories: &[String], now: Timestamp) -> Option<Timestamp> {
+    floor(past, directory(past, directories, now)?).filter(|at| *at > now)
+}
+
 /// The earliest time at which an authority may be asked for a name, whoever wants it.
 pub(crate) fn floor(past: &[Past], directory: &str) -> Option<Timestamp> {
-    let at_it = || past.iter().filter(|p| p.directory == directory);
-    let failed = at_it().filter(|p| p.fault == Some(Fault::Validation));
+    let failed = past.iter().filter(|p| p.directory == directory && p.fault == Some(Fault::Validation));
     let validation = nth_last(failed, VALIDATIONS).map(|at| later(at, VALIDATION_WINDOW));
+    validation.max(shut(past, directory))
+}
+
+/// Until when an authority gives nothing for a name, however well the name is proven.
+fn shut(past: &[Past], directory: &str) -> Option<Timestamp> {
+    let at_it = || past.iter().filter(|p| p.directory == directory);
+    let said = at_it().filter_map(|p| p.not_before).max();
     let issued = at_it().filter(|p| p.fault.is_none() && has_published_limits(directory));
     let duplicate = nth_last(issued, DUPLICATES).map(|at| later(at, DUPLICATE_WINDOW));
-    validation.max(duplicate)
+    said.max(duplicate)
+}
+
+/// The failures since the last success.
+fn failures(past: &[Past]) -> &[Past] {
+    let settled = past.iter().rposition(|p| p.fault.is_none()).map_or(0, |at| at + 1);
+    past.get(settled..).unwrap_or_default()
 }
 
 /// When the n-th last of these happened.
@@ -94,19 +110,37 @@ fn has_published_limits(directory: &str) -> bool {
     host.is_some_and(|host| host == "letsencrypt.org" || host.ends_with(".letsencrypt.org"))
 }
 
-/// What follows a failure: the next challenge or the next authority.
-fn after<'a>(last: &Past, offer: &Offer<'a>) -> Option<(&'a str, ChallengeKind)> {
-    let directory = offer.directories.iter().position(|d| *d == last.directory);
-    let challenge = offer.challenges.iter().position(|c| *c == last.challenge);
-    let (directory, challenge) = match last.fault? {
-        Fault::Validation | Fault::Unprepared => (directory.unwrap_or(0), challenge.map_or(0, |c| c + 1)),
-        Fault::Refused | Fault::Limited | Fault::Unreachable => {
-            (directory.map_or(0, |d| d + 1), challenge.unwrap_or(0))
+/// The authority to ask next: the same while the proof is what failed, else the one after it; of those that give nothing
+/// now, whichever does first.
+fn directory<'a>(past: &[Past], directories: &'a [String], now: Timestamp) -> Option<&'a str> {
+    let from = match failures(past).last() {
+        None => 0,
+        Some(last) => {
+            let at = directories.iter().position(|d| *d == last.directory);
+            let moves = !is_of_proof(last.fault?);
+            at.map_or(0, |at| at + usize::from(moves))
         }
     };
-    let directory = offer.directories.get(directory % offer.directories.len().max(1))?;
-    let challenge = offer.challenges.get(challenge % offer.challenges.len().max(1))?;
-    Some((directory, *challenge))
+    let turn = (0..directories.len()).filter_map(|n| directories.get((from + n) % directories.len()));
+    // The first of those that are equally good.
+    turn.min_by_key(|d| shut(past, d).map_or(now, |at| at.max(now))).map(String::as_str)
+}
+
+/// The challenge to meet next: the one after that which did not convince, else the same.
+fn challenge(last: Option<&Past>, challenges: &[ChallengeKind]) -> Option<ChallengeKind> {
+    let Some(last) = last else { return challenges.first().copied() };
+    let at = challenges.iter().position(|c| *c == last.challenge);
+    let moves = is_of_proof(last.fault?);
+    let at = at.map_or(0, |at| at + usize::from(moves));
+    challenges.get(at % challenges.len().max(1)).copied()
+}
+
+/// Whether another proof may help, and not another authority.
+fn is_of_proof(fault: Fault) -> bool {
+    match fault {
+        Fault::Validation | Fault::Unprepared => true,
+        Fault::Refused | Fault::Limited | Fault::Unreachable => false,
+    }
 }
 
 /// How long to wait for something that failed `tried` times.
@@ -152,8 +186,17 @@ mod tests {
     const BOTH: [ChallengeKind; 2] = [ChallengeKind::Http01, ChallengeKind::TlsAlpn01];
 
     fn past(directory: &str, challenge: ChallengeKind, fault: Option<Fault>, second: i64) -> Past {
-        Past { directory: directory.into(), challenge, fault, at: Timestamp(second * 1_000_000) }
+        let at = Timestamp(second * 1_000_000);
+        Past { directory: directory.into(), challenge, fault, at, not_before: None }
     }
+
+    /// A refusal for too many requests, with a day to wait.
+    fn limited(directory: &str, second: i64) -> Past {
+        let not_before = Some(Timestamp((second + DAY) * 1_000_000));
+        Past { not_before, ..past(directory, BOTH[0], Some(Fault::Limited), second) }
+    }
+
+    const DAY: i64 = 24 * 3600;
 
     #[test]
     fn the_first_order_goes_to_the_first_authority_at_once() {
@@ -180,6 +223,38 @@ mod tests {
     }
 
     #[test]
+    fn what_one_authority_said_holds_no_other_back() {
+        let directories = directories();
+        let offer = Offer { directories: &directories, challenges: &BOTH };
+        let now = Timestamp(100_000_000);
+        let mut history = vec![limited(A, 100)];
+        let next = super::next(&history, &offer, now, 0.5).unwrap();
+        assert_eq!((next.directory.as_str(), next.at.0), (B, 102_000_000));
+        assert_eq!(held(&history, &directories, now), None);
+        // The other one fails, too: it is its turn again, as the first does not want to be asked.
+        history.push(past(B, BOTH[0], Some(Fault::Unreachable), 110));
+        let next = super::next(&history, &offer, now, 0.5).unwrap();
+        assert_eq!((next.directory.as_str(), next.at.0), (B, 170_000_000));
+        // Once both have said so, whichever may be asked first is, and not before.
+        history.push(limited(B, 170));
+        let next = super::next(&history, &offer, now, 0.5).unwrap();
+        assert_eq!((next.directory.as_str(), next.at.0), (A, (100 + DAY) * 1_000_000));
+    }
+
+    #[test]
+    fn the_only_authority_is_not_asked_before_it_said() {
+        let only = [A.to_owned()];
+        let said = Timestamp((100 + DAY) * 1_000_000);
+        let history = [limited(A, 100)];
+        let offer = Offer { directories: &only, challenges: &BOTH };
+        let next = super::next(&history, &offer, Timestamp(100_000_000), 0.5).unwrap();
+        assert_eq!((next.directory.as_str(), next.at), (A, said));
+        assert_eq!((floor(&history, A), floor(&history, B)), (Some(said), None));
+        assert_eq!(held(&history, &only, Timestamp(100_000_000)), Some(said));
+        assert_eq!(held(&history, &only, said), None);
+    }
+
+    #[test]
     fn an_authority_that_counts_certificates_is_not_asked_for_a_sixth() {
         let issued: Vec<Past> = (0..5).map(|n| past(A, BOTH[0], None, n * 60)).collect();
         assert_eq!(floor(&issued, A), Some(Timestamp(7 * 24 * 3600 * 1_000_000)));
@@ -202,18 +277,18 @@ mod tests {
     }
 
     proptest! {
-        /// However orders end, no hour sees more failed validations at an authority than it allows, something is
-        /// always tried again within a day, and only what is offered.
+        /// However orders end, no hour sees more failed validations at an authority than it allows, none is asked
+        /// before it said, something is always tried again within a day, and only what is offered.
         #[test]
         fn limits_hold_whatever_happens(
-            ends in proptest::collection::vec((fault(), 0.0..1.0f64, 0i64..120), 1..60),
+            ends in proptest::collection::vec((fault(), 0.0..1.0f64, 0i64..120, 0i64..40_000), 1..60),
             few in 1..3usize, kinds in 1..3usize,
         ) {
             let directories = directories();
             let offer = Offer { directories: &directories[..few], challenges: &BOTH[..kinds] };
             let mut now = Timestamp(1_000_000_000_000);
             let mut history: Vec<Past> = Vec::new();
-            for (fault, spread, took) in ends {
+            for (fault, spread, took, away) in ends {
                 let next = next(&history, &offer, now, spread).unwrap();
                 prop_assert!(offer.directories.contains(&next.directory));
                 prop_assert!(offer.challenges.contains(&next.challenge));
@@ -222,7 +297,11 @@ mod tests {
                     prop_assert!(next.at <= later(now, Duration::from_secs(24 * 3600)));
                 }
                 now = Timestamp(now.max(next.at).0 + took * 1_000_000);
-                history.push(Past { directory: next.directory, challenge: next.challenge, fault, at: now });
+                let said = history.iter().filter(|p| p.directory == next.directory).filter_map(|p| p.not_before);
+                prop_assert!(said.max() <= Some(now));
+                let not_before = (fault == Some(Fault::Limited)).then(|| later(now, Duration::from_secs(away as u64)));
+                let Next { directory, challenge, .. } = next;
+                history.push(Past { directory, challenge, fault, at: now, not_before });
             }
             for one in &history {
                 let within = history.iter().filter(|p| {

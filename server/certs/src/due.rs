@@ -32,6 +32,11 @@ pub(crate) fn due(certificate: Option<&CertificateRow>, orders: &[OrderRow], now
     }
 }
 
+/// When an open order goes on: at the time that was noted, and not before the authority said.
+pub(crate) fn goes_on(row: &OrderRow) -> Option<Timestamp> {
+    row.next_try_at.max(row.not_before)
+}
+
 /// When the next order after a failed one is due, as it was decided then or hurried since.
 pub(crate) fn next_try(orders: &[OrderRow]) -> Option<Timestamp> {
     orders.last().filter(|row| row.state == OrderState::Failed)?.next_try_at
@@ -45,6 +50,7 @@ pub(crate) fn past(orders: &[OrderRow]) -> Vec<Past> {
             challenge: row.challenge,
             fault: row.fault.filter(|_| row.state == OrderState::Failed),
             at: row.updated_at,
+            not_before: row.not_before,
         })
         .collect()
 }

@@ -78,11 +78,31 @@ pub(crate) fn of_problem(problem: &Problem, not_before: Option<Timestamp>, at: T
     let fault = match kind {
         BAD_NONCE | "serverInternal" | "orderNotReady" => return Stop::Later { trouble, not_before },
         "rateLimited" => Fault::Limited,
+        // Some say so by the status alone.
+        _ if problem.status == Some(429) => Fault::Limited,
         "dns" | "connection" | "unauthorized" | "incorrectResponse" | "tls" => Fault::Validation,
         _ if problem.status.is_some_and(|s| s >= 500) => return Stop::Later { trouble, not_before },
         _ => Fault::Refused,
     };
+    // What was refused for good stays refused after any wait.
+    let not_before = not_before.filter(|_| fault == Fault::Limited);
     Stop::Failed { fault, trouble, not_before }
+}
+
+/// Whether an order that names the certificate it replaces (RFC 9773, 5) was refused for that name, so that the same
+/// order without it may be taken. A refusal for anything else is not to be answered by asking again at once.
+pub(crate) fn is_about_replaces(error: &Error) -> bool {
+    match error {
+        Error::Api(problem) => {
+            let kinds = ["alreadyReplaced", "malformed", "unauthorized", "conflict"];
+            kinds.contains(&kind(problem)) || matches!(problem.status, Some(404 | 409))
+        }
+        // It knows no renewal information.
+        Error::Unsupported(_) => true,
+        // The library says so of an answer without the name.
+        Error::Other(error) => error.to_string().starts_with("replaces field mismatch"),
+        _ => false,
+    }
 }
 
 /// The error's type without what all have in common.
@@ -128,6 +148,39 @@ mod tests {
     fn said(kind: &str, status: u16) -> Stop {
         let json = serde_json::json!({ "type": format!("{PREFIX}{kind}"), "detail": "no", "status": status });
         of_problem(&serde_json::from_value(json).unwrap(), None, Timestamp(1))
+    }
+
+    #[test]
+    fn only_what_is_about_the_replaced_certificate_is_asked_for_without_it() {
+        let said = |kind: &str, status: u16| {
+            let json =
+                serde_json::json!({ "type": format!("{PREFIX}{kind}"), "detail": "no", "status": status });
+            Error::Api(serde_json::from_value(json).unwrap())
+        };
+        for about in [said("alreadyReplaced", 409), said("malformed", 400), said("unauthorized", 403)] {
+            assert!(is_about_replaces(&about), "{about:?}");
+        }
+        assert!(is_about_replaces(&Error::Unsupported("ARI")));
+        assert!(is_about_replaces(&Error::Other("replaces field mismatch: expected a, found b".into())));
+        for other in [said("rateLimited", 429), said("serverInternal", 500), said("caa", 403)] {
+            assert!(!is_about_replaces(&other), "{other:?}");
+        }
+        assert!(!is_about_replaces(&Error::Other("connection refused".into())));
+    }
+
+    #[test]
+    fn who_has_had_enough_says_when_to_come_again() {
+        let of = |kind: &str, status: u16| {
+            let json = serde_json::json!({ "type": format!("{PREFIX}{kind}"), "status": status });
+            of_problem(&serde_json::from_value(json).unwrap(), Some(Timestamp(9)), Timestamp(1))
+        };
+        for (kind, status) in [("rateLimited", 429), ("odd", 429)] {
+            let Stop::Failed { fault, not_before, .. } = of(kind, status) else { panic!("{kind}") };
+            assert_eq!((fault, not_before), (Fault::Limited, Some(Timestamp(9))), "{kind}");
+        }
+        let Stop::Failed { not_before, .. } = of("caa", 403) else { panic!() };
+        assert_eq!(not_before, None);
+        assert!(matches!(of("odd", 503), Stop::Later { not_before: Some(Timestamp(9)), .. }));
     }
 
     #[test]

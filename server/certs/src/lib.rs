@@ -14,6 +14,7 @@ mod account;
 mod ari;
 mod attached;
 mod by_dns;
+mod by_hand;
 mod client;
 mod config;
 mod decide;

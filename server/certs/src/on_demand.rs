@@ -384,6 +384,7 @@ mod tests {
             state: OrderState::Failed,
             url: None,
             trouble: None,
+            not_before: None,
             fault: None,
             next_try_at: None,
             created_at: Timestamp(created_at),

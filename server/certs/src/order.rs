@@ -18,7 +18,7 @@ use crate::{
     account::Ca,
     config::AcmeConfig,
     decide::{self, later},
-    fault::{BAD_NONCE, Stop, of_problem, stop_of},
+    fault::{BAD_NONCE, Stop, is_about_replaces, of_problem, stop_of},
     service::{Inner, Wanted, spread},
     shown::Answering,
     x509::Leaf,
@@ -74,7 +74,7 @@ impl Inner {
                 let age = Duration::from_micros(u64::try_from(now.0 - row.created_at.0).unwrap_or(0));
                 let until = later(now, (age / 4).clamp(PAUSE.0, PAUSE.1)).max(not_before.unwrap_or(now));
                 tracing::info!(name = %row.name, kind = trouble.kind, detail = trouble.detail.0, "an order waits");
-                self.noted(self.store.acme().stumble(row.id, trouble, until).await);
+                self.noted(self.store.acme().stumble(row.id, trouble, not_before, until).await);
                 return;
             }
             Stop::Waits => return,
@@ -84,9 +84,9 @@ impl Inner {
             }
         };
         tracing::warn!(name = %row.name, kind = trouble.kind, detail = trouble.detail.0, "an order failed");
-        let next = self.after_failure(wanted, row, fault, now).await;
-        let next = next.max(not_before.filter(|_| fault == Fault::Limited).unwrap_or(next));
-        self.noted(self.store.acme().failed(row.id, wanted.app, fault, trouble, next).await.map(drop));
+        let next = self.after_failure(wanted, row, fault, not_before, now).await;
+        let failed = self.store.acme().failed_until(row.id, wanted.app, fault, trouble, not_before, next);
+        self.noted(failed.await.map(drop));
     }
 
     fn noted(&self, outcome: Result<(), StoreError>) {
@@ -110,7 +110,8 @@ impl Inner {
             Some(id) => match ca.account.new_order(&NewOrder::new(&identifiers).replaces(id.clone())).await {
                 Ok(order) => Ok(order),
                 // It knows no renewal information, or that certificate was replaced already.
-                Err(_) => ca.account.new_order(&new).await,
+                Err(error) if is_about_replaces(&error) => ca.account.new_order(&new).await,
+                Err(error) => Err(error),
             },
             None => ca.account.new_order(&new).await,
         };

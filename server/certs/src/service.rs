@@ -14,7 +14,7 @@ use berth_proxy::ProxyHandle;
 use berth_schemas::{
     Code, DomainName, Problem, Timestamp,
     dns::DnsProviderKind,
-    domain::{ChallengeKind, DomainStatus, OrderShown, OrderState},
+    domain::{ChallengeKind, OrderState},
 };
 use berth_store::{
     CertificateRow, DomainRow, Fault, NewOrder, OrderRow, Store, StoreError,
@@ -28,7 +28,7 @@ use crate::{
     config::{AcmeConfig, CertsConfig, OwnNames, is_public},
     decide::{self, Offer, Past, later},
     dns::Dns,
-    due::{Due, before, due, next_try, past, placed_lately},
+    due::{Due, before, due, goes_on, next_try, past, placed_lately},
     lock::lock,
     on_demand::{Approver, Asked},
     shown::Shown,
@@ -42,6 +42,8 @@ const AT_ONCE: usize = 4;
 const MEMORY: Duration = Duration::from_secs(8 * 24 * 3600);
 /// Orders that ended are kept so long.
 const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Orders of a name that are looked at: more than all limits count.
+pub(crate) const MANY: i64 = 50;
 /// Orders at one authority within [`crate::due::PLACED_WINDOW`]; Let's Encrypt allows 300.
 const PLACED: usize = 280;
 
@@ -172,54 +174,6 @@ impl Certs {
         self.0.config.control_host.as_ref().is_some_and(|host| name.covers(host.as_str()))
     }
 
-    /// Goes on with what waits for a name, as far as the limits of authorities allow.
-    ///
-    /// # Errors
-    /// When the store cannot be written.
-    pub async fn look_now(&self, name: &DomainName) -> Result<(), Problem> {
-        self.0.store.acme().hurry(name, self.0.now()).await?;
-        self.0.wake.notify_one();
-        Ok(())
-    }
-
-    /// Orders a new certificate for a name now.
-    ///
-    /// # Errors
-    /// `Unavailable` where none are ordered, `Conflict` for one that somebody attached, `RateLimited` when the
-    /// authority's limits do not allow it yet.
-    pub async fn renew(&self, name: &DomainName) -> Result<(), Problem> {
-        let inner = &self.0;
-        let Some(acme) = &inner.config.acme else { return Err(self.off()) };
-        if let Some(certificate) = inner.store.certificates().by_name(name).await? {
-            if certificate.own {
-                let detail = format!("The certificate of {name} was attached; Berth does not renew it.");
-                return Err(Problem::new(Code::Conflict, detail).hint(
-                    "Attach a new one with domain_certificate_set, or let Berth get one: domain_update(unset=[\"certificate\"]).",
-                ));
-            }
-            let past = inner.past(name).await?;
-            let now = inner.now();
-            let floor = acme.directories.first().and_then(|directory| decide::floor(&past, directory));
-            if let Some(floor) = floor.filter(|floor| *floor > now) {
-                let detail = format!(
-                    "{name} has had as many certificates lately as its authority gives; it may have another at {floor}."
-                );
-                return Err(
-                    Problem::new(Code::RateLimited, detail).hint("The present certificate stays until then.")
-                );
-            }
-            inner.store.certificates().set_renewal(name, now, certificate.asked_at).await?;
-        }
-        self.look_now(name).await
-    }
-
-    /// Why nothing is ordered.
-    fn off(&self) -> Problem {
-        Problem::new(Code::Unavailable, "This installation does not get certificates.").hint(
-            "Set https_addr and acme=true in the daemon's configuration, or attach a certificate with domain_certificate_set.",
-        )
-    }
-
     /// Attaches a certificate of somebody's own to a domain, after looking at it.
     ///
     /// # Errors
@@ -249,37 +203,6 @@ impl Certs {
             self.0.wake.notify_one();
         }
         Ok(())
-    }
-
-    /// Waits until what is on order for a name has ended or has to wait, at most `limit`. `before` is the newest order
-    /// as it was before somebody asked.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn settle(
-        &self,
-        name: &DomainName,
-        before: Option<&OrderShown>,
-        limit: Duration,
-    ) -> Result<(), Problem> {
-        let mut moved = self.0.moved.subscribe();
-        // Not by all of it: to ask for the next try moves that alone.
-        let times = |order: &OrderShown| (order.created_at, order.updated_at);
-        let before = before.map(times);
-        let waiting = async {
-            loop {
-                let seen = self.see(name).await?;
-                let settled =
-                    seen.order.as_ref().is_none_or(|o| o.state.is_settled() || o.next_try_at.is_some());
-                let good = matches!(seen.status, DomainStatus::Secure | DomainStatus::Plain);
-                let over =
-                    settled && (good || seen.order.is_some() && seen.order.as_ref().map(times) != before);
-                if over || moved.changed().await.is_err() {
-                    return Ok(());
-                }
-            }
-        };
-        tokio::time::timeout(limit, waiting).await.unwrap_or(Ok(()))
     }
 
     /// What keeps names that Berth gives out itself from their certificates, and what expires soon, in words.
@@ -400,11 +323,11 @@ impl Inner {
                 next = next.min(self.ask_about(&acme, certificate, now));
             }
             let at = match due(certificate, &orders, now) {
-                Due::Open(row) if row.next_try_at.is_none_or(|at| at <= now) => {
+                Due::Open(row) if goes_on(&row).is_none_or(|at| at <= now) => {
                     self.begin(&acme, wanted, row);
                     continue;
                 }
-                Due::Open(row) => row.next_try_at.unwrap_or(now),
+                Due::Open(row) => goes_on(&row).unwrap_or(now),
                 Due::New => {
                     let Some((order, at)) = self.next_order(&acme, &wanted, certificate, &orders, now).await
                     else {
@@ -516,9 +439,15 @@ impl Inner {
 
     /// How past orders for a name ended, oldest first.
     async fn past(&self, name: &DomainName) -> Result<Vec<Past>, StoreError> {
-        let mut orders = self.store.acme().of(name, 50).await?;
+        let mut orders = self.store.acme().of(name, MANY).await?;
         orders.reverse();
         Ok(past(&orders))
+    }
+
+    /// Until when the limits of authorities keep a name's next order back; `orders` are its newest, newest first.
+    pub(crate) fn held(&self, orders: &[OrderRow], now: Timestamp) -> Option<Timestamp> {
+        let oldest_first: Vec<OrderRow> = orders.iter().rev().cloned().collect();
+        decide::held(&past(&oldest_first), &self.config.acme.as_ref()?.directories, now)
     }
 
     /// When the next order may be begun after one has failed.
@@ -527,13 +456,14 @@ impl Inner {
         wanted: &Wanted,
         row: &OrderRow,
         fault: Fault,
+        not_before: Option<Timestamp>,
         now: Timestamp,
     ) -> Timestamp {
         let again = later(now, Duration::from_secs(60));
         let Some(acme) = &self.config.acme else { return again };
         let Ok(mut past) = self.past(&row.name).await else { return again };
         let (directory, challenge) = (row.directory.clone(), row.challenge);
-        past.push(Past { directory, challenge, fault: Some(fault), at: now });
+        past.push(Past { directory, challenge, fault: Some(fault), at: now, not_before });
         let challenges = self.challenges(wanted).await;
         let offer = Offer { directories: &acme.directories, challenges: &challenges };
         decide::next(&past, &offer, now, spread()).map_or(again, |next| next.at)

@@ -138,17 +138,16 @@ fn order(newest: &OrderRow, orders: &[OrderRow]) -> OrderShown {
     let failures = orders.iter().filter(|row| row.state != OrderState::Cancelled);
     let failures =
         failures.skip_while(|row| !row.state.is_settled()).take_while(|row| row.state == OrderState::Failed);
+    // What is under way was begun because of what came before.
+    let before = orders.get(1).filter(|row| !newest.state.is_settled() && row.state == OrderState::Failed);
+    let said = Some(newest).filter(|row| row.trouble.is_some()).or(before);
     OrderShown {
         state: newest.state,
         directory: newest.directory.clone(),
         challenge: newest.challenge,
         renewal: newest.renewal,
-        error: newest.trouble.clone().or_else(|| {
-            // What is under way was begun because of what came before.
-            let before =
-                orders.get(1).filter(|row| !newest.state.is_settled() && row.state == OrderState::Failed);
-            before.and_then(|row| row.trouble.clone())
-        }),
+        error: said.and_then(|row| row.trouble.clone()),
+        not_before: said.and_then(|row| row.not_before),
         next_try_at: newest.next_try_at,
         failures: u32::try_from(failures.count()).unwrap_or(u32::MAX),
         created_at: newest.created_at,
@@ -227,6 +226,7 @@ mod tests {
                 detail: "NXDOMAIN".into(),
                 at: Timestamp(0),
             }),
+            not_before: None,
             fault: None,
             next_try_at: (state == OrderState::Failed).then_some(Timestamp(60_000_000)),
             created_at: Timestamp(0),

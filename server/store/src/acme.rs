@@ -5,6 +5,7 @@ use berth_schemas::{
     DomainName, Timestamp,
     domain::{ChallengeKind, OrderState, OrderTrouble},
 };
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::{Row, any::AnyRow};
 
@@ -83,6 +84,8 @@ pub struct OrderRow {
     pub url: Option<String>,
     /// The last error.
     pub trouble: Option<OrderTrouble>,
+    /// With that error, its authority said not to come before.
+    pub not_before: Option<Timestamp>,
     /// What kind of failure ended it.
     pub fault: Option<Fault>,
     /// When something is tried next: with this order, or with another one if this one failed.
@@ -91,6 +94,15 @@ pub struct OrderRow {
     pub created_at: Timestamp,
     /// When it last moved.
     pub updated_at: Timestamp,
+}
+
+/// An error as it is kept, with what its authority said of the next visit.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    #[serde(flatten)]
+    trouble: OrderTrouble,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    not_before: Option<Timestamp>,
 }
 
 /// An order to be begun.
@@ -192,7 +204,7 @@ impl Acme<'_> {
             return Err(stale(&row, OrderState::Pending));
         }
         sqlx::query("UPDATE orders SET trouble = $1, next_try_at = $2, updated_at = $3 WHERE id = $4")
-            .bind(trouble_json(trouble)?)
+            .bind(trouble_json(trouble, None)?)
             .bind(until.0)
             .bind(write.now.0)
             .bind(id.0)
@@ -203,18 +215,25 @@ impl Acme<'_> {
         Ok(row)
     }
 
-    /// Notes an error that does not end an order, and when to go on.
+    /// Notes an error that does not end an order, and when to go on. Before `not_before` its authority does not want
+    /// to be asked, whoever hurries.
     ///
     /// # Errors
     /// When it is over.
-    pub async fn stumble(self, id: OrderId, trouble: OrderTrouble, until: Timestamp) -> Result<()> {
+    pub async fn stumble(
+        self,
+        id: OrderId,
+        trouble: OrderTrouble,
+        not_before: Option<Timestamp>,
+        until: Timestamp,
+    ) -> Result<()> {
         let mut write = Write::begin(self.0).await?;
         let row = get(&mut write, id).await?;
         if row.state.is_settled() {
             return Err(stale(&row, OrderState::Authorizing));
         }
         sqlx::query("UPDATE orders SET trouble = $1, next_try_at = $2, updated_at = $3 WHERE id = $4")
-            .bind(trouble_json(trouble)?)
+            .bind(trouble_json(trouble, not_before)?)
             .bind(until.0)
             .bind(write.now.0)
             .bind(id.0)
@@ -334,13 +353,30 @@ impl Acme<'_> {
         trouble: OrderTrouble,
         next: Timestamp,
     ) -> Result<OrderRow> {
+        self.failed_until(id, app, fault, trouble, None, next).await
+    }
+
+    /// As [`Acme::failed`], with the time before which the order's authority does not want to be asked again. Another
+    /// authority may be asked at `next` all the same.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn failed_until(
+        self,
+        id: OrderId,
+        app: Option<AppId>,
+        fault: Fault,
+        trouble: OrderTrouble,
+        not_before: Option<Timestamp>,
+        next: Timestamp,
+    ) -> Result<OrderRow> {
         let mut write = Write::begin(self.0).await?;
         let row = get(&mut write, id).await?;
         let before = step(&mut write, id, row.state, OrderState::Failed).await?;
         sqlx::query(
             "UPDATE orders SET sealed_key = NULL, trouble = $1, fault = $2, next_try_at = $3 WHERE id = $4",
         )
-        .bind(trouble_json(trouble.clone())?)
+        .bind(trouble_json(trouble.clone(), not_before)?)
         .bind(fault.as_str())
         .bind(next.0)
         .bind(id.0)
@@ -520,9 +556,9 @@ async fn get(write: &mut Write<'_>, id: OrderId) -> Result<OrderRow> {
     row.as_ref().map(from_row).transpose()?.ok_or_else(|| StoreError::not_found("order", id.0))
 }
 
-fn trouble_json(trouble: OrderTrouble) -> Result<String> {
+fn trouble_json(trouble: OrderTrouble, not_before: Option<Timestamp>) -> Result<String> {
     let detail = storable(&trouble.detail.0, MAX_TROUBLE).into();
-    row::to_json("orders", "trouble", &OrderTrouble { detail, ..trouble })
+    row::to_json("orders", "trouble", &Kept { trouble: OrderTrouble { detail, ..trouble }, not_before })
 }
 
 fn key_place(row: &str) -> Place<'_> {
@@ -535,6 +571,7 @@ fn account_place(row: &str) -> Place<'_> {
 
 fn from_row(r: &AnyRow) -> Result<OrderRow> {
     let fault: Option<String> = r.try_get("fault")?;
+    let kept: Option<Kept> = row::json_opt(r, "orders", "trouble")?;
     Ok(OrderRow {
         id: OrderId(r.try_get("id")?),
         name: row::name(r, "orders", "name")?,
@@ -543,7 +580,8 @@ fn from_row(r: &AnyRow) -> Result<OrderRow> {
         renewal: row::flag(r, "renewal")?,
         state: row::word(r, "orders", "state", OrderState::parse)?,
         url: r.try_get("url")?,
-        trouble: row::json_opt(r, "orders", "trouble")?,
+        not_before: kept.as_ref().and_then(|k| k.not_before),
+        trouble: kept.map(|k| k.trouble),
         fault: fault
             .map(|t| Fault::parse(&t).ok_or_else(|| StoreError::corrupt("orders", "fault", &t)))
             .transpose()?,

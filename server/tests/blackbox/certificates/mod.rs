@@ -3,10 +3,12 @@
 #![allow(clippy::disallowed_methods, reason = "openssl looks on from outside")]
 
 mod advice;
+mod limits;
 mod name_server;
 mod on_demand;
 mod pebble;
 mod reach;
+mod stand_in;
 
 use std::{
     process::Stdio,
