@@ -31,11 +31,15 @@ use crate::{
     config::{Addresses, PipelineConfig},
     errors::TUNNEL_PATH,
     lock::lock,
+    repository::UNPACK_LIMIT,
     start::Running,
 };
 
 /// Requests of one app that wait at once while it is paused; those beyond are told to come again.
 const HELD: usize = 1000;
+
+/// Beyond the limit for the objects of a push: the control plane may be silent for so much longer.
+const CONTROL_GRACE: Duration = Duration::from_secs(5 * 60);
 
 /// Longest wait for an app that sleeps.
 const WAKING: Duration = Duration::from_secs(120);
@@ -132,8 +136,9 @@ pub(crate) struct Routes {
 impl Routes {
     pub(crate) fn new(proxy: ProxyHandle, config: &PipelineConfig) -> Self {
         let (addresses, alone) = (config.addresses.clone(), config.alone.clone());
-        let control = config.control.as_ref().map(|c| (c.host.clone(), control_target(c.addr)));
-        let errors = config.errors.as_ref().map(|e| control_target(e.addr));
+        let control =
+            config.control.as_ref().map(|c| (c.host.clone(), own_target(c.addr, control_options())));
+        let errors = config.errors.as_ref().map(|e| own_target(e.addr, TargetOptions::default()));
         Self {
             proxy,
             addresses,
@@ -551,8 +556,8 @@ fn label(app: &AppRow, release: &ReleaseRow) -> ReleaseLabel {
     }
 }
 
-/// The control plane as the data plane sees it. Its label is no app's name, so its requests are recorded for none.
-fn control_target(addr: std::net::SocketAddr) -> Arc<ReleaseTarget> {
+/// Berth itself as the data plane sees it. Its label is no app's name, so its requests are recorded for none.
+fn own_target(addr: std::net::SocketAddr, options: TargetOptions) -> Arc<ReleaseTarget> {
     let label = ReleaseLabel {
         project: String::new(),
         app: "(control plane)".into(),
@@ -560,7 +565,13 @@ fn control_target(addr: std::net::SocketAddr) -> Arc<ReleaseTarget> {
         release: 0,
     };
     let replica = ReplicaAddr { id: "control".into(), addr };
-    ReleaseTarget::containers(label, vec![replica], TargetOptions::default())
+    ReleaseTarget::containers(label, vec![replica], options)
+}
+
+/// How the data plane talks to the control plane: a `git push` hears nothing until all its objects are stored and checked.
+fn control_options() -> TargetOptions {
+    let response_timeout = UNPACK_LIMIT + CONTROL_GRACE;
+    TargetOptions { response_timeout, ..TargetOptions::default() }
 }
 
 /// Host and path prefix of every place where an app answers.
@@ -577,5 +588,15 @@ fn split_route(route: &str) -> (String, String) {
     match route.split_once('/') {
         Some((host, path)) => (host.to_ascii_lowercase(), format!("/{}", path.trim_end_matches('/'))),
         None => (route.to_ascii_lowercase(), "/".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_push_is_not_given_up_while_its_objects_are_checked() {
+        assert!(control_options().response_timeout > UNPACK_LIMIT);
     }
 }

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::{
     lfs::NotKept,
     pkt::{Band, FLUSH, PktError, SideBand, packet},
-    receive::{Drained, Incoming, drain},
+    receive::{Drained, Incoming, UNPACK_LIMIT, drain},
     wanted::{Kind, Move, Wanted, ZERO, wishes},
 };
 use crate::{

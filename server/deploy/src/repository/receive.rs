@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Longest that storing and checking the objects of one push may take.
-const UNPACK_LIMIT: Duration = Duration::from_secs(3600);
+pub(crate) const UNPACK_LIMIT: Duration = Duration::from_secs(3600);
 /// Longest silence while objects come.
 const STALL: Duration = Duration::from_secs(60);
 /// Most objects of one push.
