@@ -243,18 +243,14 @@ async fn dsn(call: Call, input: DsnGet) -> Result<Dsn, Problem> {
         &store.ingest_key(app.environment.id),
         app.environment.id,
     );
+    let injected = call.context.pipeline.injects_dsn(&rules);
     let next = match accepted_24h {
-        0 => "Give it to the SDK (Sentry.init({ dsn })), or deploy: SENTRY_DSN is set for the app. Then error_search shows what comes.".to_owned(),
+        0 if injected => "Give it to the SDK (Sentry.init({ dsn })), or deploy: containers get it as SENTRY_DSN when they start (a build does not). Then error_search shows what comes.".to_owned(),
+        0 if rules.inject_dsn => "Give it to the SDK (Sentry.init({ dsn })); containers get it as SENTRY_DSN only when public_url is set, as they would not reach this address. Then error_search shows what comes.".to_owned(),
+        0 => "Give it to the SDK (Sentry.init({ dsn })). Then error_search shows what comes.".to_owned(),
         _ => format!("error_search(app={:?}) shows what came.", app.slug.as_str()),
     };
-    Ok(Dsn {
-        dsn,
-        tunnel: berth_deploy::TUNNEL_PATH.to_owned(),
-        injected: rules.inject_dsn,
-        accepted_24h,
-        dropped_24h,
-        next,
-    })
+    Ok(Dsn { dsn, tunnel: berth_deploy::TUNNEL_PATH.to_owned(), injected, accepted_24h, dropped_24h, next })
 }
 
 async fn resolve(call: Call, input: ErrorResolve) -> Result<IssueSummary, Problem> {

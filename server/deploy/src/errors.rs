@@ -1,12 +1,21 @@
 //! How an app's errors find the way to Berth: its DSN, and the path on its own host that takes them from browsers.
 
 use berth_schemas::{DeploymentRef, Problem, issue::ErrorRules};
-use berth_store::model::{AppRow, EnvironmentId};
+use berth_store::{
+    StoreError,
+    model::{AppRow, EnvironmentId, ReleaseRow},
+};
 
-use crate::{attempt::Attempt, pipeline::Inner};
+use crate::{
+    attempt::Attempt,
+    pipeline::{Inner, Pipeline},
+};
 
 /// Path on every app's host that takes envelopes, so that blockers of third parties do not swallow them.
 pub const TUNNEL_PATH: &str = "/_berth/errors";
+
+/// Deployments whose names are compared with that of the newest release that the tracker knows.
+const RECENT: i64 = 50;
 
 /// The DSN of an environment: `https://KEY@host/ID`.
 #[must_use]
@@ -24,6 +33,14 @@ pub fn error_release(deployment: &DeploymentRef, commit: Option<&str>) -> String
     }
 }
 
+impl Pipeline {
+    /// Whether releases get their DSN: by the app's rules, and only where Berth has an address that they can reach.
+    #[must_use]
+    pub fn injects_dsn(&self, rules: &ErrorRules) -> bool {
+        self.0.config.errors.as_ref().is_some_and(|e| e.public_url.is_some()) && rules.inject_dsn
+    }
+}
+
 impl Inner {
     /// The DSN that a release gets, if it is to get one and can use it.
     pub(crate) async fn dsn_for(&self, attempt: &Attempt) -> Result<Option<String>, Problem> {
@@ -34,6 +51,34 @@ impl Inner {
         let rules: ErrorRules = self.store.errors().settings(app.id).await?.unwrap_or_default();
         let environment = app.environment.id;
         Ok(rules.inject_dsn.then(|| dsn(url, &self.store.ingest_key(environment), environment)))
+    }
+}
+
+impl Inner {
+    /// Lets the tracker know a release of production before its first error does, as a release without errors is one,
+    /// too. Not for an app that names its releases itself: their order is that in which they were seen.
+    pub(crate) async fn announce(&self, app: &AppRow, release: &ReleaseRow) {
+        if !app.is_production() {
+            return;
+        }
+        let done: Result<(), StoreError> = async {
+            let errors = self.store.errors();
+            let name = |number, commit: &Option<String>| {
+                error_release(&DeploymentRef::new(app.slug.clone(), number), commit.as_deref())
+            };
+            if let Some(newest) = errors.releases(app.id, 1).await?.first() {
+                let recent = self.store.deployments().list(app.id, None, None, RECENT).await?;
+                let ours = recent.iter().any(|d| name(d.number, &d.commit) == newest.name);
+                if !ours {
+                    return Ok(());
+                }
+            }
+            errors.add_release(app.id, &name(release.number, &release.commit), None, true).await.map(drop)
+        }
+        .await;
+        if let Err(error) = done {
+            tracing::warn!(%error, app = %app.slug, "the release is known to the error tracker from its first error on");
+        }
     }
 }
 

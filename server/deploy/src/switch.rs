@@ -95,6 +95,7 @@ impl Inner {
             attempt.check_cancelled(self)?;
             return Err(Halt::Cancelled);
         }
+        self.announce(&attempt.app, release).await;
         self.enter(attempt, DeploymentState::Switching).await?;
         let previous = attempt.app.environment.live.filter(|live| *live != release.id);
         self.note_use(attempt.row.id, |active| active.draining = previous);

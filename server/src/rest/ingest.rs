@@ -174,11 +174,6 @@ async fn tunnel(State(control): State<Shared>, request: Request) -> Result<Respo
 }
 
 async fn take_envelope(ingest: &Ingest, known: Known) -> Result<Response, No> {
-    let has_event = known.bytes.windows(14).any(|w| w == b"\"type\":\"event\"")
-        || known.bytes.windows(15).any(|w| w == b"\"type\": \"event\"");
-    if has_event {
-        ingest.admit(&known.target)?;
-    }
     keep(ingest, known, |known, reading| {
         accept::envelope(&known.bytes, reading).map_err(|e| No::new(StatusCode::BAD_REQUEST, format!("{e}.")))
     })
@@ -191,10 +186,9 @@ async fn store(
     request: Request,
 ) -> Result<Response, No> {
     let known = identified(&control, &id, request).await?;
-    control.ingest.admit(&known.target)?;
     keep(&control.ingest, known, |known, reading| {
         let accepted = accept::store(&known.bytes, reading);
-        match accepted.items.is_empty() {
+        match accepted.items.is_empty() && !accepted.refused() {
             true => {
                 Err(No::new(StatusCode::BAD_REQUEST, "The event is no JSON object, or larger than 1 MiB."))
             }
@@ -210,7 +204,6 @@ async fn security(
     request: Request,
 ) -> Result<Response, No> {
     let known = identified(&control, &id, request).await?;
-    control.ingest.admit(&known.target)?;
     keep(&control.ingest, known, |known, reading| {
         let of = |name: &str| {
             let mut pairs = url::form_urlencoded::parse(known.query.as_bytes());
@@ -231,7 +224,6 @@ async fn minidump(
 ) -> Result<Response, No> {
     let (parts, body) = request.into_parts();
     let known = known(&control, &parts, number(&id)?, shown_key(&parts), Bytes::new()).await?;
-    control.ingest.admit(&known.target)?;
     let bad = |_| {
         No::new(StatusCode::BAD_REQUEST, "A minidump comes as multipart/form-data with upload_file_minidump.")
     };
@@ -294,6 +286,7 @@ async fn known(
         )
     })?;
     let target = control.ingest.target(id, &key).await?;
+    control.ingest.open_to(&target)?;
     let peer = parts.extensions.get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |p| p.0.ip());
     let peer = client(peer, &parts.headers);
     let query = parts.uri.query().unwrap_or_default().to_owned();
@@ -306,9 +299,20 @@ where
     F: FnOnce(&Known, &Reading<'_>) -> Result<Accepted, No> + Send + 'static,
 {
     let (target, size) = (Arc::clone(&known.target), known.bytes.len());
+    let door = ingest.clone();
     let work = move || {
-        let reading = Reading { rules: &known.target.scrub, peer: known.peer, now: Timestamp::now(), new_id };
+        let admits = |category: &str, bytes| door.admits(&known.target, category, bytes);
+        let reading = Reading {
+            rules: &known.target.scrub,
+            peer: known.peer,
+            now: Timestamp::now(),
+            new_id,
+            admits: &admits,
+        };
         let accepted = take(&known, &reading)?;
+        if accepted.refused() {
+            return Err(door.refuse(&known.target, &accepted.dropped).into());
+        }
         accepted.pack().map_err(|e| No::from(Refused::Failed(e.into())))
     };
     let packed = if size > LARGE {

@@ -36,3 +36,8 @@ CREATE TABLE error_users_keyed (
 INSERT INTO error_users_keyed (issue_id, user_key) SELECT issue_id, user_key FROM error_users;
 DROP TABLE error_users;
 ALTER TABLE error_users_keyed RENAME TO error_users;
+
+-- Each app keeps its own for a time of its own, and looking for what is old must not read all.
+CREATE INDEX error_attachments_at ON error_attachments (app_id, at);
+CREATE INDEX error_feedback_at ON error_feedback (app_id, at);
+CREATE INDEX telemetry_at ON telemetry (app_id, at);

@@ -77,3 +77,20 @@ async fn an_app_that_keeps_dying_is_told_once() {
         .await;
     assert_eq!(told, 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_without_errors_is_known_to_the_error_tracker() {
+    let world = World::new(quick()).await;
+    let app = world.app().await;
+    let names = async || {
+        let known = world.store.errors().releases(app.id, 10).await.unwrap();
+        known.into_iter().map(|release| release.name).collect::<Vec<_>>()
+    };
+    world.deploy_new("one").await;
+    world.deploy_new("two").await;
+    assert_eq!(names().await, ["web@2", "web@1"]);
+    // An app that names its releases itself goes on to do so.
+    world.store.errors().add_release(app.id, "shop 4.2", None, false).await.unwrap();
+    world.deploy_new("three").await;
+    assert_eq!(names().await, ["shop 4.2", "web@2", "web@1"]);
+}

@@ -13,7 +13,7 @@ const ID: &str = "0123456789abcdef0123456789abcdef";
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let rules = ScrubRules::default();
-    let reading = Reading { rules: &rules, peer: "203.0.113.9".parse().ok(), now: Timestamp(0), new_id: || ID.into() };
+    let reading = Reading { rules: &rules, peer: "203.0.113.9".parse().ok(), now: Timestamp(0), new_id: || ID.into(), admits: &|_, _| true };
     let parsed = Envelope::parse(data);
     let accepted = accept::envelope(data, &reading);
     assert_eq!(parsed.is_ok(), accepted.is_ok());

@@ -63,6 +63,26 @@ impl Accepted {
     }
 }
 
+/// Why something was dropped that came too often.
+const RATE_LIMITED: &str = "rate_limited";
+
+impl Accepted {
+    /// Whether nothing was taken, because all of it was too much.
+    #[must_use]
+    pub fn refused(&self) -> bool {
+        self.items.is_empty() && self.dropped.iter().any(|d| d.reason == RATE_LIMITED)
+    }
+
+    /// Whether one more item may come; it is counted if not.
+    fn admits(&mut self, category: &str, bytes: usize, reading: &Reading<'_>) -> bool {
+        let may = (reading.admits)(category, bytes);
+        if !may {
+            self.dropped.push(Drop::new(category, RATE_LIMITED));
+        }
+        may
+    }
+}
+
 impl Drop {
     fn new(category: &str, reason: &str) -> Self {
         Self { category: category.into(), reason: reason.into(), count: 1 }
@@ -70,7 +90,7 @@ impl Drop {
 }
 
 /// How a request is read.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Reading<'a> {
     /// What is scrubbed.
     pub rules: &'a ScrubRules,
@@ -80,6 +100,15 @@ pub struct Reading<'a> {
     pub now: Timestamp,
     /// Makes ids for events without one.
     pub new_id: fn() -> String,
+    /// Whether an item of a category and of so many bytes may come; asked before it is read, so that what may not costs
+    /// little.
+    pub admits: &'a (dyn Fn(&str, usize) -> bool + Send + Sync),
+}
+
+impl std::fmt::Debug for Reading<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reading").field("peer", &self.peer).field("now", &self.now).finish_non_exhaustive()
+    }
 }
 
 /// The category of an item's kind.
@@ -126,8 +155,8 @@ pub fn envelope(bytes: &[u8], reading: &Reading<'_>) -> Result<Accepted, Envelop
             "log" => json_item(&mut accepted, kind, ItemKind::Logs, item.payload, reading),
             "trace_metric" => json_item(&mut accepted, kind, ItemKind::Metrics, item.payload, reading),
             "replay_event" => json_item(&mut accepted, kind, ItemKind::ReplayEvent, item.payload, reading),
-            "replay_recording" => raw(&mut accepted, kind, ItemKind::ReplayRecording, item.payload),
-            "profile" | "profile_chunk" => raw(&mut accepted, kind, ItemKind::Profile, item.payload),
+            "replay_recording" => raw(&mut accepted, kind, ItemKind::ReplayRecording, item.payload, reading),
+            "profile" | "profile_chunk" => raw(&mut accepted, kind, ItemKind::Profile, item.payload, reading),
             "raw_security" | "security" => {
                 let taken = security(item.payload, &[], reading);
                 accepted.items.extend(taken.items);
@@ -152,6 +181,9 @@ pub fn store(bytes: &[u8], reading: &Reading<'_>) -> Accepted {
 #[must_use]
 pub fn minidump(name: &str, bytes: &[u8], mut body: Map<String, Value>, reading: &Reading<'_>) -> Accepted {
     let mut accepted = Accepted::default();
+    if !accepted.admits("error", bytes.len(), reading) {
+        return accepted;
+    }
     body.entry("level").or_insert("fatal".into());
     body.entry("platform").or_insert("native".into());
     body.entry("exception").or_insert(json!({"values": [{
@@ -183,7 +215,9 @@ pub fn security(bytes: &[u8], about: &[(&str, String)], reading: &Reading<'_>) -
         accepted.dropped.push(Drop::new("security", "invalid"));
     }
     for event in events {
-        keep_event(&mut accepted, event, reading);
+        if accepted.admits("error", bytes.len(), reading) {
+            keep_event(&mut accepted, event, reading);
+        }
     }
     accepted
 }
@@ -213,6 +247,9 @@ fn violation(report: &Value, about: &[(&str, String)]) -> Option<Value> {
 }
 
 fn event(accepted: &mut Accepted, payload: &[u8], reading: &Reading<'_>) {
+    if !accepted.admits("error", payload.len(), reading) {
+        return;
+    }
     if payload.len() > MAX_EVENT {
         return accepted.dropped.push(Drop::new("error", "too_large"));
     }
@@ -254,6 +291,9 @@ fn attachment(accepted: &mut Accepted, header: &Map<String, Value>, payload: &[u
     if payload.len() > MAX_ATTACHMENT {
         return accepted.dropped.push(Drop::new("attachment", "too_large"));
     }
+    if !accepted.admits("attachment", payload.len(), reading) {
+        return;
+    }
     let id = accepted.event_id.get_or_insert_with(reading.new_id).clone();
     let name = read::text(header.get("filename"), 200).unwrap_or_else(|| "attachment".into());
     let item = ErrorItem {
@@ -269,6 +309,9 @@ fn json_item(accepted: &mut Accepted, kind: &str, item: ItemKind, payload: &[u8]
     if payload.len() > MAX_OTHER {
         return accepted.dropped.push(Drop::new(category(kind), "too_large"));
     }
+    if !accepted.admits(category(kind), payload.len(), reading) {
+        return;
+    }
     let Ok(mut body @ (Value::Object(_) | Value::Array(_))) = serde_json::from_slice::<Value>(payload) else {
         return accepted.dropped.push(Drop::new(category(kind), "invalid"));
     };
@@ -278,9 +321,12 @@ fn json_item(accepted: &mut Accepted, kind: &str, item: ItemKind, payload: &[u8]
     keep(accepted, item, id, body.to_string().into_bytes());
 }
 
-fn raw(accepted: &mut Accepted, kind: &str, item: ItemKind, payload: &[u8]) {
+fn raw(accepted: &mut Accepted, kind: &str, item: ItemKind, payload: &[u8], reading: &Reading<'_>) {
     if payload.len() > MAX_ATTACHMENT {
         return accepted.dropped.push(Drop::new(category(kind), "too_large"));
+    }
+    if !accepted.admits(category(kind), payload.len(), reading) {
+        return;
     }
     keep(accepted, item, accepted.event_id.clone(), payload.to_vec());
 }
@@ -315,7 +361,8 @@ mod tests {
     const ID: &str = "0123456789abcdef0123456789abcdef";
 
     fn reading(rules: &ScrubRules) -> Reading<'_> {
-        Reading { rules, peer: "203.0.113.9".parse().ok(), now: Timestamp(0), new_id: || ID.into() }
+        let peer = "203.0.113.9".parse().ok();
+        Reading { rules, peer, now: Timestamp(0), new_id: || ID.into(), admits: &|_, _| true }
     }
 
     fn taken(text: &str) -> Accepted {
@@ -351,6 +398,32 @@ mod tests {
                 "error client:network_error 2"
             ]
         );
+    }
+
+    #[test]
+    fn what_comes_too_often_is_a_count_and_the_rest_is_kept() {
+        let rules = ScrubRules::default();
+        let text = concat!(
+            "{}\n",
+            "{\"type\":\"event\"}\n{\"message\":\"m\"}\n",
+            "{\"type\":\"attachment\",\"length\":3,\"filename\":\"a.txt\"}\na\nb\n",
+            "{\"type\":\"session\"}\n{\"sid\":\"s\"}\n",
+            "{\"type\":\"replay_recording\",\"length\":2}\nxy\n",
+        );
+        let taken = |admits: &(dyn Fn(&str, usize) -> bool + Send + Sync)| {
+            let reading = Reading { admits, ..reading(&rules) };
+            let accepted = envelope(text.as_bytes(), &reading).unwrap();
+            let kinds: Vec<ItemKind> = accepted.items.iter().map(|i| i.kind).collect();
+            let dropped: Vec<String> =
+                accepted.dropped.iter().map(|d| format!("{} {}", d.category, d.reason)).collect();
+            (kinds, dropped, accepted.refused())
+        };
+        let (kinds, dropped, refused) = taken(&|category, _| category == "session");
+        assert_eq!(kinds, [ItemKind::Session]);
+        assert_eq!(dropped, ["error rate_limited", "attachment rate_limited", "replay rate_limited"]);
+        assert!(!refused);
+        assert!(taken(&|_, _| false).2);
+        assert_eq!(taken(&|_, bytes| bytes > 2).1, ["replay rate_limited"]);
     }
 
     #[test]

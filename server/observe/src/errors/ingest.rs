@@ -35,6 +35,12 @@ const TOGETHER: usize = 256;
 const BELIEVED: Duration = Duration::from_secs(5);
 /// Environments remembered.
 const MAX_KNOWN: usize = 10_000;
+/// Over what time limits are counted.
+const MINUTE: Duration = Duration::from_secs(60);
+/// Items that are no events, such as attachments, spans or parts of replays, that may come for each event that may.
+const OTHERS: u32 = 10;
+/// Their bytes that an environment may send in a minute.
+const MAX_BYTES: usize = 256 << 20;
 /// Items that may wait to be digested; beyond that, clients are asked to wait.
 const MAX_BACKLOG: i64 = 200_000;
 /// How long clients are asked to wait when too much waits here, in seconds.
@@ -79,17 +85,31 @@ struct Shared {
     store: Store,
     known: Mutex<HashMap<i64, (Instant, Arc<Target>)>>,
     windows: Mutex<HashMap<i64, Window>>,
-    refused: Mutex<HashMap<(AppId, EnvironmentId), i64>>,
+    refused: Mutex<HashMap<(AppId, EnvironmentId, String), i64>>,
     backlog: AtomicI64,
     arrived: Notify,
     tasks: TaskTracker,
 }
 
-/// Events of the current minute.
+/// What came in the current minute.
 #[derive(Debug, Clone, Copy)]
 struct Window {
     begin: Instant,
     events: u32,
+    /// Items that are no events,
+    others: u32,
+    /// and their bytes.
+    bytes: usize,
+}
+
+impl Window {
+    fn new() -> Self {
+        Self { begin: Instant::now(), events: 0, others: 0, bytes: 0 }
+    }
+
+    fn over(&self) -> bool {
+        self.begin.elapsed() >= MINUTE
+    }
 }
 
 impl std::fmt::Debug for Ingest {
@@ -159,33 +179,55 @@ impl Ingest {
         Ok(Some(target))
     }
 
-    /// Whether an environment may send an event now; if not, it is counted as dropped.
+    /// Whether an environment may send at all now.
     ///
     /// # Errors
-    /// When it has sent its share of this minute, or too much waits to be digested.
-    pub fn admit(&self, target: &Target) -> Result<(), Refused> {
-        let refuse = |wait| {
-            if let Ok(mut refused) = self.shared.refused.lock() {
-                *refused.entry((target.app, target.environment)).or_default() += 1;
-            }
-            Err(Refused::Busy(wait))
-        };
-        if self.shared.backlog.load(Ordering::Relaxed) > MAX_BACKLOG {
-            return refuse(BACKLOG_WAIT);
+    /// When too much waits to be digested; a request that is refused so counts as one error that was dropped.
+    pub fn open_to(&self, target: &Target) -> Result<(), Refused> {
+        if self.shared.backlog.load(Ordering::Relaxed) <= MAX_BACKLOG {
+            return Ok(());
         }
-        let Ok(mut windows) = self.shared.windows.lock() else { return Ok(()) };
-        let window =
-            windows.entry(target.environment.0).or_insert(Window { begin: Instant::now(), events: 0 });
-        let past = window.begin.elapsed();
-        if past >= Duration::from_secs(60) {
-            *window = Window { begin: Instant::now(), events: 0 };
+        self.count_refused(target, "error", 1);
+        Err(Refused::Busy(BACKLOG_WAIT))
+    }
+
+    /// Whether an environment may send one more item of a category this minute, with so many bytes.
+    #[must_use]
+    pub fn admits(&self, target: &Target, category: &str, bytes: usize) -> bool {
+        let Ok(mut windows) = self.shared.windows.lock() else { return true };
+        let window = windows.entry(target.environment.0).or_insert_with(Window::new);
+        if window.over() {
+            *window = Window::new();
         }
-        if window.events >= target.per_minute {
-            drop(windows);
-            return refuse(60 - past.as_secs().min(59));
+        if category == "error" {
+            let may = window.events < target.per_minute;
+            window.events += u32::from(may);
+            return may;
         }
-        window.events += 1;
-        Ok(())
+        let may =
+            window.others < target.per_minute.saturating_mul(OTHERS) && window.bytes + bytes <= MAX_BYTES;
+        if may {
+            window.others += 1;
+            window.bytes += bytes;
+        }
+        may
+    }
+
+    /// Notes what was not taken because it was too much; what to answer.
+    #[must_use]
+    pub fn refuse(&self, target: &Target, dropped: &[Drop]) -> Refused {
+        for drop in dropped {
+            self.count_refused(target, &drop.category, drop.count);
+        }
+        let past = self.shared.windows.lock().ok();
+        let past = past.and_then(|w| w.get(&target.environment.0).map(|w| w.begin.elapsed().as_secs()));
+        Refused::Busy(MINUTE.as_secs() - past.unwrap_or(0).min(MINUTE.as_secs() - 1))
+    }
+
+    fn count_refused(&self, target: &Target, category: &str, count: i64) {
+        if let Ok(mut refused) = self.shared.refused.lock() {
+            *refused.entry((target.app, target.environment, category.to_owned())).or_default() += count;
+        }
     }
 
     /// Makes what a request brought durable.
@@ -274,12 +316,12 @@ async fn write_refused(shared: &Shared) {
     let now: Timestamp = shared.store.clock().now();
     let rows: Vec<NewIntake> = refused
         .into_iter()
-        .map(|((app, environment), count)| NewIntake {
+        .map(|((app, environment, category), count)| NewIntake {
             app,
             environment,
             received_at: now,
             items: Vec::new(),
-            dropped: vec![("error".into(), "rate_limited".into(), count)],
+            dropped: vec![(category, "rate_limited".into(), count)],
         })
         .collect();
     if let Err(error) = shared.store.errors().accept(&rows).await {

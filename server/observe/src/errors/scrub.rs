@@ -147,11 +147,14 @@ static PATTERNS: LazyLock<Vec<Regex>> = LazyLock::new(|| {
 });
 static CARD: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"\b(?:\d[ -]?){12,18}\d\b").ok());
 
+/// Fields with a visitor's address, in events, sessions, spans and logs.
+const ADDRESSES: &[&str] =
+    &["ip_address", "user.ip_address", "client.address", "client_address", "http.client_ip"];
+
 /// Takes secrets and personal data out of an event, or of anything else that a client sent as JSON.
 pub fn scrub(body: &mut Value, rules: &ScrubRules) {
     walk(body, rules, 0);
     if !rules.keep_addresses {
-        shorten(body.pointer_mut("/user/ip_address"));
         if let Some(Value::Object(env)) = body.pointer_mut("/request/env") {
             shorten(env.get_mut("REMOTE_ADDR"));
         }
@@ -199,6 +202,9 @@ fn walk(value: &mut Value, rules: &ScrubRules, depth: usize) {
             for (name, value) in object.iter_mut() {
                 if is_secret(name, rules) && !holds_structure(name, value) {
                     filter(value);
+                } else if !rules.keep_addresses && ADDRESSES.contains(&name.as_str()) {
+                    // Attributes of spans and logs say their type beside the value.
+                    shorten(Some(if value.is_object() { &mut value["value"] } else { value }));
                 } else {
                     walk(value, rules, depth + 1);
                 }
@@ -355,6 +361,21 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn addresses_are_shortened_wherever_clients_put_them() {
+        let session = scrubbed(json!({"sid": "s", "attrs": {"ip_address": "203.0.113.7"}}));
+        assert_eq!(session["attrs"]["ip_address"], "203.0.113.0");
+        let spans = scrubbed(json!({"items": [{"attributes": {
+            "user.ip_address": {"type": "string", "value": "203.0.113.7"},
+            "client.address": {"type": "string", "value": "2001:db8:1:2:3::4"},
+            "server.address": {"type": "string", "value": "203.0.113.7"},
+        }}]}));
+        let attributes = &spans["items"][0]["attributes"];
+        assert_eq!(attributes["user.ip_address"]["value"], "203.0.113.0");
+        assert_eq!(attributes["client.address"]["value"], "2001:db8:1::");
+        assert_eq!(attributes["server.address"]["value"], "203.0.113.7", "not a visitor's");
+    }
 
     fn scrubbed(mut body: Value) -> Value {
         scrub(&mut body, &ScrubRules::default());

@@ -187,7 +187,16 @@ impl Errors<'_> {
     /// # Errors
     /// When it is gone or the database fails.
     pub async fn delete_issue(self, by: &Principal, issue: &IssueRow) -> Result<()> {
-        self.delete_events("issue_id = $1", &[issue.id]).await?;
+        let mut write = Write::begin(self.0).await?;
+        for table in ["error_attachments", "error_feedback"] {
+            let sql = format!(
+                "DELETE FROM {table} WHERE app_id = $1 AND event_id IN (SELECT event_id FROM error_events WHERE issue_id = $2)"
+            );
+            let of = sqlx::query(assembled(sql)).bind(issue.app_id.0).bind(issue.id);
+            of.execute(write.conn()).await?;
+        }
+        write.commit().await?;
+        self.delete_rows("error_events", "issue_id = $1", &[issue.id]).await?;
         let mut write = Write::begin(self.0).await?;
         let gone = sqlx::query("DELETE FROM error_issues WHERE id = $1")
             .bind(issue.id)
@@ -302,28 +311,27 @@ impl Errors<'_> {
             let most = rules.max_events.map_or(usual.events, i64::from);
             let until = self.beyond(app, most).await?.unwrap_or_default().max((before(age), 0));
             let which = "app_id = $1 AND at <= $2 AND (at < $2 OR id <= $3)";
-            let removed = self.delete_events(which, &[app.0, until.0, until.1]).await?;
+            let removed = self.delete_rows("error_events", which, &[app.0, until.0, until.1]).await?;
             if removed > 0 {
                 gone.push((app, Timestamp(until.0)));
             }
             rows += removed;
+            for (table, until) in
+                [("error_attachments", until.0), ("error_feedback", before(age)), ("telemetry", before(age))]
+            {
+                rows += self.delete_rows(table, "app_id = $1 AND at < $2", &[app.0, until]).await?;
+            }
         }
-        // What belongs to no event of its own is small, and goes when no app keeps as long.
+        // Counts are small, and go when no app keeps as long.
         let (before, forget) = (Timestamp(before(longest)), Timestamp(before(longest * 2)));
-        for (table, column) in [
-            ("error_attachments", "at"),
-            ("error_feedback", "at"),
-            ("telemetry", "at"),
-            ("error_counts", "hour"),
-            ("error_hours", "hour"),
-        ] {
-            let old = sqlx::query(assembled(format!("SELECT 1 FROM {table} WHERE {column} < $1 LIMIT 1")))
+        for table in ["error_counts", "error_hours"] {
+            let old = sqlx::query(assembled(format!("SELECT 1 FROM {table} WHERE hour < $1 LIMIT 1")))
                 .bind(before.0)
                 .fetch_optional(self.0.read())
                 .await?;
             if old.is_some() {
                 let mut write = Write::begin(self.0).await?;
-                let sql = format!("DELETE FROM {table} WHERE {column} < $1");
+                let sql = format!("DELETE FROM {table} WHERE hour < $1");
                 let gone =
                     sqlx::query(assembled(sql)).bind(before.0).execute(write.conn()).await?.rows_affected();
                 write.commit().await?;
@@ -370,18 +378,18 @@ impl Errors<'_> {
         newest.map(|row| Ok((row.try_get("at")?, row.try_get("id")?))).transpose()
     }
 
-    /// Removes events in pieces, so that others get their turn.
-    async fn delete_events(self, which: &str, values: &[i64]) -> Result<i64> {
+    /// Removes rows in pieces, so that others get their turn.
+    async fn delete_rows(self, table: &str, which: &str, values: &[i64]) -> Result<i64> {
         let bound = |sql: String| values.iter().fold(sqlx::query(assembled(sql)), |q, value| q.bind(*value));
         let mut all = 0;
         loop {
-            let found = bound(format!("SELECT id FROM error_events WHERE {which} LIMIT 1"));
+            let found = bound(format!("SELECT id FROM {table} WHERE {which} LIMIT 1"));
             if found.fetch_optional(self.0.read()).await?.is_none() {
                 return Ok(all);
             }
             let mut write = Write::begin(self.0).await?;
             let gone = bound(format!(
-                "DELETE FROM error_events WHERE id IN (SELECT id FROM error_events WHERE {which} LIMIT {PIECE})"
+                "DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE {which} LIMIT {PIECE})"
             ));
             let gone = gone.execute(write.conn()).await?.rows_affected();
             write.commit().await?;

@@ -133,9 +133,14 @@ async fn more_than_may_come_is_counted_and_told() {
         statuses.push(answer.status().as_u16());
     }
     assert_eq!(statuses, [200, 200, 429, 429]);
+    // What else an envelope brings is kept.
+    let mut both = envelope(&event(5, json!({})));
+    both.extend_from_slice(b"{\"type\":\"session\"}\n{\"sid\":\"s\"}\n");
+    let url = format!("{}?sentry_key={}", dsn.url, dsn.key);
+    assert_eq!(client().post(url).body(both).send().await.unwrap().status(), StatusCode::OK);
     for _ in 0..100 {
         let told = berth.rest().get("/v1/apps/web/dsn").await.ok();
-        if told["dropped_24h"] == json!([{ "category": "error", "reason": "rate_limited", "count": 2 }]) {
+        if told["dropped_24h"] == json!([{ "category": "error", "reason": "rate_limited", "count": 3 }]) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -1,5 +1,6 @@
 //! Puts the frames of minified JavaScript right, by the source maps of its build.
 
+use berth_store::WantedMap;
 use serde_json::{Value, json};
 use symbolic_sourcemapcache::{ScopeLookupResult, SourceLocation, SourceMapCache, SourcePosition};
 
@@ -27,6 +28,15 @@ impl Need {
     /// Whether nothing but the file's place is known: its map comes with the deployment that brings the file, or never.
     pub(super) fn is_of_place_alone(&self) -> bool {
         self.debug_id.is_none() && self.release.is_none()
+    }
+
+    /// As the store keeps it.
+    pub(super) fn wanted(&self) -> WantedMap {
+        WantedMap {
+            debug_id: self.debug_id.clone().unwrap_or_default(),
+            release: self.release.clone().unwrap_or_default(),
+            url: self.url.clone(),
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use std::{
 };
 
 use apply::Need;
-use berth_store::{ErrorEventRow, NewMap, Remapped, Store, model::AppId};
+use berth_store::{ErrorEventRow, NewMap, Remapped, Store, WantedMap, model::AppId};
 use bundle::{BundleError, Pair};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -342,8 +342,8 @@ async fn batch(maps: &Maps, index: &ErrorIndex) -> Result<usize, MapError> {
     let rows = errors.mappable(BATCH).await?;
     let mut issues = std::collections::BTreeSet::new();
     for row in &rows {
-        let done = remap(maps, row).await?;
-        errors.remapped(row, done).await?;
+        let (done, missing) = remap(maps, row).await?;
+        errors.remapped(row, done, &missing).await?;
         issues.insert(row.issue_id);
     }
     for issue in issues {
@@ -352,14 +352,20 @@ async fn batch(maps: &Maps, index: &ErrorIndex) -> Result<usize, MapError> {
     Ok(rows.len())
 }
 
-async fn remap(maps: &Maps, row: &ErrorEventRow) -> Result<Option<Remapped>, MapError> {
+/// What an event becomes by the maps that there are, and those that it still wants.
+async fn remap(maps: &Maps, row: &ErrorEventRow) -> Result<(Option<Remapped>, Vec<WantedMap>), MapError> {
     let mut body: Value = serde_json::from_slice(&row.body).unwrap_or_default();
-    if !maps.put_right(row.app_id, &mut body, &mut Vec::new()).await? {
-        return Ok(None);
-    }
-    let Some(event) = Event::read(&body) else { return Ok(None) };
+    let mut missing = Vec::new();
+    let changed = maps.put_right(row.app_id, &mut body, &mut missing).await?;
+    let done = if changed { regrouped(row, &body) } else { None };
+    Ok((done, missing.iter().map(Need::wanted).collect()))
+}
+
+/// An event as it is to be kept, grouped by what its frames say now; none if it cannot be read.
+fn regrouped(row: &ErrorEventRow, body: &Value) -> Option<Remapped> {
+    let event = Event::read(body)?;
     let grouping = grouping::group(row.app_id.0, &event);
-    Ok(Some(Remapped {
+    Some(Remapped {
         body: body.to_string().into_bytes(),
         kind: event.kind(),
         value: event.value(),
@@ -367,5 +373,5 @@ async fn remap(maps: &Maps, row: &ErrorEventRow) -> Result<Option<Remapped>, Map
         strict: grouping.strict,
         loose: grouping.loose,
         reasons: grouping.reasons,
-    }))
+    })
 }

@@ -179,6 +179,26 @@ pub async fn what_is_old_goes_and_its_counts_stay(world: World) {
     let now = world.store.clock().now();
     let which = "WEB-1".parse().unwrap();
     assert!(errors.issue(&Visible::All, &which).await.unwrap().is_none());
+    // Files and the rest go by the app's own age, too, and with their issue.
+    let more = |n, at| NewIntake {
+        app: app.id,
+        environment: app.environment.id,
+        received_at: at,
+        items: vec![item(n, ItemKind::Attachment, "x"), item(n, ItemKind::Transaction, "{}")],
+        dropped: Vec::new(),
+    };
+    let old = berth_schemas::Timestamp(now.0 - 3 * 24 * 3600 * 1_000_000);
+    errors.accept(&[more(50, old), more(51, now)]).await.unwrap();
+    let rows = errors.waiting(None, 10).await.unwrap();
+    errors.digest(&[], &rows, &[]).await.unwrap();
+    errors.set_settings(&root, app.id, &rules(2)).await.unwrap();
+    let (pruned, _) = errors.prune(ErrorsKept { age, events: 1000 }).await.unwrap();
+    assert_eq!(pruned.rows, 2);
+    let files = async |n: u32| errors.attachments(app.id, &format!("{n:032x}")).await.unwrap().len();
+    assert_eq!((files(50).await, files(51).await), (0, 1));
+    sent(&world, &app, &[(51, "C", "1", "ann")]).await;
+    errors.delete_issue(&root, &issue(&world, 2).await).await.unwrap();
+    assert_eq!(files(51).await, 0);
     // What an app sent before it went is not in the way.
     let request = NewIntake {
         app: app.id,

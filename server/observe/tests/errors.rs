@@ -1,0 +1,139 @@
+//! Errors from the intake to the search, against a real store.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
+
+use std::time::Duration;
+
+use berth_observe::errors::{Digester, ErrorIndex, Ingest, Maps, maps::bundle::Pair};
+use berth_schemas::app::AppSettings;
+use berth_store::{model::Visible, *};
+use serde_json::{Value, json};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+/// A store with an app, and all that works on its errors.
+struct World {
+    store: Store,
+    app: AppRow,
+    index: ErrorIndex,
+    maps: Maps,
+    ingest: Ingest,
+    digester: Digester,
+    shutdown: CancellationToken,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    /// With these events, once they can be found.
+    async fn with(events: &[Value]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let key = MasterKey::load_or_create(dir.path()).unwrap();
+        let config = StoreConfig { data_dir: dir.path().to_owned(), database_url: None };
+        let store = Store::open(config, key).await.unwrap();
+        let project = store.projects().list(&Visible::All).await.unwrap()[0].id;
+        let (root, name) = (Principal::daemon(), "web".parse().unwrap());
+        let app = store.apps().create(&root, project, name, AppSettings::default()).await.unwrap();
+        store.errors().accept(&[intake(&store, &app, events)]).await.unwrap();
+        let shutdown = CancellationToken::new();
+        let index = ErrorIndex::start(store.clone(), None, shutdown.clone()).unwrap();
+        let maps = Maps::start(store.clone(), dir.path().join("maps"), index.clone(), shutdown.clone());
+        let ingest = Ingest::start(store.clone(), shutdown.clone());
+        let digester =
+            Digester::start(store.clone(), ingest.clone(), index.clone(), maps.clone(), shutdown.clone());
+        let world = Self { store, app, index, maps, ingest, digester, shutdown, _dir: dir };
+        world.found(i64::try_from(events.len()).unwrap()).await;
+        world
+    }
+
+    async fn found(&self, events: i64) {
+        for _ in 0..500 {
+            if self.index.position() >= events {
+                return;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        panic!("the events are not found");
+    }
+
+    async fn event(&self, issue: &str) -> ErrorEventRow {
+        let issue = self.issue(issue).await;
+        self.store.errors().event(issue.id, None).await.unwrap().unwrap()
+    }
+
+    async fn issue(&self, name: &str) -> IssueRow {
+        self.store.errors().issue(&Visible::All, &name.parse().unwrap()).await.unwrap().unwrap()
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.digester.stopped().await;
+        self.ingest.stopped().await;
+        self.maps.stopped().await;
+        self.index.stopped().await;
+    }
+}
+
+fn intake(store: &Store, app: &AppRow, events: &[Value]) -> NewIntake {
+    let item = |(n, event): (usize, &Value)| {
+        let id = Some(format!("{:032x}", n + 1));
+        let body = event.to_string().into_bytes();
+        ErrorItem { kind: ItemKind::Event, event_id: id, name: None, body }.pack().unwrap()
+    };
+    NewIntake {
+        app: app.id,
+        environment: app.environment.id,
+        received_at: store.clock().now(),
+        items: events.iter().enumerate().map(item).collect(),
+        dropped: Vec::new(),
+    }
+}
+
+/// A minified file of one function, and the map to what it was.
+fn pair(name: &str) -> Pair {
+    let map = json!({
+        "version": 3, "sources": [format!("src/{name}.ts")], "sourcesContent": ["function whole() {}"],
+        "names": [], "mappings": "AAAA",
+    });
+    Pair {
+        debug_id: None,
+        url: format!("~/{name}.js"),
+        source: "function a(){}".to_owned(),
+        map: map.to_string(),
+    }
+}
+
+/// Files of the frames of an event.
+fn files(event: &ErrorEventRow) -> Vec<String> {
+    let body: Value = serde_json::from_slice(&event.body).unwrap();
+    let frames = body["exception"]["values"][0]["stacktrace"]["frames"].as_array().unwrap();
+    frames.iter().map(|f| f["abs_path"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn maps_that_come_one_by_one_all_count() {
+    let frame = |name: &str| json!({ "abs_path": format!("https://a.example/{name}.js"), "lineno": 1, "colno": 1 });
+    let event = json!({
+        "platform": "javascript", "release": "1",
+        "exception": { "values": [{ "type": "TypeError", "value": "no",
+            "stacktrace": { "frames": [frame("one"), frame("two")] } }] },
+    });
+    let world = World::with(&[event]).await;
+    let errors = world.store.errors();
+    let until = async |wanted: [&str; 2]| {
+        for _ in 0..300 {
+            let event = world.event("web-1").await;
+            if files(&event) == wanted {
+                return errors.waits_for(event.id).await.unwrap();
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        panic!("{:?}", files(&world.event("web-1").await));
+    };
+    world.maps.add(world.app.id, Some("1"), vec![pair("one")]).await.unwrap();
+    let left = until(["src/one.ts", "https://a.example/two.js"]).await;
+    assert_eq!(left.iter().map(|w| w.url.as_str()).collect::<Vec<_>>(), ["~/two.js"]);
+    assert!(errors.mappable(10).await.unwrap().is_empty(), "what is missing is not looked at again and again");
+    world.maps.add(world.app.id, Some("1"), vec![pair("two")]).await.unwrap();
+    assert_eq!(until(["src/one.ts", "src/two.ts"]).await, []);
+    world.stop().await;
+}
