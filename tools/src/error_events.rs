@@ -488,11 +488,7 @@ async fn compare(call: Call, input: ErrorReleaseCompare) -> Result<ReleaseCompar
     })
 }
 
-async fn stats(
-    call: &Call,
-    release: &ErrorReleaseRow,
-    until: Timestamp,
-) -> Result<ReleaseErrors, Problem> {
+async fn stats(call: &Call, release: &ErrorReleaseRow, until: Timestamp) -> Result<ReleaseErrors, Problem> {
     let stats = call.context.store.errors().release_stats(release.id).await?;
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     let (hours, events) =
