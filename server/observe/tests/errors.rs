@@ -111,7 +111,8 @@ fn files(event: &ErrorEventRow) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn maps_that_come_one_by_one_all_count() {
-    let frame = |name: &str| json!({ "abs_path": format!("https://a.example/{name}.js"), "lineno": 1, "colno": 1 });
+    let frame =
+        |name: &str| json!({ "abs_path": format!("https://a.example/{name}.js"), "lineno": 1, "colno": 1 });
     let event = json!({
         "platform": "javascript", "release": "1",
         "exception": { "values": [{ "type": "TypeError", "value": "no",
@@ -132,7 +133,10 @@ async fn maps_that_come_one_by_one_all_count() {
     world.maps.add(world.app.id, Some("1"), vec![pair("one")]).await.unwrap();
     let left = until(["src/one.ts", "https://a.example/two.js"]).await;
     assert_eq!(left.iter().map(|w| w.url.as_str()).collect::<Vec<_>>(), ["~/two.js"]);
-    assert!(errors.mappable(10).await.unwrap().is_empty(), "what is missing is not looked at again and again");
+    assert!(
+        errors.mappable(10).await.unwrap().is_empty(),
+        "what is missing is not looked at again and again"
+    );
     world.maps.add(world.app.id, Some("1"), vec![pair("two")]).await.unwrap();
     assert_eq!(until(["src/one.ts", "src/two.ts"]).await, []);
     world.stop().await;

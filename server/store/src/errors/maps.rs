@@ -63,6 +63,9 @@ pub struct WantedMap {
     pub url: String,
 }
 
+/// Maps that one event may wait for.
+const MAX_WANTED: usize = 20;
+
 impl Errors<'_> {
     /// Keeps a map; the newest of a name counts.
     ///
@@ -152,7 +155,8 @@ impl Errors<'_> {
         rows.iter().map(|r| Ok(r.try_get("file")?)).collect()
     }
 
-    /// Events that wait for a map which is there by now, the newest first.
+    /// Events that wait for a map which is there by now, the newest first. A map is there if [`Errors::find_map`] finds
+    /// it; were one found here only, its event would wait and be looked at for ever.
     ///
     /// # Errors
     /// When the database fails.
@@ -160,7 +164,8 @@ impl Errors<'_> {
         let sql = format!(
             "SELECT {} FROM error_events WHERE id IN (
                  SELECT u.event_row FROM error_unmapped u JOIN error_maps m ON m.app_id = u.app_id
-                     AND (m.debug_id = u.debug_id OR (m.release_name = u.release_name AND m.url = u.url))
+                     AND ((u.debug_id <> '' AND m.debug_id = u.debug_id)
+                         OR (u.release_name <> '' AND m.release_name = u.release_name AND m.url = u.url))
                  ORDER BY u.event_row DESC LIMIT $1)",
             super::query::EVENT
         );
@@ -168,18 +173,20 @@ impl Errors<'_> {
         rows.iter().map(event_row).collect()
     }
 
-    /// Keeps what an event became; it stays in its issue, and what comes and looks the same joins it. Without a change it
-    /// only stops to wait.
+    /// Keeps what an event became; it stays in its issue, and what comes and looks the same joins it. From now on it waits
+    /// for the maps in `missing` and for no others.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn remapped(self, event: &ErrorEventRow, done: Option<Remapped>) -> Result<()> {
+    pub async fn remapped(
+        self,
+        event: &ErrorEventRow,
+        done: Option<Remapped>,
+        missing: &[WantedMap],
+    ) -> Result<()> {
         let body = done.as_ref().map(|d| compress(&d.body)).transpose()?;
         let mut write = Write::begin(self.0).await?;
-        sqlx::query("DELETE FROM error_unmapped WHERE event_row = $1")
-            .bind(event.id)
-            .execute(write.conn())
-            .await?;
+        wait_only_for(&mut write, event, missing).await?;
         if let (Some(done), Some(body)) = (done, body) {
             sqlx::query("UPDATE error_events SET body = $2, grouping_key = $3 WHERE id = $1")
                 .bind(event.id)
@@ -268,4 +275,27 @@ impl Errors<'_> {
         write.commit().await?;
         Ok(new > 0)
     }
+}
+
+/// Makes an event wait for `missing` instead of what it waited for.
+async fn wait_only_for(write: &mut Write<'_>, event: &ErrorEventRow, missing: &[WantedMap]) -> Result<()> {
+    sqlx::query("DELETE FROM error_unmapped WHERE event_row = $1")
+        .bind(event.id)
+        .execute(write.conn())
+        .await?;
+    for wanted in missing.iter().take(MAX_WANTED) {
+        // Not if the event went meanwhile.
+        sqlx::query(
+            "INSERT INTO error_unmapped (event_row, app_id, debug_id, release_name, url)
+             SELECT id, app_id, $2, $3, $4 FROM error_events WHERE id = $1
+             ON CONFLICT (event_row, debug_id, url) DO NOTHING",
+        )
+        .bind(event.id)
+        .bind(wanted.debug_id.clone())
+        .bind(storable(&wanted.release, 400))
+        .bind(storable(&wanted.url, 2000))
+        .execute(write.conn())
+        .await?;
+    }
+    Ok(())
 }
