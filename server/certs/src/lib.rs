@@ -11,8 +11,10 @@
 //! lives and revocation lists; renewal information (`ari`) is how an authority asks for an early replacement.
 
 mod account;
+mod advice;
 mod ari;
 mod attached;
+mod attention;
 mod by_dns;
 mod by_hand;
 mod client;

@@ -210,7 +210,7 @@ impl Certs {
     /// # Errors
     /// When the store cannot be read.
     pub async fn attention(&self, visible: &Visible) -> Result<Vec<String>, Problem> {
-        crate::view::attention(&self.0, visible).await
+        crate::attention::attention(&self.0, visible).await
     }
 }
 
@@ -303,12 +303,9 @@ impl Inner {
             of.entry(row.name.clone()).or_default().push(row.clone());
         }
         let dropped = self.look_at_approved(&domains, &certificates, &of).await?;
-        let mut wanted = self.wanted(domains).await?;
+        let valid = |name: &DomainName| certificates.get(name).is_some_and(|c| c.not_after > now);
+        let mut wanted = self.wanted(domains, valid).await?;
         wanted.retain(|name, _| !dropped.contains(name));
-        let has_wildcard = |name: &DomainName| {
-            name.wildcard().and_then(|w| certificates.get(&w)).is_some_and(|c| c.not_after > now)
-        };
-        wanted.retain(|name, one| !(one.shares_wildcard && has_wildcard(name)));
         self.tidy(&wanted, &certificates, &recent, now).await?;
         let Some(acme) = self.config.acme.clone() else { return Ok(later(now, LOOK_INTERVAL)) };
         let mut placed = placed_lately(&recent, now);
@@ -374,8 +371,13 @@ impl Inner {
         Ok(())
     }
 
-    /// Every name that wants a certificate, whether one can be had or not.
-    async fn wanted(&self, domains: Vec<DomainRow>) -> Result<BTreeMap<DomainName, Wanted>, StoreError> {
+    /// Every name that wants a certificate of its own, whether one can be had or not. `valid` says which names have one
+    /// that can be used: it does for all that share it.
+    pub(crate) async fn wanted(
+        &self,
+        domains: Vec<DomainRow>,
+        valid: impl Fn(&DomainName) -> bool,
+    ) -> Result<BTreeMap<DomainName, Wanted>, StoreError> {
         let mut wanted = BTreeMap::new();
         let mut add = |name: DomainName, app, prefer, shares_wildcard| {
             let one = Wanted { name: name.clone(), app, prefer, shares_wildcard };
@@ -402,7 +404,17 @@ impl Inner {
                 add(name, Some(app.id), None, true);
             }
         }
+        let shared = |name: &DomainName| name.wildcard().is_some_and(|w| valid(&w));
+        wanted.retain(|name, one| !(one.shares_wildcard && shared(name)));
         Ok(wanted)
+    }
+
+    /// The base domain, if names below it want certificates of their own for want of a DNS provider.
+    pub(crate) async fn shareable(&self) -> Result<Option<DomainName>, StoreError> {
+        match &self.config.own {
+            Some(own) if !self.has_own_wildcard(own).await? => Ok(Some(own.base.clone())),
+            _ => Ok(None),
+        }
     }
 
     /// Whether one certificate for all names below the base domain can be had: a DNS provider serves it by itself.

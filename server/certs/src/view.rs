@@ -1,20 +1,16 @@
 //! How a name is, in types and in words that lead to the next step. Pure, but for what it is given.
 
-use std::{collections::HashMap, time::Duration};
-
 use berth_schemas::{
     DomainName, Problem, Timestamp,
     domain::{CertificateShown, DomainStatus, OrderShown, OrderState},
 };
-use berth_store::{CertificateRow, OrderRow, model::Visible};
+use berth_store::{CertificateRow, OrderRow};
 
 use crate::{
-    decide::later,
-    service::{Certs, Inner},
+    advice::{Advice, advice},
+    service::Certs,
 };
 
-/// A certificate that ends sooner wants attention: renewals have failed for a long time.
-const EXPIRES_SOON: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Orders of a name that are looked at to count failures.
 const LOOKED_AT: i64 = 20;
 
@@ -33,9 +29,11 @@ pub struct Seen {
 
 /// What this installation does about certificates.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Does {
+pub(crate) struct Does<'a> {
     pub(crate) https: bool,
     pub(crate) orders: bool,
+    /// The domain below which all names could share a certificate, but for a DNS provider.
+    pub(crate) shareable: Option<&'a DomainName>,
 }
 
 impl Certs {
@@ -47,7 +45,12 @@ impl Certs {
         let inner = &self.0;
         let certificate = inner.store.certificates().by_name(name).await?;
         let orders = inner.store.acme().of(name, LOOKED_AT).await?;
-        let does = Does { https: inner.config.https, orders: inner.config.acme.is_some() };
+        let shareable = inner.shareable().await?;
+        let does = Does {
+            https: inner.config.https,
+            orders: inner.config.acme.is_some(),
+            shareable: shareable.as_ref(),
+        };
         Ok(seen(name, certificate.as_ref(), &orders, does, inner.now()))
     }
 }
@@ -57,7 +60,7 @@ pub(crate) fn seen(
     name: &DomainName,
     certificate: Option<&CertificateRow>,
     orders: &[OrderRow],
-    does: Does,
+    does: Does<'_>,
     now: Timestamp,
 ) -> Seen {
     let status = status(certificate, orders.first(), does, now);
@@ -72,7 +75,7 @@ pub(crate) fn seen(
 fn status(
     certificate: Option<&CertificateRow>,
     newest: Option<&OrderRow>,
-    does: Does,
+    does: Does<'_>,
     now: Timestamp,
 ) -> DomainStatus {
     match (certificate, newest) {
@@ -91,35 +94,48 @@ fn next(
     status: DomainStatus,
     certificate: Option<&CertificateRow>,
     newest: Option<&OrderRow>,
-    does: Does,
+    does: Does<'_>,
 ) -> String {
+    let verify = format!("domain_verify(domain={:?}, wait_s=50)", name.as_str());
     let name = name.as_str();
-    let verify = format!("domain_verify(domain={name:?}, wait_s=50)");
-    let tried = newest.and_then(|row| row.next_try_at).map(|at| format!(" The next try is at {at}."));
-    let tried = tried.unwrap_or_default();
+    let stuck = newest.filter(|row| is_stuck(row));
+    let remedy = stuck.map(|row| remedy(row, does, &verify)).unwrap_or_default();
     match (status, certificate) {
         (DomainStatus::Plain, _) if !does.https => {
             "It is served over plain HTTP: this installation has no HTTPS. For certificates set https_addr and acme=true in the daemon's configuration.".into()
         }
-        (DomainStatus::Plain, _) => format!(
-            "This installation orders no certificates: attach one with domain_certificate_set(domain={name:?}, …), or set acme=true in the daemon's configuration."
-        ),
         (DomainStatus::Secure | DomainStatus::Expired, Some(c)) if c.own => format!(
             "It was attached by hand: attach a new one with domain_certificate_set before {}, or let Berth get one with domain_update(domain={name:?}, unset=[\"certificate\"]).",
             c.not_after
         ),
-        (DomainStatus::Secure, _) => match newest.filter(|row| row.state == OrderState::Failed) {
-            Some(_) => format!("It works, but the renewal failed for the reason in order.error.{tried} Put that right, then {verify}."),
+        (DomainStatus::Secure, _) if does.orders => match stuck.map(|row| row.state) {
+            Some(OrderState::Failed) => {
+                format!("It works, but the renewal failed for the reason in order.error. {remedy}")
+            }
+            Some(_) => format!("It works, but the renewal waits: see order.error. {remedy}"),
             None => "Nothing: it works, and is renewed by itself.".into(),
         },
-        (DomainStatus::Issuing, _) => format!("The certificate is on its way; {verify} waits for it."),
-        (DomainStatus::Waiting, _) => {
-            format!("Nothing is asked of the authority before this is right: see order.error.{tried} After a change, {verify}.")
-        }
-        (DomainStatus::Failing | DomainStatus::Expired, _) => format!(
-            "The authority said why in order.error: mostly, {name} does not lead to this machine in DNS, or port 80 does not reach it.{tried} After a change, {verify}."
+        (DomainStatus::Plain | DomainStatus::Secure | DomainStatus::Expired, _) if !does.orders => format!(
+            "This installation orders no certificates: attach one with domain_certificate_set(domain={name:?}, …), or set acme=true in the daemon's configuration."
         ),
+        (DomainStatus::Failing | DomainStatus::Expired, _) if stuck.is_some() => {
+            format!("Why it failed is said in order.error. {remedy}")
+        }
+        (DomainStatus::Waiting, _) => format!("It waits for what order.error says. {remedy}"),
+        _ => format!("The certificate is on its way; {verify} waits for it."),
     }
+}
+
+/// What to do about an order that does not go on, and when it is tried again.
+fn remedy(row: &OrderRow, does: Does<'_>, verify: &str) -> String {
+    let Advice { mut words, look } = advice(row, does.shareable);
+    if let Some(at) = row.next_try_at {
+        words.push_str(&format!(" The next try is at {at}."));
+    }
+    if look {
+        words.push_str(&format!(" After a change, {verify}."));
+    }
+    words
 }
 
 fn shown(row: &CertificateRow) -> CertificateShown {
@@ -155,64 +171,21 @@ fn order(newest: &OrderRow, orders: &[OrderRow]) -> OrderShown {
     }
 }
 
-/// What concerns certificates and should be known to who may see these projects.
-pub(crate) async fn attention(inner: &Inner, visible: &Visible) -> Result<Vec<String>, Problem> {
-    let now = inner.now();
-    if !inner.config.https {
-        return Ok(Vec::new());
-    }
-    let (domains, _) = inner.store.domains().list(visible, None, None, 500).await?;
-    let mine = |name: &DomainName| *visible == Visible::All || domains.iter().any(|d| d.name == *name);
-    let certificates = inner.store.certificates().all().await?;
-    let mut list = Vec::new();
-    for c in certificates.iter().filter(|c| mine(&c.name) && c.not_after <= later(now, EXPIRES_SOON)) {
-        // One that lives shortly is always close to its end.
-        let life = c.not_after.0.saturating_sub(c.not_before.0);
-        if c.not_after > now && !c.own && c.not_after.0.saturating_sub(now.0) > life / 4 {
-            continue;
-        }
-        let verb = if c.not_after > now { "expires" } else { "has expired" };
-        let how = match c.own {
-            true => "attach a new one with domain_certificate_set",
-            false => "its renewal fails; see domain_get and event_list(kind=\"certificate\")",
-        };
-        list.push(format!("The certificate of {} {verb} at {}: {how}.", c.name, c.not_after));
-    }
-    if inner.config.acme.is_none() {
-        return Ok(list);
-    }
-    let mut newest: HashMap<DomainName, OrderRow> = HashMap::new();
-    for row in inner.store.acme().recent(Timestamp(now.0.saturating_sub(7 * 24 * 3600 * 1_000_000))).await? {
-        newest.insert(row.name.clone(), row);
-    }
-    let mut failing: Vec<OrderRow> =
-        newest.into_values().filter(|row| mine(&row.name) && is_stuck(row)).collect();
-    failing.retain(|row| !certificates.iter().any(|c| c.name == row.name));
-    failing.sort_by(|a, b| a.name.cmp(&b.name));
-    for row in failing {
-        let kind = row.trouble.map(|t| t.kind).unwrap_or_default();
-        list.push(format!(
-            "{} has no certificate ({kind}). See domain_get, or event_list(kind=\"certificate\") for a name that is no domain.",
-            row.name
-        ));
-    }
-    Ok(list)
-}
-
-fn is_stuck(row: &OrderRow) -> bool {
+/// Whether an order has failed or waits for something.
+pub(crate) fn is_stuck(row: &OrderRow) -> bool {
     row.state == OrderState::Failed || !row.state.is_settled() && row.trouble.is_some()
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod samples {
+    //! Orders and certificates of one name.
+
     use berth_schemas::domain::{ChallengeKind, OrderTrouble};
     use berth_store::OrderId;
 
     use super::*;
 
-    const ON: Does = Does { https: true, orders: true };
-
-    fn row(state: OrderState) -> OrderRow {
+    pub(crate) fn row(state: OrderState) -> OrderRow {
         OrderRow {
             id: OrderId(1),
             name: "shop.example.com".parse().unwrap(),
@@ -234,7 +207,7 @@ mod tests {
         }
     }
 
-    fn certificate(own: bool, until: i64) -> CertificateRow {
+    pub(crate) fn certificate(own: bool, until: i64) -> CertificateRow {
         CertificateRow {
             name: "shop.example.com".parse().unwrap(),
             names: vec!["shop.example.com".into()],
@@ -250,6 +223,18 @@ mod tests {
             created_at: Timestamp(0),
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use berth_schemas::domain::{ChallengeKind, OrderTrouble};
+
+    use super::{
+        samples::{certificate, row},
+        *,
+    };
+
+    const ON: Does<'static> = Does { https: true, orders: true, shareable: None };
 
     #[test]
     fn the_next_step_is_said_in_every_case() {
@@ -258,7 +243,7 @@ mod tests {
             seen(&name, c, orders, does, Timestamp(5))
         };
         let none: [OrderRow; 0] = [];
-        let off = Does { https: false, orders: false };
+        let off = Does { https: false, orders: false, shareable: None };
         let cases = [
             (see(None, &none, off), DomainStatus::Plain, "https_addr"),
             (see(None, &none, Does { orders: false, ..ON }), DomainStatus::Plain, "domain_certificate_set"),
@@ -277,11 +262,55 @@ mod tests {
                 DomainStatus::Expired,
                 "order.error",
             ),
+            (see(Some(&certificate(false, 5)), &none, ON), DomainStatus::Expired, "on its way"),
+            (
+                see(Some(&certificate(false, 9)), &none, Does { orders: false, ..ON }),
+                DomainStatus::Secure,
+                "orders no certificates",
+            ),
         ];
         for (seen, status, says) in cases {
             assert_eq!(seen.status, status, "{seen:?}");
             assert!(seen.next.contains(says), "{seen:?}");
         }
+    }
+
+    /// An order that is not over and waits for something.
+    fn waits(state: OrderState, kind: &str, challenge: ChallengeKind) -> OrderRow {
+        let failed = row(OrderState::Failed);
+        let trouble = failed.trouble.map(|t| OrderTrouble { kind: kind.into(), ..t });
+        OrderRow { trouble, next_try_at: failed.next_try_at, challenge, renewal: true, ..row(state) }
+    }
+
+    #[test]
+    fn a_renewal_that_waits_is_not_called_fine() {
+        let name: DomainName = "shop.example.com".parse().unwrap();
+        for (state, kind) in
+            [(OrderState::Authorizing, "dns_record"), (OrderState::Pending, "no_dns_provider")]
+        {
+            let order = waits(state, kind, ChallengeKind::Dns01);
+            let seen = seen(&name, Some(&certificate(false, 9)), &[order], ON, Timestamp(5));
+            assert_eq!(seen.status, DomainStatus::Secure);
+            assert!(seen.next.contains("the renewal waits") && seen.next.contains("1970"), "{seen:?}");
+        }
+        let goes_on = seen(&name, Some(&certificate(false, 9)), &[row(OrderState::Ready)], ON, Timestamp(5));
+        assert!(goes_on.next.contains("Nothing"), "{goes_on:?}");
+    }
+
+    #[test]
+    fn advice_is_about_what_was_said() {
+        let name: DomainName = "shop.example.com".parse().unwrap();
+        let failed = |kind: &str, challenge| {
+            let order = OrderRow { state: OrderState::Failed, ..waits(OrderState::Failed, kind, challenge) };
+            seen(&name, None, &[order], ON, Timestamp(5)).next
+        };
+        let limited = failed("rateLimited", ChallengeKind::Http01);
+        assert!(!limited.contains("port 80") && !limited.contains("domain_verify"), "{limited}");
+        let caa = failed("caa", ChallengeKind::Http01);
+        assert!(caa.contains("CAA") && !caa.contains("port 80") && caa.contains("domain_verify"), "{caa}");
+        let token = failed("dns_provider", ChallengeKind::Dns01);
+        assert!(token.contains("dns_provider_add") && !token.contains("port 80"), "{token}");
+        assert!(failed("connection", ChallengeKind::Http01).contains("port 80"));
     }
 
     #[test]
