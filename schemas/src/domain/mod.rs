@@ -199,7 +199,8 @@ pub struct CertificateShown {
 #[schemars(inline)]
 pub struct OrderTrouble {
     /// An ACME error type without its prefix (unauthorized, dns, rateLimited, caa, …), or one of Berth's own:
-    /// not_pointing, unreachable, no_dns_provider, no_challenge.
+    /// unreachable and timeout (of the authority), no_dns_provider, dns_provider (it did not set the record), dns_record
+    /// (it is not seen yet), no_challenge, badCertificate, account, internal.
     pub kind: String,
     /// In the words of whoever said it.
     pub detail: Untrusted,
