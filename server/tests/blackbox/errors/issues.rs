@@ -26,6 +26,7 @@ async fn an_issue_leads_to_its_cause_and_keeps_no_secret() {
     }
     // The same event again is the same event.
     assert_eq!(send(&dsn, envelope(&event(3, more.clone()))).await.0, StatusCode::OK);
+    found(&berth, &format!("id:{:032x}", 3), 1).await;
     let issue = found(&berth, "is:open", 1).await.remove(0);
     assert_eq!((&issue["issue"], &issue["kind"]), (&json!("WEB-1"), &json!("KeyError")));
     assert_eq!(issue["culprit"], "total in app/cart.py");
