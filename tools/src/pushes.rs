@@ -1,5 +1,6 @@
 //! Pushes: what moved in an app's repositories, and why it did or did not deploy.
 
+use berth_deploy::push::{MOVED_ON, NO_ENVIRONMENT, NO_PREVIEW, NO_SUCH, WAITS, configured_branch};
 use berth_schemas::{
     Code, Problem, Scope, Untrusted,
     push::{
@@ -77,7 +78,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             Spec {
                 name: "push_rules_set",
                 title: "Set which pushes deploy",
-                description: "Change an app's rules for pushes: deploy only when files below certain folders change (watch_paths, for an app that shares its repository with others), deploy_tags to release by tags, submodules=false or lfs=false to leave those out. Production's branch is the app's setting git_ref. Rules hold for pushes that come after.",
+                description: "Change an app's rules for pushes: deploy only when files below certain folders change (watch_paths, for an app that shares its repository with others), deploy_tags to release by tags, result=strict to refuse a git push whose deployment fails, submodules=false or lfs=false to leave those out. Production's branch is that of its environment (environment_update), else the app's setting git_ref, else the connected repository's. Rules hold for pushes that come after.",
                 hints: Hints::UPDATE,
                 scope: Scope::Write,
                 tier: Tier::Extended,
@@ -92,7 +93,7 @@ pub(crate) fn tools() -> Vec<Tool> {
 async fn rules_get(call: Call, input: PushRulesGet) -> Result<PushRulesShown, Problem> {
     let app = find::app(&call, &input.app).await?;
     let rules = call.context.store.pushes().rules(app.id).await?;
-    Ok(rules_shown(&app, rules))
+    rules_shown(&call, &app, rules).await
 }
 
 async fn rules_set(call: Call, input: PushRulesSet) -> Result<PushRulesShown, Problem> {
@@ -103,7 +104,7 @@ async fn rules_set(call: Call, input: PushRulesSet) -> Result<PushRulesShown, Pr
     if rules != before {
         call.context.store.pushes().set_rules(&call.principal, app.id, &rules).await?;
     }
-    Ok(rules_shown(&app, rules))
+    rules_shown(&call, &app, rules).await
 }
 
 /// Most patterns of one rule.
@@ -123,19 +124,29 @@ fn check_rules(rules: &PushRules) -> Result<(), Problem> {
     check("deploy_tags", &rules.deploy_tags, berth_deploy::push::check_names)
 }
 
-fn rules_shown(app: &AppRow, rules: PushRules) -> PushRulesShown {
-    let branch = match app.settings.git_ref.as_deref() {
+async fn rules_shown(call: &Call, app: &AppRow, rules: PushRules) -> Result<PushRulesShown, Problem> {
+    let connected = call.context.store.repositories().of_app(app.id).await?;
+    let branch = production_branch(app, connected.and_then(|repository| repository.branch));
+    Ok(PushRulesShown { app: app.slug.clone(), effect: effect(&branch, &rules), rules })
+}
+
+/// The branch that goes to production, in words: as it is decided for a push.
+fn production_branch(app: &AppRow, connected: Option<String>) -> String {
+    match configured_branch(app).map(str::to_owned).or(connected) {
         Some(branch) => format!("the branch {branch}"),
         None => "the repository's default branch (main, else master)".into(),
-    };
-    let some = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|l| !l.is_empty());
-    let touching = if some(&rules.watch_paths) { ", if it touches one of watch_paths" } else { "" };
-    let tags = if some(&rules.deploy_tags) { "; so does a tag that fits deploy_tags" } else { "" };
-    PushRulesShown {
-        app: app.slug.clone(),
-        effect: format!("A push to {branch} deploys to production{touching}{tags}."),
-        rules,
     }
+}
+
+/// What rules mean for a push to this branch.
+fn effect(branch: &str, rules: &PushRules) -> String {
+    let some = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|l| !l.is_empty());
+    let touching = match some(&rules.watch_paths) {
+        true => ", if it touches one of watch_paths or it is not known what it touches",
+        false => "",
+    };
+    let tags = if some(&rules.deploy_tags) { "; so does a tag that fits deploy_tags" } else { "" };
+    format!("A push to {branch} deploys to production{touching}{tags}.")
 }
 
 async fn list(call: Call, input: PushList) -> Result<PushPage, Problem> {
@@ -259,16 +270,51 @@ fn next(push: &PushShown) -> String {
                     deployment.to_string()
                 )
             }
+            None if outcome(push).contains(WAITS) => {
+                "Look at the commit and what it changes, then allow exactly that with preview_approve; environment_get shows it.".into()
+            }
             None => "There is nothing to do.".into(),
         },
-        PushState::Ignored => format!(
-            "push_retry(app={app:?}, push={number}) deploys it all the same. For pushes to come, change the rule that outcome names with push_rules_set."
-        ),
+        PushState::Ignored => after_ignored(push),
         PushState::Superseded => format!("See the newest push of that branch with push_list(app={app:?})."),
         PushState::Failed => {
             format!("Correct the cause, then push_retry(app={app:?}, push={number}).")
         }
         PushState::Refused => "Correct the cause and push again: the branch did not move.".into(),
+    }
+}
+
+fn outcome(push: &PushShown) -> &str {
+    push.outcome.as_deref().unwrap_or_default()
+}
+
+/// What to do about a push that led to nothing: what would give it a place, or let it pass the rule that left it out.
+fn after_ignored(push: &PushShown) -> String {
+    let (app, outcome) = (push.app.as_str(), outcome(push));
+    let retry = format!("push_retry(app={app:?}, push={})", push.push);
+    let previews = |of: &str| format!("app_update(app={app:?}, settings={{\"previews\": {of:?}}})");
+    match &push.change {
+        GitChange::BranchDeleted { .. } | GitChange::TagDeleted { .. } | GitChange::PullClosed { .. } => {
+            "There is nothing to do.".into()
+        }
+        GitChange::Branch { branch, .. } if outcome.contains(NO_ENVIRONMENT) => format!(
+            "To deploy this branch, give it to an environment with environment_update(app={app:?}, environment=…, branch={branch:?}), or give each branch a preview with {}; then {retry}.",
+            previews("branches")
+        ),
+        GitChange::Pull { .. } if outcome.contains(NO_PREVIEW) => {
+            format!("To deploy pull requests, use {}; then {retry}.", previews("pull_requests"))
+        }
+        _ if outcome.contains(NO_SUCH) => {
+            format!(
+                "Make the environment with environment_create(app={app:?}, environment=…), then {retry}; or push again and name another."
+            )
+        }
+        _ if outcome.contains(MOVED_ON) => {
+            format!("There is nothing to do: see the newest push with push_list(app={app:?}).")
+        }
+        _ => format!(
+            "{retry} deploys it all the same. Where a rule left it out (watch_paths, deploy_tags), push_rules_set(app={app:?}) changes that for pushes to come."
+        ),
     }
 }
 
@@ -326,5 +372,48 @@ impl Brief for PushRulesShown {
 impl Brief for PushDetail {
     fn brief(&self) -> Text {
         Text::new().say("Push ").join(line(&self.push)).say(format!("\n{}", self.next))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use berth_schemas::{Timestamp, push::PushOrigin};
+
+    use super::*;
+
+    fn ignored(change: GitChange, outcome: &str) -> String {
+        next(&PushShown {
+            push: 7,
+            app: "web".parse().unwrap(),
+            state: PushState::Ignored,
+            origin: PushOrigin::Berth,
+            change,
+            message: None,
+            pusher: None,
+            outcome: Some(outcome.into()),
+            deployments: Vec::new(),
+            received_at: Timestamp(0),
+            settled_at: None,
+        })
+    }
+
+    #[test]
+    fn what_to_do_next_depends_on_why_a_push_led_to_nothing() {
+        let branch = || GitChange::Branch { branch: "idea".into(), before: None, commit: "1".repeat(40) };
+        let said = ignored(branch(), &format!("the branch idea {NO_ENVIRONMENT}; and so on"));
+        assert!(
+            said.contains("environment_update(") && said.contains("\"previews\": \"branches\""),
+            "{said}"
+        );
+        assert!(!said.contains("all the same") && !said.contains("push_rules_set"), "{said}");
+        let gone = GitChange::BranchDeleted { branch: "idea".into() };
+        assert_eq!(ignored(gone, "it is gone and had no preview"), "There is nothing to do.");
+        let closed = GitChange::PullClosed { number: 1, merged: true };
+        assert_eq!(ignored(closed, "it is gone and had no preview"), "There is nothing to do.");
+        let said = ignored(branch(), "the commit's message says [skip ci]");
+        assert!(said.starts_with("push_retry(app=\"web\", push=7) deploys it all the same."), "{said}");
+        let tag = GitChange::Tag { tag: "v1".into(), commit: "1".repeat(40) };
+        let said = ignored(tag, "the tag v1 fits none of the app's deploy_tags, of which it has none");
+        assert!(said.contains("push_rules_set("), "{said}");
     }
 }
