@@ -219,13 +219,16 @@ pub enum PushResult {
 #[serde(deny_unknown_fields, default)]
 pub struct PushRules {
     /// A push deploys only if it touches one of these paths: patterns as in .gitignore, the last that fits counts,
-    /// ! excludes. Default: all. For an app in a folder of its repository, that folder.
+    /// ! excludes. Default: all. For an app in a folder of its repository, that folder. What a pull request or a new
+    /// branch touches is not known: these deploy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub watch_paths: Option<Vec<String>>,
     /// Tags that deploy to production when they are pushed: patterns such as v*, ! excludes. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deploy_tags: Option<Vec<String>>,
-    /// What the result of a `git push` to Berth is. Default: follow.
+    /// What the result of a `git push` to Berth is. accept: it ends when the push is stored. follow: it shows the build
+    /// and its end, and the branch has moved either way. strict: as follow, but a push whose deployment fails is refused,
+    /// and the branch does not move. Default: follow.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<PushResult>,
     /// Fetch the repository's submodules, too, at the commits that it records. Default: true.

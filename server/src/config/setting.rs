@@ -122,7 +122,7 @@ pub const SETTINGS: &[Setting] = &[
         "public_url",
         Kind::Text,
         "",
-        "URL under which people reach the API, when it is not control_addr itself; its host is allowed.",
+        "URL under which people reach the API, when it is not control_addr itself; its host is allowed. An https:// one at the port of https_addr is answered there, with a certificate as apps have.",
     ),
     setting(
         "control_hosts",
