@@ -5,7 +5,10 @@
 //! documentation (repositories, webhooks, statuses, deployments, apps) and GitLab's (projects, hooks, commit status).
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -107,6 +110,9 @@ fn one_of(body: &Value, field: &str, words: &[&str]) -> Result<(), String> {
     if words.contains(&word) { Ok(()) } else { Err(format!("{field} is {word:?}")) }
 }
 
+/// Somebody deleted the comment on the pull request.
+static DELETED: AtomicBool = AtomicBool::new(false);
+
 fn gitea(what: &str, headers: &HeaderMap, body: &Value) -> Result<Value, String> {
     if header(headers, "authorization") != format!("token {TOKEN}") {
         return Err("no token".into());
@@ -121,6 +127,13 @@ fn gitea(what: &str, headers: &HeaderMap, body: &Value) -> Result<Value, String>
             Ok(json!({ "id": 31, "type": "gitea", "active": true }))
         }
         "DELETE /hooks/31" => Ok(Value::Null),
+        "POST /issues/7/comments" => {
+            texts(body, &["/body"])?;
+            Ok(json!({ "id": if DELETED.load(Ordering::Relaxed) { 52 } else { 51 } }))
+        }
+        "PATCH /issues/comments/51" if !DELETED.load(Ordering::Relaxed) => Ok(json!({ "id": 51 })),
+        "PATCH /issues/comments/51" => Err("it is deleted".into()),
+        "PATCH /issues/comments/52" => Ok(json!({ "id": 52 })),
         path if path.starts_with("POST /statuses/") => {
             texts(body, &["/state", "/context", "/target_url", "/description"])?;
             one_of(body, "state", &["pending", "success", "error", "failure", "warning"])?;
@@ -247,6 +260,60 @@ async fn gitea_gets_its_webhook_and_hears_how_deployments_go() {
     forge.asked(|a| a.what.starts_with("DELETE")).await;
     assert_eq!(forge.refused().len(), 0, "{:#?}", forge.refused());
     assert!(!berth.log().contains(TOKEN) && !berth.log().contains(&secret), "a secret is in the log");
+}
+
+#[tokio::test]
+async fn a_pull_request_has_one_comment_which_is_written_again_if_somebody_deletes_it() {
+    let forge = Forge::start(gitea).await;
+    let berth = berth().await;
+    let url = format!("{}/ada/site.git", forge.url);
+    let settings = json!({ "settings": { "previews": "pull_requests" } });
+    let body = json!({ "git_url": url, "forge": "gitea", "access_token": TOKEN, "poll_minutes": 0 });
+    connect(&berth, "web", body).await;
+    berth.rest().send(reqwest::Method::PATCH, "/v1/apps/web", Some(settings)).await.ok();
+    let hook = forge.asked(|a| a.what.ends_with("/hooks")).await;
+    let secret = hook.body["config"]["secret"].as_str().unwrap().to_owned();
+    let path = hook.body["config"]["url"].as_str().unwrap().split_once("/hooks/").unwrap().1.to_owned();
+    let repository = json!({ "id": 140, "full_name": "ada/site", "default_branch": "trunk" });
+    let send = async |n: u32, action: &str| {
+        let side = |name: &str| json!({ "ref": name, "sha": n.to_string().repeat(40), "repo": repository });
+        let body = json!({
+            "action": action, "number": 7, "repository": repository, "sender": { "login": "ada" },
+            "pull_request": { "number": 7, "title": "An idea", "user": { "login": "ada" },
+                "head": side("idea"), "base": side("trunk") },
+        })
+        .to_string();
+        let sent = berth
+            .anonymous()
+            .request(reqwest::Method::POST, &format!("/hooks/{path}"))
+            .header("content-type", "application/json")
+            .header("x-gitea-event", "pull_request")
+            .header("x-gitea-delivery", n.to_string())
+            .header("x-gitea-signature", berth_forge::webhook::sign(&secret, body.as_bytes()))
+            .body(body)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(sent.status().as_u16(), 202);
+    };
+    // Nothing can be fetched: each deployment fails, and the comment says so.
+    let says = |a: &Asked, what: &str, n: u32| {
+        a.what.ends_with(what) && a.body["body"].as_str().unwrap().contains(&format!("web#{n} failed"))
+    };
+    send(1, "opened").await;
+    forge.asked(|a| a.what.ends_with("POST /api/v1/repos/ada/site/issues/7/comments")).await;
+    forge.asked(|a| says(a, "s/51", 1) || says(a, "/issues/7/comments", 1)).await;
+    send(2, "synchronized").await;
+    forge.asked(|a| a.what.starts_with("PATCH") && says(a, "/issues/comments/51", 2)).await;
+    DELETED.store(true, Ordering::Relaxed);
+    send(3, "synchronized").await;
+    forge.asked(|a| says(a, "/issues/comments/52", 3) || says(a, "/issues/7/comments", 3)).await;
+    send(4, "synchronized").await;
+    forge.asked(|a| a.what.starts_with("PATCH") && says(a, "/issues/comments/52", 4)).await;
+    let log = forge.log.lock().unwrap().clone();
+    let written = log.iter().filter(|a| a.what.starts_with("POST") && a.what.ends_with("/comments")).count();
+    let refused = log.iter().filter(|a| a.what.starts_with("REFUSED")).count();
+    assert_eq!((written, refused), (2, 1), "{log:#?}");
 }
 
 #[tokio::test]

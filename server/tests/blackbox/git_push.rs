@@ -100,7 +100,7 @@ impl Copy {
     }
 }
 
-async fn with_site(name: &str) -> (Berth, Copy) {
+pub(crate) async fn with_site(name: &str) -> (Berth, Copy) {
     let berth = Berth::without_docker().await;
     site(&berth, name, "default").await;
     let copy = Copy::new(&berth, name, &berth.token).await;
@@ -118,7 +118,7 @@ pub(crate) async fn rules_of(berth: &Berth, app: &str, rules: Value) {
     berth.rest().send(reqwest::Method::PATCH, &path, Some(json!({ "rules": rules }))).await.ok();
 }
 
-async fn pushes(berth: &Berth, app: &str) -> Vec<Value> {
+pub(crate) async fn pushes(berth: &Berth, app: &str) -> Vec<Value> {
     let page = berth.rest().get(&format!("/v1/apps/{app}/pushes?limit=100")).await.ok();
     page["pushes"].as_array().expect("pushes").clone()
 }
@@ -349,7 +349,7 @@ async fn what_git_should_not_send_is_refused_and_changes_nothing() {
 }
 
 /// Writes a file that no compression makes smaller.
-fn noise(copy: &Copy, bytes: usize) {
+pub(crate) fn noise(copy: &Copy, bytes: usize) {
     let mut file = std::io::BufWriter::new(std::fs::File::create(copy.dir.path().join("noise")).unwrap());
     let mut state = 88_172_645_463_325_252_u64;
     for _ in 0..bytes / 8 {

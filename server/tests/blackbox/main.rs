@@ -17,6 +17,8 @@ mod deploying;
 mod errors;
 mod foreign;
 mod forge_api;
+mod git_environments;
+mod git_https;
 mod git_lfs;
 mod git_push;
 mod git_ssh;

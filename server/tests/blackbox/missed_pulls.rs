@@ -163,4 +163,28 @@ async fn a_pull_request_that_no_webhook_told_of_has_its_preview() {
     open.lock().unwrap().clear();
     look().await;
     shows(&berth, "pr-7--web", (404, "")).await;
+    // Opened again with the head that it had, also right after it was closed.
+    for _ in 0..2 {
+        *open.lock().unwrap() = vec![pull(&head)];
+        look().await;
+        shows(&berth, "pr-7--web", (200, "better")).await;
+        open.lock().unwrap().clear();
+        look().await;
+    }
+    shows(&berth, "pr-7--web", (404, "")).await;
+    // A commit that asks not to be deployed is not, though the list of pull requests does not tell what it says.
+    let head = commit(&dir, "words [skip ci]");
+    *open.lock().unwrap() = vec![pull(&head)];
+    look().await;
+    let until = Instant::now() + Duration::from_secs(30);
+    loop {
+        let newest = berth.rest().get("/v1/apps/web/pushes?limit=1").await.ok()["pushes"][0].clone();
+        if newest["change"]["commit"] == head && newest["state"] != "received" {
+            assert_eq!(newest["state"], "ignored", "{newest:#}");
+            assert_eq!(newest["outcome"], "the commit's message says [skip ci]");
+            break;
+        }
+        assert!(Instant::now() < until, "{newest:#}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }

@@ -52,6 +52,18 @@ async fn a_rollback_takes_about_a_second_and_brings_the_variables_of_its_time_ba
     // And forward again, by the command line.
     berth.cli(&["rollback", "web", "--to", "2"]).await.ok();
     assert_eq!(berth.visit("web", "/").await.json()["version"], "2");
+
+    // Or back to what ran then, with what is configured today.
+    let today = json!({ "to": 1, "variables": "today", "wait_s": 40 });
+    let back = berth.post("/v1/apps/web/rollback", today).await;
+    assert_eq!(
+        (&back["state"], &back["source"]),
+        (&json!("live"), &json!({ "kind": "promote", "of": "web#1" }))
+    );
+    assert!(!back["steps"].to_string().contains("building"), "{back:#}");
+    assert_eq!(berth.visit("web", "/").await.json()["version"], "1");
+    assert_eq!(berth.visit("web", "/env").await.json()["COLOUR"], "red");
+    assert_eq!(berth.get("/v1/apps/web/variables").await["changes_pending"], false);
 }
 
 #[tokio::test(flavor = "multi_thread")]
