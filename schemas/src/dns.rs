@@ -333,8 +333,10 @@ pub struct DnsView {
 pub struct DnsReport {
     /// The name that was asked for; for a wildcard, a random one that it stands for.
     pub name: String,
-    /// Whether visitors of the name come to this machine, as far as DNS decides that.
-    pub points_here: bool,
+    /// Whether visitors of the name come to this machine, as far as DNS decides that. Absent where that is not known: no
+    /// name server could be asked, or it is not known which public addresses this machine has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub points_here: Option<bool>,
     /// Addresses that the name should have: this machine's.
     pub expected: Vec<String>,
     /// What is wrong, the most important first.

@@ -231,6 +231,15 @@ fn with_ports(detail: &mut DomainDetail, report: PortReport) {
     detail.ports = Some(report);
 }
 
+/// What is said of where DNS leads.
+fn pointing(points_here: Option<bool>) -> &'static str {
+    match points_here {
+        Some(true) => "DNS points here.",
+        Some(false) => "DNS does not point here.",
+        None => "It is not known whether DNS points here.",
+    }
+}
+
 async fn detail(call: &Call, row: DomainRow) -> Result<DomainDetail, Problem> {
     let Seen { status, certificate, order, next } = call.context.certs.see(&row.name).await?;
     let certified = matches!(status, DomainStatus::Secure | DomainStatus::Expired);
@@ -427,8 +436,7 @@ impl Brief for DomainDetail {
             text = text.say_if(o.next_try_at.map(|at| format!("\nNext try: {at}")));
         }
         if let Some(dns) = &self.dns {
-            text =
-                text.say(if dns.points_here { "\nDNS points here." } else { "\nDNS does not point here." });
+            text = text.say(format!("\n{}", pointing(dns.points_here)));
             for problem in &dns.problems {
                 text = text.say("\n- ").quote(&Untrusted(format!("{} {}", problem.detail, problem.fix)));
             }
@@ -473,6 +481,8 @@ impl Brief for DomainRemoved {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -481,6 +491,38 @@ mod tests {
             [("web.", true), ("*.", true), (".", false), ("a.b.", false), ("", false), ("my", false)]
         {
             assert_eq!(is_given_out(rest), given, "{rest}");
+        }
+    }
+
+    /// A domain without a certificate whose order failed by `challenge` for a reason of this kind.
+    fn failing(challenge: &str, kind: &str) -> DomainDetail {
+        let at = "2026-01-01T00:00:00Z";
+        let error = json!({ "kind": kind, "detail": "no", "at": at });
+        let order = json!({
+            "state": "failed", "directory": "https://ca.example/dir", "challenge": challenge, "renewal": false,
+            "error": error, "failures": 1, "created_at": at, "updated_at": at,
+        });
+        serde_json::from_value(json!({
+            "domain": "shop.example.com", "app": "web", "environment": "production", "origin": "added",
+            "url": "http://shop.example.com", "status": "failing", "order": order, "created_at": at,
+            "created_by": "root", "next": "as the order says",
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn what_dns_does_not_say_is_not_said() {
+        for (points_here, says) in
+            [(Some(true), "DNS points here."), (Some(false), "does not point"), (None, "not known")]
+        {
+            let mut detail = failing("http-01", "dns");
+            let report = json!({
+                "name": "shop.example.com", "points_here": points_here, "expected": [], "problems": [],
+                "views": [], "at": "2026-01-01T00:00:00Z",
+            });
+            detail.dns = Some(serde_json::from_value(report).unwrap());
+            let text = detail.brief().to_string();
+            assert!(text.contains(says), "{text}");
         }
     }
 

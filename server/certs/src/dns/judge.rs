@@ -77,22 +77,25 @@ pub(crate) struct Facts<'a> {
     pub(crate) issuers: &'a [String],
 }
 
-/// The verdict: whether the name leads here, and what is wrong.
-pub(crate) fn judge(facts: &Facts<'_>) -> (bool, Vec<DnsProblem>) {
+/// The verdict: whether the name leads here, if that is known, and what is wrong.
+pub(crate) fn judge(facts: &Facts<'_>) -> (Option<bool>, Vec<DnsProblem>) {
     let mut problems = Vec::new();
     let truth = truth(facts.views);
     let here = match truth {
         None => {
-            problems.push(nobody(facts));
-            false
+            let nobody = nobody(facts);
+            // Where servers fail it leads nowhere; where none was heard it may lead anywhere.
+            let here = (nobody.kind == Kind::Broken).then_some(false);
+            problems.push(nobody);
+            here
         }
         Some(Said::NoName) => {
             let detail = format!("The name {} does not exist.", facts.called);
             problems.push(problem(Kind::NoName, true, detail, records_to_add(facts)));
-            false
+            Some(false)
         }
         Some(Said::Exists { addresses, aliases, .. }) => places(facts, addresses, aliases, &mut problems),
-        Some(_) => false,
+        Some(_) => None,
     };
     if let Some(truth) = truth {
         disagreements(facts, truth, &mut problems);
@@ -143,20 +146,20 @@ fn nobody(facts: &Facts<'_>) -> DnsProblem {
     }
 }
 
-/// Judges the addresses; whether all that matters leads here.
+/// Judges the addresses; whether all that matters leads here, if that is known.
 fn places(
     facts: &Facts<'_>,
     addresses: &BTreeSet<IpAddr>,
     aliases: &[String],
     problems: &mut Vec<DnsProblem>,
-) -> bool {
+) -> Option<bool> {
     if addresses.is_empty() {
         let detail = format!("{} has no address.{}", facts.called, alias_words(facts, aliases));
         problems.push(problem(Kind::NoAddress, true, detail, records_to_add(facts)));
-        return false;
+        return Some(false);
     }
     if facts.expected.is_empty() {
-        return false;
+        return None;
     }
     let proxied: Vec<IpAddr> = addresses.iter().copied().filter(|a| is_cloudflare(*a)).collect();
     if !proxied.is_empty() {
@@ -217,7 +220,7 @@ fn places(
             ));
         }
     }
-    !wrong
+    Some(!wrong)
 }
 
 /// Who says something else than what counts.
@@ -417,7 +420,7 @@ mod tests {
         View { server: server.into(), own, said }
     }
 
-    fn judged(views: &[View], caa: &Caa, expected: &[IpAddr]) -> (bool, Vec<DnsProblem>) {
+    fn judged(views: &[View], caa: &Caa, expected: &[IpAddr]) -> (Option<bool>, Vec<DnsProblem>) {
         judge(&Facts {
             called: "shop.example.com",
             expected,
@@ -438,7 +441,7 @@ mod tests {
             view("ns1.example.com", true, exists(&["198.51.100.7"])),
             view("1.1.1.1", false, exists(&["198.51.100.7"])),
         ];
-        assert_eq!(judged(&views, &Caa::None, &[ip("198.51.100.7")]), (true, Vec::new()));
+        assert_eq!(judged(&views, &Caa::None, &[ip("198.51.100.7")]), (Some(true), Vec::new()));
     }
 
     #[test]
@@ -446,7 +449,7 @@ mod tests {
         let mine = [ip("198.51.100.7")];
         let of = |said: Said| {
             let (here, problems) = judged(&[view("ns1.example.com", true, said)], &Caa::None, &mine);
-            assert!(!here);
+            assert_eq!(here, Some(false));
             words(&problems)
         };
         assert!(of(exists(&["203.0.113.9"])).contains("Replace A 203.0.113.9 by 198.51.100.7."));
@@ -454,20 +457,20 @@ mod tests {
         assert!(of(exists(&["198.51.100.7", "2001:db8::9"])).contains("Remove AAAA 2001:db8::9"));
         assert!(of(Said::NoName).contains("Add A shop.example.com → 198.51.100.7."));
         assert!(of(exists(&[])).contains("Add A shop.example.com → 198.51.100.7."));
-        let (_, broken) =
+        let (here, broken) =
             judged(&[view("1.1.1.1", false, Said::Failed("Server Failure".into()))], &Caa::None, &mine);
-        assert!(broken[0].blocking && broken[0].kind == Kind::Broken);
-        let (_, silent) = judged(&[view("1.1.1.1", false, Said::Silent("x".into()))], &Caa::None, &mine);
-        assert_eq!((silent[0].kind, silent[0].blocking), (Kind::Unasked, false));
+        assert_eq!((here, broken[0].kind, broken[0].blocking), (Some(false), Kind::Broken, true));
+        let (here, silent) = judged(&[view("1.1.1.1", false, Said::Silent("x".into()))], &Caa::None, &mine);
+        assert_eq!((here, silent[0].kind, silent[0].blocking), (None, Kind::Unasked, false));
         let (here, unknown) = judged(&[view("1.1.1.1", false, exists(&["203.0.113.9"]))], &Caa::None, &[]);
-        assert!(!here && unknown.iter().all(|p| p.kind == Kind::OwnAddressUnknown));
+        assert!(here.is_none() && unknown.iter().all(|p| p.kind == Kind::OwnAddressUnknown));
     }
 
     #[test]
     fn cloudflares_proxy_is_known() {
         let views = [view("1.1.1.1", false, exists(&["104.21.5.5", "2606:4700::6810:1"]))];
         let (here, problems) = judged(&views, &Caa::None, &[ip("198.51.100.7")]);
-        assert!(here, "it may well go on to this machine");
+        assert_eq!(here, Some(true), "it may well go on to this machine");
         assert_eq!((problems[0].kind, problems.len()), (Kind::Proxied, 1));
         assert!(is_cloudflare(ip("172.71.255.255")) && !is_cloudflare(ip("172.72.0.0")));
         assert!(is_cloudflare(ip("2a06:98c7::1")) && !is_cloudflare(ip("2a06:98c8::1")));
@@ -480,7 +483,7 @@ mod tests {
             view("8.8.8.8", false, exists(&["203.0.113.9"])),
         ];
         let (here, problems) = judged(&views, &Caa::None, &[ip("198.51.100.7")]);
-        assert!(here && problems.len() == 1 && !problems[0].blocking);
+        assert!(here == Some(true) && problems.len() == 1 && !problems[0].blocking);
         assert!(words(&problems).contains("8.8.8.8 says 203.0.113.9"), "{}", words(&problems));
         assert!(words(&problems).contains("TTL of 300 s"));
     }
@@ -535,7 +538,11 @@ mod tests {
             let views: Vec<View> = said.into_iter().map(|(own, said)| view("ns1.example.com", own, said)).collect();
             let (here, problems) = judged(&views, &Caa::None, &expected);
             let about_places = |p: &DnsProblem| p.blocking && p.kind != Kind::Disagreement;
-            prop_assert_eq!(here, !expected.is_empty() && truth(&views).is_some() && !problems.iter().any(about_places));
+            let unknown = |p: &DnsProblem| matches!(p.kind, Kind::Unasked | Kind::OwnAddressUnknown);
+            match here {
+                Some(here) => prop_assert_eq!(here, !problems.iter().any(about_places)),
+                None => prop_assert!(problems.iter().any(unknown) && !problems.iter().any(about_places)),
+            }
             // Each address that is neither ours nor Cloudflare's is to be changed.
             if let (Some(Said::Exists { addresses, .. }), false) = (truth(&views), expected.is_empty()) {
                 for address in addresses.iter().filter(|a| !expected.contains(a) && !is_cloudflare(**a)) {
