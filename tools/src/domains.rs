@@ -4,8 +4,9 @@ use berth_certs::Seen;
 use berth_schemas::{
     Code, DomainName, Problem, Scope, Untrusted,
     domain::{
-        DomainAdd, DomainCertificateSet, DomainDetail, DomainGet, DomainList, DomainOrigin, DomainPage,
-        DomainRemove, DomainRemoved, DomainRenew, DomainStatus, DomainSummary, DomainUpdate, DomainVerify,
+        ChallengeKind, DomainAdd, DomainCertificateSet, DomainDetail, DomainGet, DomainList, DomainOrigin,
+        DomainPage, DomainRemove, DomainRemoved, DomainRenew, DomainStatus, DomainSummary, DomainUpdate,
+        DomainVerify,
     },
     reach::PortReport,
     rules::DomainRules,
@@ -221,14 +222,28 @@ async fn get(call: Call, input: DomainGet) -> Result<DomainDetail, Problem> {
     Ok(detail)
 }
 
-/// Adds what a look at the ports found; it is the next thing to do where there is no certificate and DNS is no trouble.
+/// Adds what a look at the ports found; it is the next thing to do where there is no certificate, and neither DNS nor
+/// what was said of the order speaks of other trouble.
 fn with_ports(detail: &mut DomainDetail, report: PortReport) {
     let served = matches!(detail.status, DomainStatus::Secure | DomainStatus::Plain);
     let dns_is_right = detail.dns.as_ref().is_none_or(|dns| dns.problems.iter().all(|p| !p.blocking));
-    if let Some(fix) = report.fix.as_ref().filter(|_| !served && dns_is_right) {
+    let first = !served && dns_is_right && wants_ports(detail);
+    if let Some(fix) = report.fix.as_ref().filter(|_| first) {
         detail.next = format!("{fix} Then domain_verify(domain={:?}).", detail.domain.as_str());
     }
     detail.ports = Some(report);
+}
+
+/// Whether a certificate may be missing because ports are not reached. A proof by DNS needs none of them, and an
+/// authority that says something else does not mean them.
+fn wants_ports(detail: &DomainDetail) -> bool {
+    const OF_PORTS: [&str; 5] = ["connection", "unauthorized", "incorrectResponse", "tls", "dns"];
+    let by_dns = match &detail.order {
+        Some(order) => order.challenge == ChallengeKind::Dns01,
+        None => detail.domain.is_wildcard() || detail.challenge == Some(ChallengeKind::Dns01),
+    };
+    let error = detail.order.as_ref().and_then(|order| order.error.as_ref());
+    !by_dns && error.is_none_or(|error| OF_PORTS.contains(&error.kind.as_str()))
 }
 
 /// What is said of where DNS leads.
@@ -508,6 +523,27 @@ mod tests {
             "created_by": "root", "next": "as the order says",
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn ports_are_blamed_only_where_they_matter() {
+        for (challenge, kind, blamed) in [
+            ("http-01", "connection", true),
+            ("tls-alpn-01", "unauthorized", true),
+            ("dns-01", "unauthorized", false),
+            ("dns-01", "dns_provider", false),
+            ("http-01", "rateLimited", false),
+            ("http-01", "caa", false),
+        ] {
+            let report = json!({
+                "host": "shop.example.com", "http": false, "checks": [], "fix": "Open port 80.", "note": "",
+                "at": "2026-01-01T00:00:00Z",
+            });
+            let mut detail = failing(challenge, kind);
+            with_ports(&mut detail, serde_json::from_value(report).unwrap());
+            assert_eq!(detail.next.contains("Open port 80."), blamed, "{challenge} {kind}: {}", detail.next);
+            assert!(detail.ports.is_some());
+        }
     }
 
     #[test]
