@@ -10,10 +10,11 @@ pub(crate) const LARGEST: usize = 32_800;
 /// What a long string is cut to once the whole is too large.
 const SHORT: usize = 1_000;
 
+/// Most bytes of an output before its frames, which come later and take a little more.
+const ROOM: usize = LARGEST - LARGEST / 10;
+
 /// Cuts an output until it fits, and says so in the field `truncated`.
 pub(crate) fn output(value: &mut Value) {
-    // Frames come later and take a little more.
-    const ROOM: usize = LARGEST - LARGEST / 10;
     if size(value) <= ROOM {
         return;
     }
@@ -92,6 +93,14 @@ pub(crate) fn text(text: Text) -> Text {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_page_that_fits_its_budget_is_not_cut_again() {
+        // What a page holds beside its rows: a cursor, a total, a few counts.
+        const BESIDE: usize = 500;
+        let berth_tools::Budget::Model { most, .. } = berth_tools::Budget::MODEL else { panic!() };
+        assert!(most + BESIDE <= ROOM, "{most} of {ROOM}");
+    }
 
     #[test]
     fn a_small_answer_is_left_alone() {

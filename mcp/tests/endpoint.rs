@@ -8,7 +8,7 @@ mod world;
 use axum::body::Body;
 use berth_mcp::McpConfig;
 use berth_schemas::Scope;
-use berth_store::model::Principal;
+use berth_store::model::{NewEvent, Principal};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -248,6 +248,29 @@ async fn answers_are_concise_unless_details_are_asked_for() {
     let passed = json!({ "name": "event_list", "arguments": { "response_format": "detailed" } });
     let events = endpoint.call("", "tool_read", passed).await;
     assert!(events["structuredContent"]["events"][0]["id"].is_number(), "{events:#}");
+}
+
+#[tokio::test]
+async fn no_row_is_lost_between_two_pages() {
+    let endpoint = Endpoint::open().await;
+    for n in 0..150 {
+        let summary = format!("{n} {}", "x".repeat(300));
+        let event = NewEvent { kind: "test.page", by: "t".into(), app: None, summary, data: Value::Null };
+        endpoint.world.context.store.events().append(event).await.unwrap();
+    }
+    let (mut rows, mut cursor) = (0, Value::Null);
+    loop {
+        let input = json!({ "kind": "test.page", "limit": 200, "cursor": cursor });
+        let page = endpoint.call("", "tool_read", json!({ "name": "event_list", "arguments": input })).await;
+        let page = &page["structuredContent"];
+        assert!(page["truncated"].is_null(), "what is cut here is on no page");
+        rows += page["events"].as_array().unwrap().len();
+        cursor = page["next_cursor"].clone();
+        if cursor.is_null() {
+            break;
+        }
+    }
+    assert_eq!(rows, 150);
 }
 
 #[tokio::test]

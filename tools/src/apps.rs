@@ -157,12 +157,12 @@ async fn list(call: Call, input: AppList) -> Result<AppPage, Problem> {
         .apps()
         .list(&call.principal.visible, project, after.as_ref().map(AppSlug::as_str), limit)
         .await?;
-    let full = i64::try_from(rows.len()).unwrap_or(i64::MAX) == limit;
-    let next_cursor = rows.last().filter(|_| full).map(|a| a.slug.to_string());
     let mut apps = Vec::with_capacity(rows.len());
     for row in &rows {
         apps.push(summary(&call, row).await?);
     }
+    let more = page::cut(&mut apps, limit, call.budget, input.limit.is_some());
+    let next_cursor = apps.last().filter(|_| more).map(|a| a.name.to_string());
     Ok(AppPage { apps, total, next_cursor })
 }
 

@@ -55,9 +55,9 @@ async fn search(call: Call, input: AuditSearch) -> Result<AuditPage, Problem> {
         before: page::number_cursor(input.cursor.as_deref())?,
         limit,
     };
-    let calls = call.context.store.calls().search(query).await?;
-    let full = i64::try_from(calls.len()).unwrap_or(i64::MAX) == limit;
-    let next_cursor = calls.last().filter(|_| full).map(|c| c.id.to_string());
+    let mut calls = call.context.store.calls().search(query).await?;
+    let more = page::cut(&mut calls, limit, call.budget, input.limit.is_some());
+    let next_cursor = calls.last().filter(|_| more).map(|c| c.id.to_string());
     Ok(AuditPage { calls, next_cursor })
 }
 

@@ -206,9 +206,10 @@ async fn list(call: Call, input: DeploymentList) -> Result<DeploymentPage, Probl
     let app = find::app_in(&call, &input.app, environment).await?;
     let here = environment.map(|_| app.environment.id);
     let rows = call.context.store.deployments().list_in(app.id, here, input.state, before, limit).await?;
-    let full = i64::try_from(rows.len()).unwrap_or(i64::MAX) == limit;
-    let next_cursor = rows.last().filter(|r| full && r.number > 1).map(|r| r.number.to_string());
-    Ok(DeploymentPage { deployments: rows.iter().map(summary).collect(), next_cursor })
+    let mut deployments: Vec<_> = rows.iter().map(summary).collect();
+    let more = page::cut(&mut deployments, limit, call.budget, input.limit.is_some());
+    let last = deployments.last().and_then(|d| d.deployment.number).filter(|n| more && *n > 1);
+    Ok(DeploymentPage { deployments, next_cursor: last.map(|n| n.to_string()) })
 }
 
 async fn cancel(call: Call, input: DeploymentCancel) -> Result<DeploymentDetail, Problem> {

@@ -33,14 +33,14 @@ async fn list(call: Call, input: EventList) -> Result<EventPage, Problem> {
     let since = logs::point("since", input.since.as_deref(), Timestamp::now())?;
     let kind = input.kind.as_deref().filter(|k| !k.is_empty());
     let store = &call.context.store;
-    let events =
+    let mut events =
         store.events().list(&call.principal.visible, input.app.as_ref(), kind, since, before, limit).await?;
     if let (Some(app), true, None) = (&input.app, events.is_empty(), before) {
         // Nothing happened to it, or there is no such app: the second deserves candidates.
         find::app(&call, app).await?;
     }
-    let full = i64::try_from(events.len()).unwrap_or(i64::MAX) == limit;
-    let next_cursor = events.last().filter(|_| full).map(|e| e.id.to_string());
+    let more = page::cut(&mut events, limit, call.budget, input.limit.is_some());
+    let next_cursor = events.last().filter(|_| more).map(|e| e.id.to_string());
     Ok(EventPage { events, next_cursor })
 }
 

@@ -18,8 +18,9 @@ pub enum Budget {
 }
 
 impl Budget {
-    /// What a model gets: about 2,000 tokens, or up to 8,000 when it asked for a number of lines.
-    pub const MODEL: Self = Self::Model { usual: 8_200, most: 32_800 };
+    /// What a model gets: about 2,000 tokens, or up to 7,000 when it asked for a number of lines. MCP cuts what has more
+    /// than 8,000 with its frames, and whatever it cuts is on no page: a list has to stay clear of that.
+    pub const MODEL: Self = Self::Model { usual: 8_200, most: 28_700 };
 
     /// Bytes for an answer whose caller did (`asked`) or did not say how much is wanted.
     fn bytes(self, asked: bool) -> usize {
@@ -69,6 +70,14 @@ pub(crate) fn fit<T: Serialize>(items: &mut Vec<T>, keep: Keep, budget: Budget, 
         Keep::Last => drop(items.drain(..items.len() - count)),
     }
     true
+}
+
+/// Cuts the rows of a page to what the budget allows; true if more follow them: the page has as many as its `limit`, or
+/// some had to go. Its cursor has to be made afterwards, from the last row that stayed, so that the next page begins
+/// with the first one that went.
+pub(crate) fn cut<T: Serialize>(rows: &mut Vec<T>, limit: i64, budget: Budget, asked: bool) -> bool {
+    let full = i64::try_from(rows.len()).unwrap_or(i64::MAX) >= limit;
+    fit(rows, Keep::First, budget, asked) || full
 }
 
 /// The page size asked for, or `usual`; refuses what is out of range, because schemas only publish it.
@@ -121,6 +130,20 @@ mod tests {
         let mut items = vec!["x".repeat(1000), "y".into()];
         assert!(fit(&mut items, Keep::First, Budget::Model { usual: 10, most: 10 }, false));
         assert_eq!(items.len(), 1);
+    }
+
+    #[test]
+    fn a_page_has_more_behind_it_when_it_is_full_or_was_cut() {
+        let budget = Budget::Model { usual: 200, most: 400 };
+        for (rows, limit, budget, more) in [
+            (2, 2, Budget::Unlimited, true),
+            (2, 3, Budget::Unlimited, false),
+            (2, 3, budget, false),
+            (50, 99, budget, true),
+        ] {
+            let mut page: Vec<u32> = (0..rows).collect();
+            assert_eq!(cut(&mut page, limit, budget, false), more, "{rows} of {limit}");
+        }
     }
 
     #[test]

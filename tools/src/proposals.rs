@@ -133,9 +133,9 @@ async fn list(call: Call, input: ProposalList) -> Result<ProposalPage, Problem> 
     let state = input.state.unwrap_or(ProposalState::Pending);
     // Proposals may be about any project.
     let of = (call.principal.visible != Visible::All).then(|| call.principal.token().to_owned());
-    let proposals = call.context.store.proposals().list(state, of.as_deref(), before, limit).await?;
-    let full = i64::try_from(proposals.len()).unwrap_or(i64::MAX) == limit;
-    let next_cursor = proposals.last().filter(|_| full).map(|p| p.proposal.to_string());
+    let mut proposals = call.context.store.proposals().list(state, of.as_deref(), before, limit).await?;
+    let more = page::cut(&mut proposals, limit, call.budget, input.limit.is_some());
+    let next_cursor = proposals.last().filter(|_| more).map(|p| p.proposal.to_string());
     Ok(ProposalPage { proposals, next_cursor })
 }
 
