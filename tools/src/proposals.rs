@@ -210,28 +210,43 @@ async fn reject(call: Call, input: ProposalReject) -> Result<ProposalDecided, Pr
 
 /// The arguments with secrets masked.
 fn shown(row: &ProposalRow) -> berth_schemas::Untrusted {
-    let all = row.proposal.tool.starts_with("variable_");
+    let tool = row.proposal.tool.as_str();
     let mut arguments = row.arguments.clone();
     if let Value::Object(fields) = &mut arguments {
-        mask(fields, all);
+        mask(fields, tool, tool.starts_with("variable_"));
     }
     format!("{arguments:#}").into()
 }
 
-/// Masks what may be secret: by the name of its field; values of variables whatever they are called.
-fn mask(fields: &mut Map<String, Value>, variables: bool) {
+/// Whether a field of a tool's input may hold a secret. What sounds like one is one, unless it is known to be none; the
+/// secrets that do not sound so are named here.
+fn is_secret(tool: &str, field: &str) -> bool {
     const WORDS: [&str; 7] = ["secret", "password", "token", "credential", "key", "private", "passphrase"];
+    match field {
+        // It says which intention this was.
+        "idempotency_key" => false,
+        // Its name: whoever approves has to see which token goes.
+        "token" if tool == "token_revoke" => false,
+        // Who knows the URL of an incoming webhook may write there.
+        "url" if tool.starts_with("channel_") => true,
+        _ => WORDS.iter().any(|word| field.contains(word)),
+    }
+}
+
+/// Masks what may be secret: by the name of its field; values of variables whatever they are called.
+fn mask(fields: &mut Map<String, Value>, tool: &str, variables: bool) {
     for (name, value) in fields {
         let lower = name.to_ascii_lowercase();
-        // idempotency_key is no secret, and says which intention this was.
-        let secret = lower != "idempotency_key" && WORDS.iter().any(|word| lower.contains(word));
-        let secret = secret || (variables && matches!(lower.as_str(), "variables" | "value" | "text"));
+        let secret = is_secret(tool, &lower)
+            || (variables && matches!(lower.as_str(), "variables" | "value" | "text"));
         match value {
             _ if secret => hide(value),
-            Value::Object(inner) => mask(inner, variables || lower == "variables"),
+            // Whoever takes a token's secret for its name must not show it to everybody.
+            Value::String(text) if text.starts_with("berth_") => hide(value),
+            Value::Object(inner) => mask(inner, tool, variables || lower == "variables"),
             Value::Array(items) => items.iter_mut().for_each(|item| {
                 if let Value::Object(inner) = item {
-                    mask(inner, variables);
+                    mask(inner, tool, variables);
                 }
             }),
             _ => {}
@@ -305,13 +320,21 @@ mod tests {
             "app": "shop", "variables": { "A": "first", "B": ["second"] }, "credentials": { "api_token": "third", "zone": 4 },
             "settings": { "health": "/x", "basic_auth": { "user": "u", "password": "fifth" } }, "idempotency_key": "k",
         });
-        mask(fields.as_object_mut().unwrap(), true);
+        mask(fields.as_object_mut().unwrap(), "variable_set", true);
         let text = fields.to_string();
         for secret in ["first", "second", "third", "fifth"] {
             assert!(!text.contains(secret), "{text}");
         }
         for kept in ["shop", "\"A\"", "api_token", "/x", "\"u\"", "\"k\""] {
             assert!(text.contains(kept), "{text}");
+        }
+    }
+    #[test]
+    fn a_name_of_a_token_is_shown_but_its_secret_is_not() {
+        for (text, shown) in [("ci", true), ("berth_0123456789abcdef", false)] {
+            let mut fields = json!({ "token": text, "confirm": text });
+            mask(fields.as_object_mut().unwrap(), "token_revoke", false);
+            assert_eq!(fields["token"] == text, shown, "{fields}");
         }
     }
 }

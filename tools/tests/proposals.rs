@@ -90,6 +90,28 @@ async fn secrets_of_a_proposal_are_sealed_and_masked() {
 }
 
 #[tokio::test]
+async fn a_proposal_shows_which_token_goes_but_no_address_of_a_webhook() {
+    let world = World::open().await;
+    let assistant =
+        token(&world, json!({ "name": "assistant", "scopes": ["admin"], "mode": "propose" })).await;
+    let reader = somebody("reader", &[Scope::Read]);
+    let shown = async |tool: &str, input: Value| {
+        let id = number(&world.call_as(&assistant, tool, input).await.unwrap_err());
+        let seen = world.call_as(&reader, "proposal_get", json!({ "proposal": id })).await.unwrap();
+        seen.output.to_string()
+    };
+    for kind in ["slack", "discord", "webhook"] {
+        let url = "https://hooks.example.com/services/s3cret";
+        let channel = json!({ "channel": "ops", "target": { "kind": kind, "url": url } });
+        let seen = shown("channel_set", channel).await;
+        assert!(seen.contains(kind) && !seen.contains("s3cret"), "{seen}");
+    }
+    let seen = shown("token_revoke", json!({ "token": "deploys-of-shop", "confirm": "x" })).await;
+    let arguments = seen.split("arguments").nth(1).unwrap();
+    assert!(arguments.contains("deploys-of-shop"), "{seen}");
+}
+
+#[tokio::test]
 async fn what_is_wrong_incomplete_or_rejected_does_not_run() {
     let world = World::open().await;
     let assistant = proposer(&world).await;
