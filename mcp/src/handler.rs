@@ -328,7 +328,11 @@ impl Handler {
         };
         // Without a confirmation it does nothing, and says what it would do: now, not when it was asked first.
         let problem = match self.run(tool, input.clone(), principal.clone(), context, frame).await? {
-            Err(problem) if problem.code == Code::ConfirmationRequired => problem,
+            // Without a candidate there is nothing that a person's yes could be turned into: a token that may only
+            // propose has to give the confirmation itself.
+            Err(problem) if problem.code == Code::ConfirmationRequired && !problem.candidates.is_empty() => {
+                problem
+            }
             other => return Ok(other.into()),
         };
         let about =

@@ -7,7 +7,7 @@ mod world;
 
 use axum::body::Body;
 use berth_mcp::McpConfig;
-use berth_schemas::Scope;
+use berth_schemas::{Scope, token::TokenMode};
 use berth_store::model::{NewEvent, Principal};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
@@ -485,4 +485,17 @@ async fn the_person_is_asked_where_the_client_can() {
     let plain = endpoint.call("", "app_delete", json!({ "app": "shop" })).await;
     assert_eq!(plain["structuredContent"]["problem"]["code"], "confirmation_required");
     assert!(text(&plain).contains("confirm=\"shop\""), "{}", text(&plain));
+}
+
+#[tokio::test]
+async fn nobody_is_asked_what_their_yes_would_not_settle() {
+    let endpoint = Endpoint::open().await;
+    endpoint.world.ok("app_create", json!({ "name": "web" })).await;
+    let proposer = Principal { mode: TokenMode::Propose, ..admin() };
+    let params = json!({ "name": "app_delete", "arguments": { "app": "web" } });
+    let (_, body) =
+        endpoint.send(modern(proposer, "", "tools/call", params, json!({ "elicitation": {} }))).await;
+    let result = serde_json::from_str::<Value>(&body).unwrap()["result"].take();
+    assert!(result["inputRequests"].is_null(), "{result:#}");
+    assert_eq!(result["structuredContent"]["problem"]["code"], "confirmation_required", "{result:#}");
 }
