@@ -34,10 +34,11 @@ impl Default for View {
 }
 
 impl View {
-    /// Reads the URL's query. Keys that it does not know it ignores, as other layers may use them.
+    /// Reads the URL's query. Keys that it does not know it ignores, as other layers may use them, but not those that
+    /// are nearly one of its own: whoever writes `readonly=1` must not get an endpoint that changes things.
     ///
     /// # Errors
-    /// When a value means nothing; the problem names what could have been meant.
+    /// When a value means nothing, or a key is a misspelt one; the problem names what could have been meant.
     pub(crate) fn of(query: Option<&str>, registry: &Registry) -> Result<Self, Problem> {
         let mut view = Self::default();
         for pair in query.unwrap_or_default().split('&') {
@@ -49,7 +50,7 @@ impl View {
                     return Err(Problem::invalid("read_only", detail));
                 }
                 ("tools", names) => view = view.showing(names, registry)?,
-                _ => {}
+                (key, _) => refuse_misspelt(key)?,
             }
         }
         Ok(view)
@@ -113,6 +114,29 @@ impl View {
 /// but what was read cannot be taken back out of a conversation.
 pub(crate) fn is_harmless(tool: &Tool) -> bool {
     tool.is_harmless()
+}
+
+/// Refuses a key that somebody wrote who meant another one: `readonly`, `Read-Only`, `read%5Fonly`, `tool`.
+fn refuse_misspelt(key: &str) -> Result<(), Problem> {
+    /// Each key without what people write in different ways, how many letters in a row may be wrong, and as it is right.
+    const KEYS: [(&str, usize, &str); 2] = [("readonly", 2, "read_only"), ("tools", 1, "tools")];
+    let plain = key.to_ascii_lowercase().replace("%5f", "").replace("%2d", "");
+    let plain: String = plain.chars().filter(char::is_ascii_alphanumeric).take(20).collect();
+    let Some((.., meant)) = KEYS.iter().find(|(name, most, _)| differ(&plain, name) <= *most) else {
+        return Ok(());
+    };
+    let detail = format!("The endpoint's address has {:?}, which means nothing.", shown(key));
+    let problem = Problem { field: Some((*meant).into()), ..Problem::new(Code::InvalidInput, detail) };
+    Err(problem.hint(format!("Write {meant}=… instead.")).candidates(vec![(*meant).into()]))
+}
+
+/// How many letters two words differ in, from the first that differs to the last.
+fn differ(a: &str, b: &str) -> usize {
+    let before = a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count();
+    let rest = |text: &str| text.bytes().skip(before).collect::<Vec<_>>();
+    let (a, b) = (rest(a), rest(b));
+    let after = a.iter().rev().zip(b.iter().rev()).take_while(|(a, b)| a == b).count();
+    a.len().max(b.len()) - after
 }
 
 fn shown(text: &str) -> String {
@@ -186,6 +210,22 @@ mod tests {
         let hint = problem.hint.unwrap();
         assert!(hint.contains("Did you mean deploy") && hint.contains("variables"), "{hint}");
         assert!(view("tools=zzz").unwrap_err().hint.unwrap().starts_with("The groups are"));
+        for (key, meant) in [
+            ("readonly", "read_only"),
+            ("readonly=1", "read_only"),
+            ("read-only=1", "read_only"),
+            ("READ_ONLY=1", "read_only"),
+            ("readOnly=true", "read_only"),
+            ("read%5Fonly=1", "read_only"),
+            ("red_only=1", "read_only"),
+            ("tool=deploy", "tools"),
+            ("Tools=deploy", "tools"),
+        ] {
+            assert_eq!(view(key).unwrap_err().candidates, [meant], "{key}");
+        }
+        for other in ["", "&", "other=1", "token=x", "code=1", "read=1&topic=2"] {
+            assert_eq!(view(other).unwrap(), View::default(), "{other}");
+        }
         assert!(view("read_only=maybe").is_err());
         assert!(view(&format!("tools={}", "core,".repeat(101))).is_err());
     }
