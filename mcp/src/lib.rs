@@ -38,11 +38,15 @@ pub use handler::Handler;
 /// Largest request body in bytes: inline files of a deployment are the largest inputs.
 const LARGEST_BODY: usize = 4 * 1024 * 1024;
 
+/// In place of host names: any, because whoever serves the endpoint has looked at the host already.
+pub const ANY_HOST: &str = "*";
+
 /// How the endpoint is reached.
 #[derive(Debug, Clone)]
 pub struct McpConfig {
     /// Host names, with or without port, under which the endpoint may be called; loopback names always may.
-    /// Other hosts get 403, so that no web page can reach a local daemon by a name of its own.
+    /// Other hosts get 403, so that no web page can reach a local daemon by a name of its own. [`ANY_HOST`] among them
+    /// leaves that to whoever serves it.
     pub allowed_hosts: Vec<String>,
     /// Origins of web pages that may call it, as scheme://host:port; those of loopback always may.
     pub allowed_origins: Vec<String>,
@@ -75,7 +79,10 @@ impl McpConfig {
     /// The transport that the endpoint has: no sessions, JSON answers unless something is told before the answer.
     #[must_use]
     pub fn transport(self) -> StreamableHttpServerConfig {
-        let hosts = ["localhost", "127.0.0.1", "::1"].into_iter().map(String::from).chain(self.allowed_hosts);
+        let own = ["localhost", "127.0.0.1", "::1"].into_iter().map(String::from);
+        let any = self.allowed_hosts.iter().any(|host| host == ANY_HOST);
+        // The transport takes an empty list for every host.
+        let hosts = if any { Vec::new() } else { own.chain(self.allowed_hosts).collect() };
         let loopback =
             ["http://localhost:*", "http://127.0.0.1:*", "http://[::1]:*"].into_iter().map(String::from);
         StreamableHttpServerConfig::default()

@@ -23,9 +23,13 @@ struct Endpoint {
 
 impl Endpoint {
     async fn open() -> Self {
+        Self::open_under("berth.example.com").await
+    }
+
+    async fn open_under(host: &str) -> Self {
         let world = World::open().await;
         let config = McpConfig {
-            allowed_hosts: vec!["berth.example.com".into()],
+            allowed_hosts: vec![host.into()],
             allowed_origins: vec!["https://berth.example.com:443".into()],
             ct: CancellationToken::new(),
         };
@@ -151,6 +155,20 @@ async fn foreign_hosts_pages_and_sizes_are_refused() {
     assert_eq!(endpoint.send(get).await.0, StatusCode::METHOD_NOT_ALLOWED);
     let large = post(admin(), "", "tools/list", json!({ "x": "x".repeat(5 << 20) }));
     assert_eq!(endpoint.send(large).await.0, StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test]
+async fn whoever_serves_it_may_decide_about_hosts_but_pages_are_refused_still() {
+    let endpoint = Endpoint::open_under(berth_mcp::ANY_HOST).await;
+    for (header, value, status) in [
+        ("host", "berth.localhost:7700", StatusCode::OK),
+        ("host", "192.0.2.1:7700", StatusCode::OK),
+        ("origin", "https://evil.example.com", StatusCode::FORBIDDEN),
+    ] {
+        let mut request = post(admin(), "", "tools/list", json!({}));
+        request.headers_mut().insert(header, value.parse().unwrap());
+        assert_eq!(endpoint.send(request).await.0, status, "{header}: {value}");
+    }
 }
 
 #[tokio::test]
