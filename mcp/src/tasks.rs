@@ -62,13 +62,16 @@ fn task(id: String, status: TaskStatus, message: String, begun: Timestamp, moved
 
 fn deployment(detail: DeploymentDetail, answer: Answer) -> Seen {
     use DeploymentState as S;
+    // A rollout rests until somebody promotes or aborts it: with that the task has ended, and a task that has ended
+    // stays so, whatever becomes of the deployment.
+    let rested = detail.steps.iter().any(|step| step.state == S::RollingOut);
     let (status, end) = match detail.state {
-        S::Cancelled => (TaskStatus::Cancelled, None),
         S::Failed | S::RolledBack => (TaskStatus::Completed, Some(End::Failed(answer))),
-        // A rollout rests until somebody promotes or aborts it.
-        S::Live | S::Superseded | S::Retired | S::RollingOut => {
-            (TaskStatus::Completed, Some(End::Done(answer)))
-        }
+        S::Live | S::Retired | S::RollingOut => (TaskStatus::Completed, Some(End::Done(answer))),
+        _ if rested => (TaskStatus::Completed, Some(End::Done(answer))),
+        // The same is live or on its way: what was asked for is there.
+        S::Superseded if detail.nothing_new => (TaskStatus::Completed, Some(End::Done(answer))),
+        S::Cancelled | S::Superseded => (TaskStatus::Cancelled, None),
         _ => (TaskStatus::Working, None),
     };
     let waits = detail.waits_for.as_ref().map(|w| format!(", waits for {w}")).unwrap_or_default();
@@ -141,29 +144,43 @@ mod tests {
 
     #[test]
     fn a_deployment_works_until_it_rests() {
-        let detail = |state: &str| {
+        let detail = |state: &str, before: &[&str]| {
+            let steps = ["queued"].iter().chain(before).chain([&state]);
+            let steps =
+                steps.map(|s| json!({ "state": s, "at": "2026-01-01T00:00:01Z" })).collect::<Vec<_>>();
             read(
                 "web#1",
                 json!({
                     "deployment": "web#1", "environment": "production", "state": state, "settled": false,
                     "source": { "kind": "image", "image": "x" }, "by": "ada", "url": "http://web", "next": "wait",
-                    "steps": [{ "state": "queued", "at": "2026-01-01T00:00:01Z" }], "created_at": "2026-01-01T00:00:00Z",
+                    "steps": steps, "created_at": "2026-01-01T00:00:00Z",
                 }),
             )
         };
-        for (state, status, fails) in [
-            ("queued", TaskStatus::Working, None),
-            ("building", TaskStatus::Working, None),
-            ("rolling_out", TaskStatus::Completed, Some(false)),
-            ("live", TaskStatus::Completed, Some(false)),
-            ("failed", TaskStatus::Completed, Some(true)),
-            ("cancelled", TaskStatus::Cancelled, None),
+        let (working, completed, cancelled) =
+            (TaskStatus::Working, TaskStatus::Completed, TaskStatus::Cancelled);
+        let rolled = ["building", "rolling_out"];
+        for (before, state, status, fails) in [
+            (&rolled[..0], "queued", working, None),
+            (&rolled[..0], "building", working, None),
+            (&rolled[..1], "switching", working, None),
+            (&rolled[..1], "live", completed, Some(false)),
+            (&rolled[..1], "failed", completed, Some(true)),
+            (&rolled[..1], "cancelled", cancelled, None),
+            (&rolled[..0], "superseded", cancelled, None),
+            (&rolled[..1], "rolling_out", completed, Some(false)),
+            (&rolled[..], "switching", completed, Some(false)),
+            (&rolled[..], "draining", completed, Some(false)),
+            (&rolled[..], "live", completed, Some(false)),
+            (&rolled[..], "cancelled", completed, Some(false)),
+            (&rolled[..], "failed", completed, Some(true)),
         ] {
-            let seen = detail(state);
+            let seen = detail(state, before);
             let fails_here = seen.end.map(|e| !matches!(e, End::Done(_)));
-            assert_eq!((seen.task.status, fails_here, seen.by.as_str()), (status, fails, "ada"), "{state}");
+            let is = (seen.task.status, fails_here, seen.by.as_str());
+            assert_eq!(is, (status, fails, "ada"), "{before:?} {state}");
         }
-        let task = detail("building").task;
+        let task = detail("building", &[]).task;
         assert_eq!(
             (task.task_id.as_str(), task.status_message.as_deref()),
             ("web#1", Some("web#1: building"))
