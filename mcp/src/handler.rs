@@ -604,7 +604,8 @@ impl ServerHandler for Handler {
         context: RequestContext<RoleServer>,
     ) -> Result<CompleteResult, ErrorData> {
         let caller = self.caller(&context)?;
-        let found = completion::complete(&self.0.context, &caller.principal, &request).await;
+        let found =
+            completion::complete(&self.0.context, &self.0.registry, &caller.principal, &request).await;
         found.map(CompleteResult::new).map_err(|p| ErrorData::internal_error(p.to_string(), None))
     }
 }

@@ -1,4 +1,4 @@
-//! Prompts: the three jobs that people start most, written out as a procedure.
+//! Prompts: the jobs that people start most, each written out as a procedure.
 
 use rmcp::{
     ErrorData,
@@ -55,6 +55,39 @@ const RECIPES: &[Recipe] = &[
             5. If several apps are affected, call platform_status.\n\
             Report cause, evidence and the quickest safe remedy. Change nothing before I agree.",
     },
+    Recipe {
+        name: "what_broke_since_the_last_deploy",
+        title: "What broke since the last deploy?",
+        description: "Compare an app before and after its newest deployment: errors, failed requests, logs.",
+        arguments: &[("app", "Name of the app", true)],
+        text: "Find out what broke in the app {app} since its last deployment. Call with tool_read what is not in your list.\n\
+            1. Call deployment_list: when the newest went live, its commit, and what was live before.\n\
+            2. Call error_release_compare: issues that are new or came back, and how often.\n\
+            3. Call error_get for each of the worst: where in the code, since when, which commits.\n\
+            4. Call request_list with status=\"5xx\", and log_search with level=\"error\", since it went live; look whether \
+            the same was there before.\n\
+            5. If the app reports no errors to Berth, say so: then requests and logs are all the evidence.\n\
+            Report what broke, since when, for how many, which commit is likely the cause, and whether release_rollback \
+            would undo it. Change nothing before I agree.",
+    },
+    Recipe {
+        name: "set_up_a_domain",
+        title: "Set up a domain",
+        description: "Serve an app under a host name of one's own, with a certificate.",
+        arguments: &[
+            ("domain", "Host name, such as shop.example.com", true),
+            ("app", "Name of the app", true),
+        ],
+        text: "Serve the app {app} under the domain {domain}. Find the tools with tool_search if they are not in your list.\n\
+            1. Call domain_get: the domain may be there already.\n\
+            2. If it is not, call domain_add with domain and app.\n\
+            3. Call domain_get with check_dns=true and tell me exactly which DNS records to set: name, type, value. Wait \
+            until I say that they are set.\n\
+            4. Call domain_verify with wait_s=50, then domain_get. If there is no certificate, report the error in its own \
+            words and what to correct. Do not try again without a change: certificate authorities limit tries.\n\
+            5. Report the URL, until when the certificate is valid, and ask whether www or the bare name is to lead here \
+            too (domain_add with redirect_to).",
+    },
 ];
 
 pub(crate) fn list() -> Vec<Prompt> {
@@ -102,10 +135,15 @@ mod tests {
     #[test]
     fn recipes_name_only_tools_that_exist() {
         let registry = berth_tools::registry();
+        let nouns: Vec<String> = registry
+            .tools()
+            .iter()
+            .filter_map(|t| t.spec.name.split('_').next().map(|noun| format!("{noun}_")))
+            .collect();
         for recipe in RECIPES {
             let words = recipe.text.split(|c: char| !(c.is_ascii_lowercase() || c == '_'));
-            let nouns = ["app_", "deployment_", "release_", "log_", "request_", "platform_", "variable_"];
-            for word in words.filter(|w| nouns.iter().any(|n| w.starts_with(n) && w.len() > n.len())) {
+            for word in words.filter(|w| nouns.iter().any(|n| w.starts_with(n.as_str()) && w.len() > n.len()))
+            {
                 assert!(registry.get(word).is_some(), "{}: {word}", recipe.name);
             }
             for (name, ..) in recipe.arguments {

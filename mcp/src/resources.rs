@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 pub(crate) const OVERVIEW: &str = include_str!("overview.md");
 const OVERVIEW_URI: &str = "berth://docs/overview";
 
+/// The tool whose answer an issue is.
+pub(crate) const ISSUE: &str = "error_get";
+
 /// What a URI stands for.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Named {
@@ -38,6 +41,12 @@ pub(crate) fn templates() -> Vec<ResourceTemplate> {
                 "The last lines of a deployment's log; web%2342 is the deployment web#42, web the newest.",
             )
             .with_mime_type("application/json"),
+        ResourceTemplate::new("berth://issues/{issue}", "issue")
+            .with_title("An error issue")
+            .with_description(
+                "What broke and where, since when, how often, and which release brought it: WEB-7K.",
+            )
+            .with_mime_type("application/json"),
     ]
 }
 
@@ -54,6 +63,7 @@ pub(crate) fn parse(uri: &str) -> Option<Named> {
             let which = which.replace("%23", "#");
             Some(Named::Tool("deployment_log", json!({ "deployment": which })))
         }
+        ["issues", issue] if !issue.is_empty() => Some(Named::Tool(ISSUE, json!({ "issue": issue }))),
         _ => None,
     }
 }
@@ -68,9 +78,36 @@ mod tests {
         let log = Named::Tool("deployment_log", json!({ "deployment": "web#42" }));
         assert_eq!(parse("berth://deployments/web%2342/log"), Some(log));
         assert_eq!(parse("berth://apps/web"), Some(Named::Tool("app_get", json!({ "app": "web" }))));
-        for not in ["berth://apps/", "berth://apps/a/b", "file:///etc/passwd", "berth://"] {
+        let issue = Named::Tool("error_get", json!({ "issue": "WEB-7K" }));
+        assert_eq!(parse("berth://issues/WEB-7K"), Some(issue));
+        for not in ["berth://issues/", "berth://apps/", "berth://apps/a/b", "file:///etc/passwd", "berth://"]
+        {
             assert_eq!(parse(not), None, "{not}");
         }
+    }
+
+    #[test]
+    fn every_template_leads_to_a_tool_and_its_input() {
+        let registry = berth_tools::registry();
+        for template in templates() {
+            let uri = template.uri_template.replace(['{', '}'], "");
+            let Some(Named::Tool(tool, input)) = parse(&uri) else { panic!("{uri}") };
+            let known = &registry.get(tool).unwrap().input["properties"];
+            assert!(input.as_object().unwrap().keys().all(|field| known[field].is_object()), "{uri}");
+        }
+    }
+
+    #[test]
+    fn the_overview_names_only_tools_that_exist() {
+        let registry = berth_tools::registry();
+        let names: Vec<&str> = OVERVIEW.split('`').skip(1).step_by(2).collect();
+        for noun in ["app_", "deployment_", "domain_", "error_", "event_", "log_", "request_", "tool_"] {
+            for name in names.iter().filter(|n| n.starts_with(noun)) {
+                let gateway = ["tool_search", "tool_read", "tool_write"].contains(name);
+                assert!(gateway || registry.get(name).is_some(), "{name}");
+            }
+        }
+        assert!(names.contains(&"domain_add") && names.contains(&"error_get"));
     }
 
     #[test]

@@ -366,6 +366,11 @@ async fn resources_prompts_and_completions_see_what_the_caller_sees() {
     assert!(contents(&read("berth://deployments/web%231/log").await).contains("«untrusted"));
     assert!(read("berth://apps/nope").await["error"]["message"].as_str().unwrap().contains("no app"));
 
+    assert!(read("berth://issues/WEB-1").await["error"]["message"].as_str().unwrap().contains("WEB-1"));
+    let typed = json!({ "ref": { "type": "ref/resource", "uri": "berth://issues/{issue}" }, "argument": { "name": "issue", "value": "w" } });
+    let completed = endpoint.ask(admin(), "", "completion/complete", typed).await;
+    assert_eq!(completed["result"]["completion"]["values"], json!([]));
+
     let prompt = json!({ "name": "why_is_it_down", "arguments": { "app": "web" } });
     let prompt = endpoint.ask(admin(), "", "prompts/get", prompt).await;
     assert!(prompt["result"]["messages"][0]["content"]["text"].as_str().unwrap().contains("the app web"));
