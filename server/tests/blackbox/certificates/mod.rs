@@ -4,6 +4,7 @@
 
 mod advice;
 mod limits;
+mod looks;
 mod name_server;
 mod on_demand;
 mod pebble;
