@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use berth_observe::errors::{Digester, ErrorIndex, Ingest, Maps, maps::bundle::Pair};
-use berth_schemas::app::AppSettings;
+use berth_schemas::{Problem, Timestamp, app::AppSettings};
 use berth_store::{model::Visible, *};
 use serde_json::{Value, json};
 use tokio::time::sleep;
@@ -64,6 +64,18 @@ impl World {
         self.store.errors().issue(&Visible::All, &name.parse().unwrap()).await.unwrap().unwrap()
     }
 
+    /// What the issues that a query finds are called, in order of the alphabet.
+    async fn sought(&self, query: &str) -> Vec<String> {
+        let (app, now) = (Some(self.app.id), self.store.clock().now());
+        let filter = self.index.seek(query, app, now).await.unwrap().filter;
+        let order = IssueOrder::LastSeen;
+        let (rows, _) =
+            self.store.errors().issues(&Visible::All, app, &filter, order, (0, 10)).await.unwrap();
+        let mut kinds: Vec<_> = rows.into_iter().map(|row| row.kind).collect();
+        kinds.sort();
+        kinds
+    }
+
     async fn stop(self) {
         self.shutdown.cancel();
         self.digester.stopped().await;
@@ -71,6 +83,14 @@ impl World {
         self.maps.stopped().await;
         self.index.stopped().await;
     }
+}
+
+/// How often values of a field occur among the events of a query.
+async fn counted(index: &ErrorIndex, query: &str, field: &str) -> Result<Vec<(String, u64)>, Problem> {
+    let mut facets = index.facets(query, None, Timestamp::now(), vec![field.to_owned()]).await?;
+    let facet = facets.remove(0);
+    assert_eq!(facet.field, field);
+    Ok(facet.values.into_iter().map(|v| (v.value.0, v.events)).collect())
 }
 
 fn intake(store: &Store, app: &AppRow, events: &[Value]) -> NewIntake {
@@ -139,5 +159,86 @@ async fn maps_that_come_one_by_one_all_count() {
     );
     world.maps.add(world.app.id, Some("1"), vec![pair("two")]).await.unwrap();
     assert_eq!(until(["src/one.ts", "src/two.ts"]).await, []);
+    world.stop().await;
+}
+
+/// A chain of exceptions with breadcrumbs, and a message.
+fn two_events() -> [Value; 2] {
+    let raised = |kind: &str, value: &str, function: &str, file: &str| {
+        json!({ "type": kind, "value": value, "stacktrace": { "frames": [
+            { "function": function, "filename": file, "lineno": 1, "in_app": true }] } })
+    };
+    [
+        json!({
+            "platform": "python", "level": "error", "tags": { "shop": "north" },
+            "exception": { "values": [
+                raised("RootError", "connection refused", "open_socket", "net/pool.py"),
+                raised("OuterError", "checkout failed", "checkout", "shop/cart.py"),
+            ] },
+            "breadcrumbs": { "values": [
+                { "category": "http", "data": { "url": "https://pay.example/charges" } },
+                { "category": "navigation", "data": { "from": "/home", "to": "/basket" } },
+            ] },
+        }),
+        json!({ "platform": "python", "level": "warning", "message": "disk full", "tags": { "shop": "south" } }),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_query_means_is_found() {
+    let world = World::with(&two_events()).await;
+    let (chain, message, both) = (&["OuterError"][..], &["disk full"][..], &["OuterError", "disk full"][..]);
+    for (query, wanted) in [
+        ("message:[refused, nothing]", chain),
+        ("message:[\"disk full\", nothing]", message),
+        ("message:[refu*, ful*]", both),
+        ("message:[\"refu*\", nothing]", &[]),
+        ("shop:[nor*, west]", chain),
+        ("!shop:[nor*, west]", message),
+        ("shop:[\"nor*\", south]", message),
+        ("has:tags[shop]", both),
+        ("has:tag.shop", both),
+        ("has:message", both),
+        ("has:users", &[]),
+        ("tag.shop:south", message),
+        ("pool", chain),
+        ("open_socket", chain),
+        ("function:open_socket", chain),
+        ("https://pay.example/charges", chain),
+        ("basket", chain),
+    ] {
+        assert_eq!(world.sought(query).await, wanted, "{query}");
+    }
+    let unknown = world.index.seek("has:levl", None, Timestamp::now()).await.unwrap_err();
+    assert!(unknown.hint.as_deref().unwrap().contains("\"has:level\""), "{unknown:?}");
+    for (field, hint) in [("levl", "\"level\""), ("first_seen", "error_fields")] {
+        let refused = counted(&world.index, "", field).await.unwrap_err();
+        assert!(refused.hint.as_deref().unwrap().contains(hint), "{refused:?}");
+    }
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_of_an_earlier_format_is_built_anew() {
+    let world = World::with(&two_events()).await;
+    let dir = tempfile::tempdir().unwrap();
+    for _ in 0..2 {
+        let shutdown = CancellationToken::new();
+        let index = ErrorIndex::start(world.store.clone(), Some(dir.path()), shutdown.clone()).unwrap();
+        for _ in 0..500 {
+            if index.position() == 2 {
+                break;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        let python = [("python".to_owned(), 2)];
+        assert_eq!(counted(&index, "", "platform").await.unwrap(), python, "each event is there once");
+        shutdown.cancel();
+        index.stopped().await;
+        let meta = dir.path().join("meta.json");
+        let mut read: Value = serde_json::from_slice(&std::fs::read(&meta).unwrap()).unwrap();
+        read["payload"] = "1 2".into();
+        std::fs::write(&meta, read.to_string()).unwrap();
+    }
     world.stop().await;
 }

@@ -228,6 +228,13 @@ impl Event {
         own.or_else(any).map_or(self.stack.as_slice(), |e| e.stack.as_slice())
     }
 
+    /// The stacks of the chain's other exceptions, the outermost first.
+    pub fn other_stacks(&self) -> impl Iterator<Item = &[Frame]> {
+        let main = self.main_stack();
+        let stacks = self.exceptions.iter().rev().map(|e| e.stack.as_slice());
+        stacks.filter(move |stack| !std::ptr::eq(*stack, main))
+    }
+
     /// Whether something caught it, if the client tells.
     #[must_use]
     pub fn handled(&self) -> Option<bool> {
@@ -282,6 +289,16 @@ impl Event {
             .or_else(|| of("email", &user.email))
             .or_else(|| of("username", &user.username))
             .or_else(|| of("ip", &user.ip))
+    }
+}
+
+impl Crumb {
+    /// What was asked for or gone to, at most 500 bytes of it.
+    #[must_use]
+    pub fn url(&self) -> Option<&str> {
+        let data = self.data.as_ref()?;
+        let url = ["url", "to"].into_iter().find_map(|key| data.get(key)?.as_str())?;
+        Some(read::cut(url, 500))
     }
 }
 

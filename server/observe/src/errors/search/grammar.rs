@@ -41,7 +41,12 @@ pub enum Expr {
         at: usize,
     },
     /// A field that has any value.
-    Has(String),
+    Has {
+        /// Its name, as in [`Expr::Field`].
+        name: String,
+        /// Where it stands in the query, in bytes.
+        at: usize,
+    },
 }
 
 /// What is looked for.
@@ -53,8 +58,8 @@ pub enum Value {
     Phrase(String),
     /// A comparison.
     Compare(Comparison, String),
-    /// One of these.
-    OneOf(Vec<String>),
+    /// One of these, words and phrases.
+    OneOf(Vec<Value>),
 }
 
 /// How a number or a time is compared.
@@ -128,6 +133,14 @@ pub fn parse(query: &str) -> Result<Expr, QueryError> {
         None => Ok(expr),
         Some(_) => Err(QueryError::new(parser.at, "a closing parenthesis has no opening one")),
     }
+}
+
+/// The name of a field or tag without what says that it is a tag: `tags[shop]`, `tags.shop` and `tag.shop` are `shop`.
+#[must_use]
+pub fn plain(name: &str) -> &str {
+    let listed = name.strip_prefix("tags[").and_then(|n| n.strip_suffix(']'));
+    let dotted = || name.strip_prefix("tags.").or_else(|| name.strip_prefix("tag."));
+    listed.or_else(dotted).filter(|tag| !tag.is_empty()).unwrap_or(name)
 }
 
 struct Parser<'q> {
@@ -261,16 +274,14 @@ impl Parser<'_> {
     }
 
     fn field(&mut self, name: String, at: usize) -> Result<Expr, QueryError> {
-        let name = match name.strip_prefix("tags[").and_then(|n| n.strip_suffix(']')) {
-            Some(tag) => tag.to_owned(),
-            None => name.strip_prefix("tags.").map_or(name.clone(), str::to_owned),
-        };
+        let name = plain(&name).to_owned();
         let missing = || QueryError::new(at, format!("{name}: has no value")).instead(format!("has:{name}"));
         if self.rest().chars().next().is_none_or(char::is_whitespace) {
             return Err(missing());
         }
         if name == "has" {
-            return Ok(Expr::Has(self.word()));
+            let name = if self.rest().starts_with('"') { self.phrase()? } else { self.word() };
+            return Ok(Expr::Has { name: plain(&name).to_owned(), at });
         }
         let value = self.value()?;
         if value == Value::Word(String::new()) {
@@ -306,8 +317,8 @@ impl Parser<'_> {
                         break;
                     }
                     Some(',') => self.at += 1,
-                    Some('"') => values.push(self.phrase()?),
-                    Some(_) => values.push(self.until(|c| matches!(c, ',' | ']'))),
+                    Some('"') => values.push(Value::Phrase(self.phrase()?)),
+                    Some(_) => values.push(Value::Word(self.until(|c| matches!(c, ',' | ']')))),
                 }
                 if values.len() > 50 {
                     return Err(QueryError::new(begin, "a list has at most 50 values"));
@@ -393,7 +404,12 @@ mod tests {
         assert_eq!(parse("(a OR b) c"), Ok(Expr::And(vec![Expr::Or(vec![text("a"), text("b")]), text("c")])));
         assert_eq!(parse("!level:error"), Ok(Expr::Not(Box::new(field("level", "error", 1)))));
         assert_eq!(parse("-a NOT b"), parse("!a !b"));
-        assert_eq!(parse("has:user.email"), Ok(Expr::Has("user.email".into())));
+        let has = |name: &str| Ok(Expr::Has { name: name.into(), at: 0 });
+        assert_eq!(parse("has:user.email"), has("user.email"));
+        for query in ["has:shop", "has:tags[shop]", "has:tags.shop", "has:tag.shop", "has:\"shop\""] {
+            assert_eq!(parse(query), has("shop"), "{query}");
+        }
+        assert_eq!(parse("tag.shop:north"), Ok(field("shop", "north", 0)));
         assert_eq!(
             parse("tags[shop]:north tags.shop:north"),
             Ok(Expr::And(vec![field("shop", "north", 0), field("shop", "north", 17)]))
@@ -410,7 +426,7 @@ mod tests {
             |c, v: &str| Expr::Field { name: "events".into(), value: Value::Compare(c, v.into()), at: 0 };
         assert_eq!(parse("events:>10"), Ok(compare(Comparison::Greater, "10")));
         assert_eq!(parse("events:<=10"), Ok(compare(Comparison::AtMost, "10")));
-        let list = Value::OneOf(vec!["a".into(), "b c".into()]);
+        let list = Value::OneOf(vec![Value::Word("a".into()), Value::Phrase("b c".into())]);
         assert_eq!(parse("level:[a, \"b c\"]"), Ok(Expr::Field { name: "level".into(), value: list, at: 0 }));
         assert_eq!(parse("ORder"), Ok(text("ORder")));
     }

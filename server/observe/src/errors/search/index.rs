@@ -21,10 +21,10 @@ use super::{
     count::{self, ByIssue, Matching},
     grammar::Value,
 };
-use crate::errors::event::Event;
+use crate::errors::event::{Event, Frame};
 
 /// Raised when documents look different; the index is then built anew.
-const FORMAT: &str = "2";
+const FORMAT: &str = "3";
 /// Memory of the writer in bytes.
 const WRITER_BYTES: usize = 30 << 20;
 /// Events of a segment that is merged no more: merging takes memory by the size of what comes of it, and a search does
@@ -36,6 +36,12 @@ const MAX_DELETED: f32 = 0.3;
 const MAX_VALUE: usize = 300;
 /// Longest text of a document in bytes.
 const MAX_TEXT: usize = 16 << 10;
+/// Frames of a stack whose words are indexed, the innermost ones.
+const TEXT_FRAMES: usize = 30;
+/// The app's own frames of a stack that can be searched by field, the innermost ones.
+const FIELD_FRAMES: usize = 10;
+/// The same of all stacks but the main one together.
+const OTHER_FRAMES: usize = 30;
 
 /// Why the index does not answer.
 #[derive(Debug, thiserror::Error)]
@@ -153,6 +159,13 @@ impl SearchIndex {
         if format == FORMAT { row.parse().unwrap_or(0) } else { 0 }
     }
 
+    /// Whether what is in the index was written in another format: it has to go before anything is added.
+    #[must_use]
+    pub(super) fn is_outdated(&self) -> bool {
+        let payload = self.index.load_metas().ok().and_then(|m| m.payload).unwrap_or_default();
+        !payload.is_empty() && payload.split_once(' ').is_none_or(|(format, _)| format != FORMAT)
+    }
+
     /// Makes what was committed visible.
     ///
     /// # Errors
@@ -236,9 +249,8 @@ impl SearchIndex {
                 }
             }
             Value::Word(word) | Value::Phrase(word) => self.pair(name, word),
-            Value::OneOf(words) => {
-                let any = words.iter().map(|w| (Occur::Should, self.pair(name, w))).collect();
-                Box::new(BooleanQuery::new(any))
+            Value::OneOf(values) => {
+                Box::new(BooleanQuery::union(values.iter().map(|v| self.field_query(name, v)).collect()))
             }
             Value::Compare(..) => Box::new(EmptyQuery),
         }
@@ -267,11 +279,14 @@ impl SearchIndex {
         Box::new(RangeQuery::new(bound(from), bound(to)))
     }
 
-    /// Events whose texts have these words, in this order.
+    /// Events whose texts have these words, in this order; of a list, one of its values.
     #[must_use]
     pub(super) fn text_query(&self, value: &Value) -> Box<dyn Query> {
-        let (Value::Word(text) | Value::Phrase(text) | Value::Compare(_, text)) = value else {
-            return Box::new(EmptyQuery);
+        let text = match value {
+            Value::Word(text) | Value::Phrase(text) | Value::Compare(_, text) => text,
+            Value::OneOf(values) => {
+                return Box::new(BooleanQuery::union(values.iter().map(|v| self.text_query(v)).collect()));
+            }
         };
         if text.contains('*') && matches!(value, Value::Word(_)) {
             let pattern: Vec<String> = text.split('*').map(escape_regex).collect();
@@ -448,7 +463,12 @@ fn pairs(entry: &Entry<'_>) -> Vec<(String, String)> {
             add(name, Some(plain));
         }
     }
-    for frame in event.main_stack().iter().filter(|f| f.in_app).rev().take(10) {
+    let own = |stack| -> Vec<&Frame> {
+        let frames: std::slice::Iter<'_, Frame> = <[Frame]>::iter(stack);
+        frames.rev().filter(|f| f.in_app).take(FIELD_FRAMES).collect()
+    };
+    let others = event.other_stacks().flat_map(own).take(OTHER_FRAMES);
+    for frame in own(event.main_stack()).into_iter().chain(others) {
         add("function", frame.function.as_deref());
         add("file", frame.filename.as_deref());
         add("module", frame.module.as_deref());
@@ -476,7 +496,7 @@ fn text(event: &Event) -> String {
         add(Some(&message.formatted));
     }
     add(event.transaction.as_deref());
-    for frame in event.main_stack().iter().rev().take(30) {
+    for frame in event.main_stack().iter().rev().take(TEXT_FRAMES) {
         add(frame.function.as_deref());
         add(frame.filename.as_deref());
         add(frame.code.as_deref().filter(|c| c.len() < 200));
@@ -484,9 +504,15 @@ fn text(event: &Event) -> String {
     add(event.request.as_ref().and_then(|r| r.url.as_deref()));
     for crumb in event.breadcrumbs.iter().rev().take(30) {
         add(crumb.message.as_deref());
+        add(crumb.url());
     }
     for (_, value) in &event.tags {
         add(Some(value));
+    }
+    // Last, because a long chain could leave no room for the rest.
+    for frame in event.other_stacks().flat_map(|stack| stack.iter().rev().take(TEXT_FRAMES)) {
+        add(frame.function.as_deref());
+        add(frame.filename.as_deref());
     }
     text
 }

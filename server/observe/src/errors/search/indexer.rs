@@ -20,6 +20,7 @@ use berth_store::{
     ErrorEventRow, Store,
     model::{AppId, EnvironmentId},
 };
+use tantivy::query::Query;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -162,7 +163,7 @@ impl ErrorIndex {
     /// How often values of `fields` occur among the events that a query is about.
     ///
     /// # Errors
-    /// As [`ErrorIndex::seek`].
+    /// As [`ErrorIndex::seek`], or `InvalidInput` for a field that there is not.
     pub async fn facets(
         &self,
         query: &str,
@@ -175,15 +176,9 @@ impl ErrorIndex {
             let expr = grammar::parse(&query).map_err(|e| mistake(&query, &e))?;
             let planner = Planner { index: &shared.index, app, now };
             let events = planner.events(&expr).map_err(|e| wrong(&query, e))?;
-            let counts = shared.index.facets(events, app, &fields, FACET_VALUES).map_err(|e| failed(&e))?;
-            let facet = |(field, values): (String, Vec<(String, u64)>)| Facet {
-                field,
-                values: values
-                    .into_iter()
-                    .map(|(value, events)| FacetValue { value: value.into(), events })
-                    .collect(),
-            };
-            Ok(fields.into_iter().zip(counts).map(facet).collect())
+            let name = |field: &String| planner.counted(field).map_err(|e| no_facet(&e));
+            let names = fields.iter().map(name).collect::<Result<Vec<_>, _>>()?;
+            shared.facets(events, app, fields.into_iter().zip(names).collect())
         })
         .await
     }
@@ -195,6 +190,25 @@ impl ErrorIndex {
     pub async fn names(&self, app: Option<AppId>) -> Result<Vec<String>, Problem> {
         let shared = Arc::clone(&self.shared);
         aside(move || shared.index.names(app).map_err(|e| failed(&e))).await
+    }
+}
+
+impl Shared {
+    /// Counts; each of `names` is the field as it was asked for, and as the index knows it.
+    fn facets(
+        &self,
+        events: Box<dyn Query>,
+        app: Option<AppId>,
+        names: Vec<(String, String)>,
+    ) -> Result<Vec<Facet>, Problem> {
+        let (asked, known): (Vec<_>, Vec<_>) = names.into_iter().unzip();
+        let counts = self.index.facets(events, app, &known, FACET_VALUES).map_err(|e| failed(&e))?;
+        let value = |(value, events): (String, u64)| FacetValue { value: value.into(), events };
+        let facet = |(field, values): (String, Vec<_>)| Facet {
+            field,
+            values: values.into_iter().map(value).collect(),
+        };
+        Ok(asked.into_iter().zip(counts).map(facet).collect())
     }
 }
 
@@ -212,6 +226,14 @@ fn mistake(query: &str, error: &QueryError) -> Problem {
             problem.hint(format!("Perhaps {instead:?} was meant; error_fields shows the grammar."))
         }
         None => problem.hint("error_fields shows the grammar and the fields."),
+    }
+}
+
+fn no_facet(error: &QueryError) -> Problem {
+    let problem = Problem::invalid("facets", format!("{}.", error.what));
+    match &error.instead {
+        Some(instead) => problem.hint(format!("Perhaps {instead:?} was meant; error_fields lists them.")),
+        None => problem.hint("error_fields lists the fields."),
     }
 }
 
@@ -253,6 +275,10 @@ async fn follow(
         committed: Instant::now(),
         names: HashMap::new(),
     };
+    // What an earlier version wrote looks otherwise, and would be found beside what is written now.
+    if shared.index.is_outdated() {
+        follower.rebuild().await;
+    }
     // A store that is older than the index was put back from a copy: the index knows rows that came to be otherwise.
     if shared.store.errors().highest_event().await.is_ok_and(|newest| newest < position) {
         follower.rebuild().await;

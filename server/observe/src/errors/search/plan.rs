@@ -10,7 +10,7 @@ use berth_store::{IssueFilter, model::AppId};
 use tantivy::query::{AllQuery, BooleanQuery, Occur, Query};
 
 use super::{
-    grammar::{Comparison, Expr, QueryError, Value},
+    grammar::{self, Comparison, Expr, QueryError, Value},
     index::{Hit, SearchIndex},
 };
 
@@ -63,6 +63,10 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("trace", "id of the trace"),
     ("id", "id of an event"),
 ];
+
+/// Fields that are no words of the index: those of issues, times and texts.
+const NOT_COUNTED: &[&str] =
+    &["is", "assigned", "events", "users", "first_seen", "last_seen", "at", "age", "message"];
 
 /// Other names that people know.
 const ALIASES: &[(&str, &str)] = &[
@@ -158,7 +162,7 @@ impl Planner<'_> {
         Ok(match expr {
             Expr::Everything => Part::Issues(IssueFilter::All(Vec::new())),
             Expr::Text(value) => Part::Events(self.index.text_query(value)),
-            Expr::Has(name) => Part::Events(self.index.has_query(canonical(name))),
+            Expr::Has { name, at } => self.has(name, *at)?,
             Expr::Field { name, value, at } => self.field(name, value, *at)?,
             Expr::Not(inner) => match self.part(inner, scores)? {
                 Part::Issues(filter) => Part::Issues(IssueFilter::Not(Box::new(filter))),
@@ -198,6 +202,35 @@ impl Planner<'_> {
         })
     }
 
+    /// What has a field with any value. What every issue or event has excludes none.
+    fn has(&self, name: &str, at: usize) -> Result<Part, Wrong> {
+        let canonical = canonical(name);
+        Ok(match canonical {
+            "assigned" => Part::Issues(IssueFilter::Assigned(None)),
+            "users" => Part::Issues(IssueFilter::Number("users", ">", 0)),
+            name if NOT_COUNTED.contains(&name) => Part::Issues(IssueFilter::All(Vec::new())),
+            canonical if self.is_known(canonical) => Part::Events(self.index.has_query(canonical)),
+            _ => return Err(self.unknown(name, at, |near| format!("has:{near}")).into()),
+        })
+    }
+
+    fn is_known(&self, canonical: &str) -> bool {
+        FIELDS.iter().any(|(name, _)| *name == canonical) || self.index.has_name(canonical)
+    }
+
+    /// The name by which the values of a field or tag are counted.
+    pub(super) fn counted(&self, name: &str) -> Result<String, QueryError> {
+        let name = grammar::plain(name);
+        let canonical = canonical(name);
+        if !self.is_known(canonical) {
+            return Err(self.unknown(name, 0, str::to_owned));
+        }
+        if NOT_COUNTED.contains(&canonical) {
+            return Err(QueryError::new(0, format!("the values of {name} are not counted")));
+        }
+        Ok(canonical.to_owned())
+    }
+
     fn field(&self, name: &str, value: &Value, at: usize) -> Result<Part, Wrong> {
         let canonical = canonical(name);
         Ok(match canonical {
@@ -215,23 +248,23 @@ impl Planner<'_> {
                     let text = format!("{name} cannot be compared with {}", comparison.sign());
                     return Err(QueryError::new(at, text).instead(format!("{name}:<value>")).into());
                 }
-                let known = FIELDS.iter().any(|(n, _)| *n == canonical) || self.index.has_name(canonical);
-                if !known {
-                    return Err(self.unknown(name, at).into());
+                if !self.is_known(canonical) {
+                    return Err(self.unknown(name, at, |near| format!("{near}:…")).into());
                 }
                 Part::Events(self.index.field_query(canonical, value))
             }
         })
     }
 
-    fn unknown(&self, name: &str, at: usize) -> QueryError {
+    /// That there is no such field, with the nearest that there is, written as `form` says.
+    fn unknown(&self, name: &str, at: usize, form: impl Fn(&str) -> String) -> QueryError {
         let mut names: Vec<String> = FIELDS.iter().map(|(n, _)| (*n).to_owned()).collect();
         names.extend(self.index.names(self.app).unwrap_or_default());
         let near = berth_schemas::error::nearest(name, &names);
         let error =
             QueryError::new(at, format!("there is no field or tag {name:?}; error_fields lists them"));
         match near.first() {
-            Some(near) => error.instead(format!("{near}:…")),
+            Some(near) => error.instead(form(near)),
             None => error,
         }
     }
