@@ -76,6 +76,10 @@ impl World {
         kinds
     }
 
+    async fn facet(&self, query: &str, field: &str) -> Result<Vec<(String, u64)>, Problem> {
+        counted(&self.index, query, field).await
+    }
+
     async fn stop(self) {
         self.shutdown.cancel();
         self.digester.stopped().await;
@@ -211,8 +215,30 @@ async fn what_a_query_means_is_found() {
     }
     let unknown = world.index.seek("has:levl", None, Timestamp::now()).await.unwrap_err();
     assert!(unknown.hint.as_deref().unwrap().contains("\"has:level\""), "{unknown:?}");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn facets_count_events_of_matching_issues_only() {
+    let world = World::with(&two_events()).await;
+    let of = |values: &[&str]| values.iter().map(|v| ((*v).to_owned(), 1)).collect::<Vec<_>>();
+    assert_eq!(world.facet("is:open", "shop").await.unwrap(), of(&["north", "south"]));
+    let root = Principal::daemon();
+    world.store.errors().resolve(&root, &world.issue("WEB-1").await, false).await.unwrap();
+    let left = if world.sought("is:open").await == ["disk full"] { "south" } else { "north" };
+    let gone = if left == "south" { "north" } else { "south" };
+    for (query, wanted) in [
+        ("", &["north", "south"][..]),
+        ("platform:python", &["north", "south"]),
+        ("is:open", &[left]),
+        ("is:open platform:python", &[left]),
+        ("is:resolved OR shop:nowhere", &[gone]),
+        ("is:ignored", &[]),
+    ] {
+        assert_eq!(world.facet(query, "tags[shop]").await.unwrap(), of(wanted), "{query}");
+    }
     for (field, hint) in [("levl", "\"level\""), ("first_seen", "error_fields")] {
-        let refused = counted(&world.index, "", field).await.unwrap_err();
+        let refused = world.facet("", field).await.unwrap_err();
         assert!(refused.hint.as_deref().unwrap().contains(hint), "{refused:?}");
     }
     world.stop().await;

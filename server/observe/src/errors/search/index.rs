@@ -12,6 +12,7 @@ use tantivy::{
     merge_policy::LogMergePolicy,
     query::{
         AllQuery, BooleanQuery, EmptyQuery, Occur, PhraseQuery, Query, RangeQuery, RegexQuery, TermQuery,
+        TermSetQuery,
     },
     schema::{FAST, Field, INDEXED, IndexRecordOption, STRING, Schema, TextFieldIndexing, TextOptions},
     tokenizer::{TextAnalyzer, Token, TokenStream, Tokenizer},
@@ -277,6 +278,13 @@ impl SearchIndex {
             at.map_or(Bound::Unbounded, |t| Bound::Included(Term::from_field_i64(self.fields.at, t)))
         };
         Box::new(RangeQuery::new(bound(from), bound(to)))
+    }
+
+    /// Events of these issues.
+    #[must_use]
+    pub(super) fn issues_query(&self, issues: &[i64]) -> Box<dyn Query> {
+        let terms = issues.iter().map(|issue| Term::from_field_u64(self.fields.issue, unsigned(*issue)));
+        Box::new(TermSetQuery::new(terms))
     }
 
     /// Events whose texts have these words, in this order; of a list, one of its values.

@@ -17,10 +17,10 @@ use berth_schemas::{
     issue::{Facet, FacetValue},
 };
 use berth_store::{
-    ErrorEventRow, Store,
-    model::{AppId, EnvironmentId},
+    ErrorEventRow, IssueFilter, IssueOrder, Store,
+    model::{AppId, EnvironmentId, Visible},
 };
-use tantivy::query::Query;
+use tantivy::query::{BooleanQuery, Query};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -39,6 +39,8 @@ const COMMIT: Duration = Duration::from_millis(700);
 const LOOK: Duration = Duration::from_secs(30);
 /// Values of a facet.
 const FACET_VALUES: usize = 10;
+/// Issues among whose events facets are counted, if the query says something of issues.
+const FACET_ISSUES: i64 = 1_000;
 /// Orders that may wait.
 const ORDERS: usize = 64;
 
@@ -160,7 +162,8 @@ impl ErrorIndex {
         .await
     }
 
-    /// How often values of `fields` occur among the events that a query is about.
+    /// How often values of `fields` occur among the events that a query is about; if it says something of issues, among
+    /// those of the [`FACET_ISSUES`] matching issues with most events.
     ///
     /// # Errors
     /// As [`ErrorIndex::seek`], or `InvalidInput` for a field that there is not.
@@ -172,15 +175,30 @@ impl ErrorIndex {
         fields: Vec<String>,
     ) -> Result<Vec<Facet>, Problem> {
         let (shared, query) = (Arc::clone(&self.shared), query.to_owned());
-        aside(move || {
+        let (events, issues, names) = aside(move || {
             let expr = grammar::parse(&query).map_err(|e| mistake(&query, &e))?;
             let planner = Planner { index: &shared.index, app, now };
-            let events = planner.events(&expr).map_err(|e| wrong(&query, e))?;
+            let (events, issues) = planner.count(&expr).map_err(|e| wrong(&query, e))?;
             let name = |field: &String| planner.counted(field).map_err(|e| no_facet(&e));
             let names = fields.iter().map(name).collect::<Result<Vec<_>, _>>()?;
-            shared.facets(events, app, fields.into_iter().zip(names).collect())
+            Ok((events, issues, fields.into_iter().zip(names).collect::<Vec<_>>()))
         })
-        .await
+        .await?;
+        let issues = match issues {
+            Some(filter) => Some(self.most_seen(&filter, app).await?),
+            None => None,
+        };
+        let shared = Arc::clone(&self.shared);
+        aside(move || shared.facets(events, issues.as_deref(), app, names)).await
+    }
+
+    /// Rows of the issues that match, those with most events.
+    async fn most_seen(&self, filter: &IssueFilter, app: Option<AppId>) -> Result<Vec<i64>, Problem> {
+        let errors = self.shared.store.errors();
+        // Who asks sees only numbers, and was asked before which app it may be.
+        let (rows, _) =
+            errors.issues(&Visible::All, app, filter, IssueOrder::Events, (0, FACET_ISSUES)).await?;
+        Ok(rows.into_iter().map(|row| row.id).collect())
     }
 
     /// Names of fields and tags that an app's events have, the most frequent first.
@@ -198,9 +216,16 @@ impl Shared {
     fn facets(
         &self,
         events: Box<dyn Query>,
+        issues: Option<&[i64]>,
         app: Option<AppId>,
         names: Vec<(String, String)>,
     ) -> Result<Vec<Facet>, Problem> {
+        let events = match issues {
+            Some(issues) => {
+                Box::new(BooleanQuery::intersection(vec![events, self.index.issues_query(issues)]))
+            }
+            None => events,
+        };
         let (asked, known): (Vec<_>, Vec<_>) = names.into_iter().unzip();
         let counts = self.index.facets(events, app, &known, FACET_VALUES).map_err(|e| failed(&e))?;
         let value = |(value, events): (String, u64)| FacetValue { value: value.into(), events };

@@ -127,8 +127,17 @@ impl Planner<'_> {
         Ok(Sought { filter, scores })
     }
 
+    /// What to count among for a query: events by themselves, and of which issues if the query says something of those.
+    pub(super) fn count(&self, expr: &Expr) -> Result<(Box<dyn Query>, Option<IssueFilter>), Wrong> {
+        Ok(match self.part(expr, &mut None)? {
+            Part::Events(query) => (query, None),
+            Part::Issues(IssueFilter::All(parts)) if parts.is_empty() => (Box::new(AllQuery), None),
+            Part::Issues(filter) => (self.events(expr)?, Some(filter)),
+        })
+    }
+
     /// The part of a query that is about events, for counting among them; everything if there is none.
-    pub(super) fn events(&self, expr: &Expr) -> Result<Box<dyn Query>, Wrong> {
+    fn events(&self, expr: &Expr) -> Result<Box<dyn Query>, Wrong> {
         let everything = || Box::new(AllQuery) as Box<dyn Query>;
         Ok(match expr {
             Expr::And(parts) => {
