@@ -42,14 +42,8 @@ async fn what_dns_says_is_compared_with_what_it_should_say() {
     let Some((_knot, server)) = name_server(dir.path(), records).await else { return };
     let ports = Ports::free();
     let pebble = Pebble::start(&Options { dns: Some(&server), ..ports.options() }).await;
-    let more = [
-        "--dns-resolvers",
-        &server,
-        "--allow-private-sources",
-        "true",
-        "--public-addresses",
-        "198.51.100.7",
-    ];
+    let more =
+        ["--dns-resolvers", &server, "--allow-private-sources", "true", "--public-addresses", "198.51.100.7"];
     let world = World { berth: berth(&ports, &pebble, &more).await, pebble, https: ports.https };
     world.site("site").await;
     for (domain, here, says) in [
