@@ -163,7 +163,7 @@ impl ErrorIndex {
     }
 
     /// How often values of `fields` occur among the events that a query is about; if it says something of issues, among
-    /// those of the [`FACET_ISSUES`] matching issues with most events.
+    /// those of the 1,000 matching issues with most events.
     ///
     /// # Errors
     /// As [`ErrorIndex::seek`], or `InvalidInput` for a field that there is not.
