@@ -54,7 +54,7 @@ async fn an_issue_leads_to_its_cause_and_keeps_no_secret() {
         "release:1.*",
         "function:total",
         "file:*cart.py",
-        "has:shop !has:nothing",
+        "has:shop !has:logger",
         "level:error environment:production",
         "is:open (shop:south OR shop:north)",
         "events:>=3 users:1",
