@@ -67,6 +67,11 @@ async fn fill(world: &World) {
     for n in 0..48 {
         propose(world, &assistant, n).await;
     }
+    let pending = world.ok("proposal_list", json!({ "limit": 100 })).await;
+    for row in pending["proposals"].as_array().unwrap() {
+        let input = json!({ "proposal": row["proposal"], "reason": "r".repeat(490) });
+        world.ok("proposal_reject", input).await;
+    }
 }
 
 async fn propose(world: &World, who: &Principal, n: usize) {
@@ -81,12 +86,13 @@ async fn a_model_that_pages_through_a_list_meets_every_row_once() {
     let world = World::open().await;
     fill(&world).await;
     let deployments = list("deployment_list", "deployments", "deployment", 100);
+    let proposals = list("proposal_list", "proposals", "proposal", 100);
     let lists = [
         list("app_list", "apps", "name", 100),
         List { input: json!({ "app": format!("app-00-{}", "x".repeat(33)) }), ..deployments },
         list("event_list", "events", "id", 200),
         list("audit_search", "calls", "id", 200),
-        list("proposal_list", "proposals", "proposal", 100),
+        List { input: json!({ "state": "rejected" }), ..proposals },
     ];
     for list in &lists {
         let tool = list.tool;
