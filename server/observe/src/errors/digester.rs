@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use berth_schemas::{Code, Problem};
-use berth_store::{Body, DigestedEvent, IntakeRow, ItemKind, Store, WantedMap};
+use berth_store::{Body, DigestedEvent, IntakeRow, ItemKind, Store};
 use serde_json::Value;
 use tokio::time::sleep;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -233,11 +233,6 @@ fn read(item: &Parsed) -> Option<DigestedEvent> {
     let (row, body) = (&item.row, &item.body);
     let event = Event::read(body)?;
     let grouping = grouping::group(row.app.0, &event);
-    let wanted = item.missing.iter().map(|need| WantedMap {
-        debug_id: need.debug_id.clone().unwrap_or_default(),
-        release: need.release.clone().unwrap_or_default(),
-        url: need.url.clone(),
-    });
     Some(DigestedEvent {
         intake: row.id,
         app: row.app,
@@ -260,6 +255,6 @@ fn read(item: &Parsed) -> Option<DigestedEvent> {
             true => Body::Plain(body.to_string().into_bytes()),
             false => Body::Compressed(row.body.clone()),
         },
-        wanted: wanted.collect(),
+        wanted: item.missing.iter().map(apply::Need::wanted).collect(),
     })
 }

@@ -12,6 +12,7 @@ use sqlx::Row;
 use super::{
     Errors, IntakeRow, ItemKind, WantedMap, compress,
     intake::{HOUR, count_dropped, count_up, note_done},
+    maps::wait_for,
 };
 use crate::{
     database::{assembled, pieces, placeholders, storable},
@@ -446,7 +447,7 @@ impl Batch<'_, '_> {
             }
             for (_, event, _) in chunk.iter().filter(|(_, e, _)| !e.wanted.is_empty()) {
                 if let Some(id) = ids.get(&(event.app.0, event.event_id.clone())) {
-                    self.insert_wanted(*id, event).await?;
+                    wait_for(self.write, *id, &event.wanted).await?;
                 }
             }
             filed.extend(chunk.iter().filter_map(|(index, event, issue)| {
@@ -455,23 +456,6 @@ impl Batch<'_, '_> {
             }));
         }
         Ok(filed)
-    }
-
-    async fn insert_wanted(&mut self, id: i64, event: &DigestedEvent) -> Result<()> {
-        for wanted in event.wanted.iter().take(20) {
-            sqlx::query(
-                "INSERT INTO error_unmapped (event_row, app_id, debug_id, release_name, url)
-                 VALUES ($1, $2, $3, $4, $5) ON CONFLICT (event_row, debug_id, url) DO NOTHING",
-            )
-            .bind(id)
-            .bind(event.app.0)
-            .bind(wanted.debug_id.clone())
-            .bind(storable(&wanted.release, 400))
-            .bind(storable(&wanted.url, 2000))
-            .execute(self.write.conn())
-            .await?;
-        }
-        Ok(())
     }
 
     /// Brings the issues up to date, and opens those again whose decision is undone.

@@ -283,6 +283,11 @@ async fn wait_only_for(write: &mut Write<'_>, event: &ErrorEventRow, missing: &[
         .bind(event.id)
         .execute(write.conn())
         .await?;
+    wait_for(write, event.id, missing).await
+}
+
+/// Makes an event wait for more maps.
+pub(super) async fn wait_for(write: &mut Write<'_>, event: i64, missing: &[WantedMap]) -> Result<()> {
     for wanted in missing.iter().take(MAX_WANTED) {
         // Not if the event went meanwhile.
         sqlx::query(
@@ -290,7 +295,7 @@ async fn wait_only_for(write: &mut Write<'_>, event: &ErrorEventRow, missing: &[
              SELECT id, app_id, $2, $3, $4 FROM error_events WHERE id = $1
              ON CONFLICT (event_row, debug_id, url) DO NOTHING",
         )
-        .bind(event.id)
+        .bind(event)
         .bind(wanted.debug_id.clone())
         .bind(storable(&wanted.release, 400))
         .bind(storable(&wanted.url, 2000))

@@ -31,7 +31,7 @@ impl Need {
     }
 
     /// As the store keeps it.
-    pub(super) fn wanted(&self) -> WantedMap {
+    pub(in crate::errors) fn wanted(&self) -> WantedMap {
         WantedMap {
             debug_id: self.debug_id.clone().unwrap_or_default(),
             release: self.release.clone().unwrap_or_default(),
