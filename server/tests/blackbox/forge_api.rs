@@ -228,18 +228,7 @@ async fn gitea_gets_its_webhook_and_hears_how_deployments_go() {
     })
     .to_string();
     let path = payload_url.split_once("/hooks/").unwrap().1;
-    let sent = berth
-        .anonymous()
-        .request(reqwest::Method::POST, &format!("/hooks/{path}"))
-        .header("content-type", "application/json")
-        .header("x-gitea-event", "push")
-        .header("x-gitea-delivery", "1")
-        .header("x-gitea-signature", berth_forge::webhook::sign(&secret, body.as_bytes()))
-        .body(body)
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(sent.status().as_u16(), 202);
+    deliver(&berth, path, &secret, ("push", 1), body).await;
     let status = format!("/statuses/{commit}");
     let failed = forge.asked(|a| a.what.ends_with(&status) && a.body["state"] == "failure").await;
     assert_eq!(failed.body["context"], "berth/web/production");
@@ -260,6 +249,22 @@ async fn gitea_gets_its_webhook_and_hears_how_deployments_go() {
     forge.asked(|a| a.what.starts_with("DELETE")).await;
     assert_eq!(forge.refused().len(), 0, "{:#?}", forge.refused());
     assert!(!berth.log().contains(TOKEN) && !berth.log().contains(&secret), "a secret is in the log");
+}
+
+/// Sends what Gitea would to a repository's webhook, signed, and has it taken.
+async fn deliver(berth: &Berth, path: &str, secret: &str, (event, delivery): (&str, u32), body: String) {
+    let sent = berth
+        .anonymous()
+        .request(reqwest::Method::POST, &format!("/hooks/{path}"))
+        .header("content-type", "application/json")
+        .header("x-gitea-event", event)
+        .header("x-gitea-delivery", delivery.to_string())
+        .header("x-gitea-signature", berth_forge::webhook::sign(secret, body.as_bytes()))
+        .body(body)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(sent.status().as_u16(), 202);
 }
 
 #[tokio::test]
@@ -283,18 +288,7 @@ async fn a_pull_request_has_one_comment_which_is_written_again_if_somebody_delet
                 "head": side("idea"), "base": side("trunk") },
         })
         .to_string();
-        let sent = berth
-            .anonymous()
-            .request(reqwest::Method::POST, &format!("/hooks/{path}"))
-            .header("content-type", "application/json")
-            .header("x-gitea-event", "pull_request")
-            .header("x-gitea-delivery", n.to_string())
-            .header("x-gitea-signature", berth_forge::webhook::sign(&secret, body.as_bytes()))
-            .body(body)
-            .send()
-            .await
-            .unwrap();
-        assert_eq!(sent.status().as_u16(), 202);
+        deliver(&berth, &path, &secret, ("pull_request", n), body).await;
     };
     // Nothing can be fetched: each deployment fails, and the comment says so.
     let says = |a: &Asked, what: &str, n: u32| {
