@@ -45,12 +45,16 @@ pub fn random(schema: &Value, dice: &mut Dice) -> Value {
 /// An input with what a schema demands and no more.
 #[must_use]
 pub fn least(schema: &Value) -> Value {
+    least_of(schema, schema)
+}
+
+fn least_of(root: &Value, schema: &Value) -> Value {
     let required: Vec<&str> =
         schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let mut dice = Dice::new(7);
     let fields = required
         .iter()
-        .map(|name| ((*name).to_owned(), random_at(schema, &schema["properties"][*name], &mut dice, 2)));
+        .map(|name| ((*name).to_owned(), random_at(root, &schema["properties"][*name], &mut dice, 2)));
     Value::Object(fields.collect())
 }
 
@@ -109,13 +113,59 @@ pub struct Wrong {
     pub right_as_text: bool,
 }
 
-/// Every way to be wrong that a schema rules out, made from an input that is right. Each must be refused, with its field
-/// named.
+/// How deep objects within objects are looked into.
+const DEEPEST: usize = 3;
+
+/// Every way to be wrong that a schema rules out, made from an input that is right, also within its objects and lists of
+/// objects. Each must be refused, with its field named.
 #[must_use]
 pub fn wrong(schema: &Value, right: &Value) -> Vec<Wrong> {
+    wrong_in(schema, schema, right, 0)
+}
+
+fn wrong_in(root: &Value, schema: &Value, right: &Value, depth: usize) -> Vec<Wrong> {
+    let mut found = wrong_here(root, schema, right);
+    if depth == DEEPEST {
+        return found;
+    }
+    for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+        let inner = resolved(root, inner);
+        let list = inner["type"] == "array";
+        let within = if list { resolved(root, &inner["items"]) } else { inner };
+        let variants = within["oneOf"].as_array().map_or_else(|| vec![within], |all| all.iter().collect());
+        let there = if list { &right[name][0] } else { &right[name] };
+        for variant in variants.into_iter().map(|v| resolved(root, v)).filter(|v| v["properties"].is_object())
+        {
+            let fits = there.is_object() && is_variant(variant, there);
+            let right_within = if fits { there.clone() } else { least_of(root, variant) };
+            for inner in wrong_in(root, variant, &right_within, depth + 1) {
+                let mut input = right.clone();
+                if let Some(map) = input.as_object_mut() {
+                    map.insert(name.clone(), if list { json!([inner.input]) } else { inner.input });
+                }
+                found.push(Wrong { how: format!("{name}.{}", inner.how), input, ..inner });
+            }
+        }
+    }
+    found
+}
+
+fn resolved<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
+    schema["$ref"].as_str().and_then(|r| root.pointer(r.trim_start_matches('#'))).unwrap_or(schema)
+}
+
+/// Whether a value has the fixed words by which this variant is told from its siblings.
+fn is_variant(variant: &Value, value: &Value) -> bool {
+    let fields = variant["properties"].as_object().into_iter().flatten();
+    fields
+        .filter_map(|(name, inner)| Some((name, inner.get("const")?)))
+        .all(|(name, word)| value[name] == *word)
+}
+
+fn wrong_here(root: &Value, schema: &Value, right: &Value) -> Vec<Wrong> {
     let mut found = Vec::new();
     let mut add = |how: &str, field: &str, value: Option<Value>| {
-        let shape = &schema["properties"][field];
+        let shape = resolved(root, &schema["properties"][field]);
         let texts = shape["type"] == "string" || shape["items"]["type"] == "string";
         let free =
             shape["pattern"].is_null() && shape["enum"].is_null() && shape["items"]["pattern"].is_null();
@@ -131,10 +181,11 @@ pub fn wrong(schema: &Value, right: &Value) -> Vec<Wrong> {
     for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         add("left out", name, None);
     }
-    add("unknown", "no_such_field", Some(json!(1)));
+    if schema["additionalProperties"] == false {
+        add("unknown", "no_such_field", Some(json!(1)));
+    }
     for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
-        let inner =
-            inner["$ref"].as_str().and_then(|r| schema.pointer(r.trim_start_matches('#'))).unwrap_or(inner);
+        let inner = resolved(root, inner);
         let number = matches!(inner["type"].as_str(), Some("integer" | "number"));
         match inner["type"].as_str() {
             Some("string") => add(A_NUMBER, name, Some(json!(7))),
@@ -146,7 +197,7 @@ pub fn wrong(schema: &Value, right: &Value) -> Vec<Wrong> {
         if inner["type"].is_string() {
             add(LISTS, name, Some(json!([[[]]])));
         }
-        if inner["enum"].is_array() {
+        if inner["enum"].is_array() || inner["const"].is_string() {
             add("none of its values", name, Some(json!("no_such_value")));
         }
         if number && inner["maximum"].is_number() {
@@ -196,6 +247,33 @@ mod tests {
             right.as_object_mut().unwrap().remove(&one.field);
             assert_eq!(without, right, "{}", one.how);
         }
+    }
+
+    #[test]
+    fn wrong_inputs_are_made_within_objects_and_lists_of_them() {
+        let schema = json!({
+            "type": "object", "required": ["name"], "additionalProperties": false,
+            "properties": {
+                "name": { "type": "string" },
+                "target": { "oneOf": [
+                    { "type": "object", "required": ["kind", "url"], "additionalProperties": false,
+                      "properties": { "kind": { "const": "web" }, "url": { "type": "string" } } },
+                    { "type": "object", "required": ["kind"], "additionalProperties": false,
+                      "properties": { "kind": { "const": "none" } } }
+                ] },
+                "rules": { "type": "array", "items": { "$ref": "#/$defs/rule" } }
+            },
+            "$defs": { "rule": { "type": "object", "additionalProperties": false, "required": ["age"],
+                                 "properties": { "age": { "type": "integer", "minimum": 1 } } } }
+        });
+        let right = json!({ "name": "x", "target": { "kind": "web", "url": "http://x" } });
+        let all = wrong(&schema, &right);
+        let made = |how: &str| all.iter().find(|w| w.how == how).unwrap_or_else(|| panic!("{how}: {all:#?}"));
+        assert_eq!(made("target.url: left out").input, json!({ "name": "x", "target": { "kind": "web" } }));
+        let other = json!({ "name": "x", "target": { "kind": "none", "no_such_field": 1 } });
+        assert!(all.iter().any(|w| w.input == other), "{all:#?}");
+        let rules = made("rules.age: negative");
+        assert_eq!((&rules.input["rules"], rules.field.as_str()), (&json!([{ "age": -1 }]), "age"));
     }
 
     #[test]

@@ -37,6 +37,9 @@ pub struct World {
     /// What the machine must have: `git` or `docker`.
     #[serde(default)]
     pub needs: Vec<Need>,
+    /// A world that is made first, to which this one adds.
+    #[serde(default)]
+    pub extends: Option<String>,
     /// How it is made, in order.
     #[serde(default, rename = "step")]
     pub steps: Vec<Step>,
@@ -77,6 +80,9 @@ pub enum Step {
         arguments: Value,
         /// Wait for the deployment that it starts, which must end so.
         settle: Option<String>,
+        /// Call it with a token whose writes are proposals.
+        #[serde(default)]
+        propose: bool,
     },
     /// Be a visitor.
     Visit(Visit),
@@ -131,11 +137,21 @@ fn ada() -> String {
 }
 
 impl World {
-    /// Reads a world's file.
+    /// Reads a world's file, and that of the world to which it adds.
     ///
     /// # Errors
-    /// When there is none or it is not valid.
+    /// When there is none, it is not valid, or it adds to a world that adds to another.
     pub fn read(root: &Path, name: &str) -> Result<Self> {
+        let mut world = Self::read_file(root, name)?;
+        let Some(base) = &world.extends else { return Ok(world) };
+        let mut base = Self::read_file(root, base)?;
+        ensure!(base.extends.is_none(), "the world {name} adds to one that adds to another");
+        base.steps.append(&mut world.steps);
+        base.needs.extend(world.needs);
+        Ok(Self { title: world.title, extends: world.extends, ..base })
+    }
+
+    fn read_file(root: &Path, name: &str) -> Result<Self> {
         let file = root.join("worlds").join(format!("{name}.toml"));
         let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
         toml::from_str(&text).with_context(|| format!("in {}", file.display()))
@@ -301,7 +317,8 @@ impl Worlds {
 
 async fn make(place: &Place, step: &Step) -> Result<()> {
     match step {
-        Step::Tool { tool, arguments, settle } => {
+        Step::Tool { tool, arguments, propose: true, .. } => propose(place, tool, arguments).await?,
+        Step::Tool { tool, arguments, settle, .. } => {
             let answer = place.api.call(tool, arguments.clone()).await?;
             if let Some(job) = answer["job"]["job"].as_str() {
                 place.api.call("job_get", json!({ "job": job, "wait_s": 30 })).await?;
@@ -319,6 +336,19 @@ async fn make(place: &Place, step: &Step) -> Result<()> {
         Step::Push(push) => pushed(place, push).await?,
         Step::Errors(errors) => errors.happen(&place.api).await?,
     }
+    Ok(())
+}
+
+/// Calls a tool as somebody whose writes wait for approval.
+async fn propose(place: &Place, tool: &str, arguments: &Value) -> Result<()> {
+    let token = json!({ "name": "proposer", "scopes": ["write"], "mode": "propose" });
+    let made = place.api.call("token_create", token).await?;
+    let token = made["secret"].as_str().context("the token has no secret")?;
+    let (status, answer) = place.api.with_token(token).raw(tool, arguments).await?;
+    ensure!(
+        answer["code"] == "approval_required",
+        "{tool} was to be proposed, and answered {status}: {answer}"
+    );
     Ok(())
 }
 

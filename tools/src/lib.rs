@@ -23,6 +23,7 @@ pub mod first_push;
 mod follow;
 mod grants;
 mod group;
+mod input;
 mod jobs;
 mod logs;
 mod once;

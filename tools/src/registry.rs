@@ -19,6 +19,7 @@ use crate::{
     brake,
     context::Context,
     group::Group,
+    input,
     ongoing::Ongoing,
     page::Budget,
     progress::Progress,
@@ -225,7 +226,7 @@ impl Tool {
         let run: Run = Box::new(move |call, input| {
             let body = Arc::clone(&body);
             Box::pin(async move {
-                let input: I = parse_input(input)?;
+                let input: I = input::parse(&input)?;
                 let output = body(call, input).await?;
                 let (brief, ongoing) = (output.brief(), output.ongoing());
                 let output = serde_json::to_value(&output).map_err(|e| {
@@ -234,15 +235,13 @@ impl Tool {
                 Ok(Answer { output, brief, ongoing })
             })
         });
-        let check: Check = Box::new(|input| parse_input::<I>(input.clone()).map(drop));
-        let input =
-            SchemaSettings::draft2020_12().for_deserialize().into_generator().into_root_schema_for::<I>();
+        let check: Check = Box::new(|input| input::parse::<I>(input).map(drop));
         let output =
             SchemaSettings::draft2020_12().for_serialize().into_generator().into_root_schema_for::<O>();
         Self {
             spec,
             group: Group::Platform,
-            input: tidy::tidy(input.into()),
+            input: input::schema::<I>(),
             output: tidy::tidy(output.into()),
             check,
             run,
@@ -372,30 +371,6 @@ pub fn demand(what: &str, principal: &Principal, scope: Scope) -> Result<(), Pro
     Err(Problem::new(Code::Forbidden, lacks).hint(hint))
 }
 
-/// Turns JSON into a tool's typed input, with an error that names what is wrong.
-fn parse_input<I: DeserializeOwned>(input: Value) -> Result<I, Problem> {
-    let input = if input.is_null() { Value::Object(serde_json::Map::new()) } else { input };
-    serde_path_to_error::deserialize(input).map_err(|e| {
-        let text = e.inner().to_string();
-        let place = e.path().to_string();
-        // What is missing or unknown stands in the text and mostly not in the path.
-        let named = ["missing field `", "unknown field `"].iter().find_map(|p| text.strip_prefix(p));
-        let named = named.and_then(|rest| rest.split('`').next());
-        let field = match (place.as_str(), named) {
-            (".", named) => named.map(str::to_owned),
-            (place, Some(named)) if place != named && !place.ends_with(&format!(".{named}")) => {
-                Some(format!("{place}.{named}"))
-            }
-            (place, _) => Some(place.to_owned()),
-        };
-        let said = match &field {
-            Some(field) if named != Some(field) => format!("{field}: {text}"),
-            _ => text.clone(),
-        };
-        Problem { field, ..Problem::new(Code::InvalidInput, format!("The input is not valid: {said}.")) }
-    })
-}
-
 /// All tools, by name.
 #[derive(Debug)]
 pub struct Registry {
@@ -425,38 +400,5 @@ impl Registry {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Tool> {
         self.by_name.get(name).and_then(|i| self.tools.get(*i))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use berth_schemas::{app::AppUpdate, variable::VariableSet};
-    use serde_json::json;
-
-    fn problem<I: DeserializeOwned + std::fmt::Debug>(input: Value) -> (Option<String>, String) {
-        let problem = parse_input::<I>(input).unwrap_err();
-        (problem.field, problem.detail)
-    }
-
-    #[test]
-    fn a_wrong_input_is_told_by_its_field() {
-        for (input, field) in [
-            (json!({}), "app"),
-            (json!({ "app": 5 }), "app"),
-            (json!({ "app": "Not a name" }), "app"),
-            (json!({ "app": "web", "limt": 1 }), "limt"),
-            (json!({ "app": "web", "redeploy": "yes" }), "redeploy"),
-            (json!({ "app": "web", "scope": "nowhere" }), "scope"),
-            (json!({ "app": "web", "variables": { "A": 5 } }), "variables.A"),
-        ] {
-            let (found, detail) = problem::<VariableSet>(input.clone());
-            assert_eq!(found.as_deref(), Some(field), "{input}: {detail}");
-            assert!(detail.contains(field), "{detail}");
-        }
-        let (found, detail) = problem::<AppUpdate>(json!({ "app": "web", "settings": { "prot": 80 } }));
-        assert_eq!(found.as_deref(), Some("settings.prot"), "{detail}");
-        let (found, _) = problem::<AppUpdate>(json!({ "app": "web", "settings": { "port": "http" } }));
-        assert_eq!(found.as_deref(), Some("settings.port"));
     }
 }

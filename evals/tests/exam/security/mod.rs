@@ -18,7 +18,11 @@ use berth_schemas::Scope;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Map, Value, json};
 
-use crate::{berth, hints::inputs, root, store};
+use crate::{
+    berth,
+    hints::{WORLD, inputs},
+    root, store,
+};
 use routes::{Guard, ROUTES};
 
 /// An app that the stranger's project does not have, and one that nobody has.
@@ -43,7 +47,7 @@ fn tools() -> Vec<Tool> {
     let read = |file: &Path| {
         let schema: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
         let text = |field: &str| schema[field].as_str().unwrap().to_owned();
-        let input = inputs.get(&text("name")).map(|i| i.arguments.clone());
+        let input = inputs.get(&text("name")).map(|i| i.written().clone());
         Tool {
             scope: text("scope").parse().unwrap(),
             method: text("method").parse().unwrap(),
@@ -202,12 +206,11 @@ fn target(target: &str) -> String {
 #[tokio::test]
 async fn no_key_opens_a_door_that_is_not_its_own() {
     let Some(berth) = berth() else { return };
-    let place = Worlds::new(berth, root().to_path_buf()).unhurried().place("harbour").await.unwrap();
+    let place = Worlds::new(berth, root().to_path_buf()).unhurried().place(WORLD).await.unwrap();
     let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
     let doors = Doors { place, http: http.build().unwrap(), caller: AtomicU32::new(0) };
     let mut found = Findings::default();
     let tools = tools();
-    break_something(&doors).await;
 
     let good = doors.token(json!({ "name": "good", "scopes": ["admin"] })).await;
     let expired = doors.token(json!({ "name": "late", "scopes": ["admin"], "expires_in_days": 1 })).await;
@@ -334,27 +337,6 @@ fn astray(input: &Value) -> Value {
 /// What was answered, as if it had been about what is there.
 fn unnamed(text: &str) -> String {
     NAMES.iter().fold(text.to_owned(), |text, (there, not)| text.replace(not, there))
-}
-
-/// An error of the shop, so that there is an issue.
-async fn break_something(doors: &Doors) {
-    let dsn = doors.place.api.call("dsn_get", json!({ "app": THERE })).await.unwrap();
-    let dsn = dsn["dsn"].as_str().unwrap().split_once("://").unwrap().1.to_owned();
-    let (key, rest) = dsn.split_once('@').unwrap();
-    let id = "0123456789abcdef0123456789abcdef";
-    let event = json!({ "event_id": id, "message": "It broke", "level": "error" });
-    let body = format!("{}\n{}\n{event}\n", json!({ "event_id": id }), json!({ "type": "event" }));
-    let path = format!("/api/{}/envelope/", rest.rsplit('/').next().unwrap());
-    let request = doors.request(Method::POST, &path, &Key::None).body(body);
-    let auth = format!("Sentry sentry_version=7, sentry_key={key}, sentry_client=walk/1");
-    assert_eq!(doors.send(request.header("x-sentry-auth", auth)).await.status, 200);
-    for _ in 0..100 {
-        if doors.place.api.call("error_search", json!({})).await.unwrap()["total"] == 1 {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
-    panic!("the error is never filed");
 }
 
 /// A token of another project sees of an app what it would see if there were none, and changes nothing of it.
