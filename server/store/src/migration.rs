@@ -48,6 +48,7 @@ pub(crate) const ALL: &[Migration] = &[
         sql: include_str!("../migrations/0016_error_releases.sql"),
     },
     Migration { version: 17, name: "intake", sql: include_str!("../migrations/0017_intake.sql") },
+    Migration { version: 21, name: "image_maps", sql: include_str!("../migrations/0021_image_maps.sql") },
 ];
 
 /// Brings the database to the newest schema.

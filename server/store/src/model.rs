@@ -362,6 +362,9 @@ pub enum Artifact {
         /// Arguments to start it with; none for the image's own.
         #[serde(default)]
         command: Option<Vec<String>>,
+        /// Whether the data plane keeps the source maps in it from visitors.
+        #[serde(default)]
+        private_maps: bool,
     },
     /// Files served by the data plane.
     Static {
@@ -383,6 +386,8 @@ pub struct NewRelease {
     pub variables: Snapshot,
     /// Size on disk in bytes.
     pub bytes: i64,
+    /// What its errors call it, if its image is to be searched for source maps.
+    pub maps_of: Option<String>,
 }
 
 /// A release.

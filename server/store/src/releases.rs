@@ -39,11 +39,11 @@ impl Releases<'_> {
         let mut write = Write::begin(self.0).await?;
         let id: i64 = sqlx::query(
             "INSERT INTO releases (app_id, environment_id, deployment_id, artifact, settings, variables, bytes,
-                 created_at)
-             SELECT d.app_id, d.environment_id, d.id, $2, $3, $4, $5, $6 FROM deployments d WHERE d.id = $1
+                 created_at, maps_of)
+             SELECT d.app_id, d.environment_id, d.id, $2, $3, $4, $5, $6, $7 FROM deployments d WHERE d.id = $1
              ON CONFLICT (deployment_id) DO UPDATE SET artifact = excluded.artifact,
                  settings = excluded.settings, variables = excluded.variables, bytes = excluded.bytes,
-                 created_at = excluded.created_at, removed = 0
+                 created_at = excluded.created_at, removed = 0, maps_of = excluded.maps_of, maps_tries = 0
              RETURNING id",
         )
         .bind(new.deployment.0)
@@ -52,6 +52,7 @@ impl Releases<'_> {
         .bind(sealed)
         .bind(new.bytes)
         .bind(write.now.0)
+        .bind(new.maps_of)
         .fetch_optional(write.conn())
         .await?
         .ok_or_else(|| StoreError::not_found("deployment", new.deployment.0))?
@@ -96,6 +97,35 @@ impl Releases<'_> {
         let kept: Kept = serde_json::from_slice(&clear)
             .map_err(|_| StoreError::corrupt("releases", "variables", "(sealed)"))?;
         Ok(kept.into())
+    }
+
+    /// Releases with traffic whose images are still to be searched for source maps, the oldest first, with what their
+    /// errors call them.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn maps_due(self) -> Result<Vec<(ReleaseRow, String)>> {
+        let sql = SELECT.replacen("SELECT ", "SELECT r.maps_of, ", 1)
+            + " WHERE r.maps_of IS NOT NULL AND r.removed = 0
+                AND (r.live_at IS NOT NULL OR d.state = 'rolling_out') ORDER BY r.id LIMIT 100";
+        let rows = sqlx::query(assembled(sql)).fetch_all(self.0.read()).await?;
+        rows.iter().map(|r| Ok((from_row(r)?, r.try_get("maps_of")?))).collect()
+    }
+
+    /// Notes that a release's image is searched for source maps once more; how often that is by now.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn begin_maps(self, id: ReleaseId) -> Result<i64> {
+        let mut write = Write::begin(self.0).await?;
+        let row =
+            sqlx::query("UPDATE releases SET maps_tries = maps_tries + 1 WHERE id = $1 RETURNING maps_tries")
+                .bind(id.0)
+                .fetch_optional(write.conn())
+                .await?
+                .ok_or_else(|| StoreError::not_found("release", id.0))?;
+        write.commit().await?;
+        Ok(row.try_get("maps_tries")?)
     }
 
     /// Releases of an environment, newest first.

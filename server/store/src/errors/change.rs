@@ -128,26 +128,13 @@ impl Errors<'_> {
     /// When one is gone or the database fails.
     pub async fn merge(self, by: &Principal, issue: &IssueRow, into: &IssueRow) -> Result<()> {
         let mut write = Write::begin(self.0).await?;
-        move_rows(&mut write, issue.id, into.id, None).await?;
-        let gone =
-            sqlx::query("DELETE FROM error_issues WHERE id = $1 RETURNING events, first_seen, last_seen")
-                .bind(issue.id)
-                .fetch_optional(write.conn())
-                .await?
-                .ok_or_else(|| StoreError::not_found("issue", issue.reference()))?;
-        // Added, not counted anew: of what is old only the counts are left.
-        let done = sqlx::query(
-            "UPDATE error_issues SET events = events + $2,
-                 users = (SELECT COUNT(*) FROM error_users u WHERE u.issue_id = $1),
-                 first_seen = CASE WHEN first_seen < $3 THEN first_seen ELSE $3 END,
-                 last_seen = CASE WHEN last_seen > $4 THEN last_seen ELSE $4 END WHERE id = $1",
-        )
-        .bind(into.id)
-        .bind(gone.try_get::<i64, _>("events")?)
-        .bind(gone.try_get::<i64, _>("first_seen")?)
-        .bind(gone.try_get::<i64, _>("last_seen")?)
-        .execute(write.conn())
-        .await?;
+        if !join(&mut write, issue.id, into.id).await? {
+            return Err(StoreError::not_found("issue", issue.reference()));
+        }
+        let done = sqlx::query("UPDATE error_issues SET merged_by_hand = 1 WHERE id = $1")
+            .bind(into.id)
+            .execute(write.conn())
+            .await?;
         there(into, done.rows_affected())?;
         let what = format!("{} was merged into {}", issue.reference(), into.reference());
         tell(&mut write, by, into, "error.merged", what).await?;
@@ -176,6 +163,11 @@ impl Errors<'_> {
         let new = new.ok_or_else(|| StoreError::not_found("issue", issue.reference()))?;
         move_rows(&mut write, issue.id, new, Some(key)).await?;
         count_apart(&mut write, issue.id, new).await?;
+        sqlx::query("UPDATE error_issues SET split_by_hand = 1 WHERE id IN ($1, $2)")
+            .bind(issue.id)
+            .bind(new)
+            .execute(write.conn())
+            .await?;
         let what = format!("events of {} became an issue of their own", issue.reference());
         tell(&mut write, by, issue, "error.split", what).await?;
         write.commit().await?;
@@ -469,6 +461,30 @@ async fn tell(
     let data = json!({ "issue": issue.reference().to_string() });
     let event = NewEvent { kind, by: by.name.clone(), app: Some(issue.app_id), summary, data };
     write.event(event).await.map(drop)
+}
+
+/// Ends issue `from`: what it has, and what it is grouped by, is that of `into` from now on. False if it is gone already.
+pub(super) async fn join(write: &mut Write<'_>, from: i64, into: i64) -> Result<bool> {
+    move_rows(write, from, into, None).await?;
+    let gone = sqlx::query("DELETE FROM error_issues WHERE id = $1 RETURNING events, first_seen, last_seen")
+        .bind(from)
+        .fetch_optional(write.conn())
+        .await?;
+    let Some(gone) = gone else { return Ok(false) };
+    // Added, not counted anew: of what is old only the counts are left.
+    sqlx::query(
+        "UPDATE error_issues SET events = events + $2,
+             users = (SELECT COUNT(*) FROM error_users u WHERE u.issue_id = $1),
+             first_seen = CASE WHEN first_seen < $3 THEN first_seen ELSE $3 END,
+             last_seen = CASE WHEN last_seen > $4 THEN last_seen ELSE $4 END WHERE id = $1",
+    )
+    .bind(into)
+    .bind(gone.try_get::<i64, _>("events")?)
+    .bind(gone.try_get::<i64, _>("first_seen")?)
+    .bind(gone.try_get::<i64, _>("last_seen")?)
+    .execute(write.conn())
+    .await?;
+    Ok(true)
 }
 
 /// Moves groupings and events, all of an issue or those of a key.

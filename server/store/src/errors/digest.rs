@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use berth_schemas::{
     Timestamp,
-    issue::{GroupingReason, IssueState, Level},
+    issue::{GroupingReason, Level},
 };
 use serde_json::json;
 use sqlx::Row;
 
 use super::{
     Errors, IntakeRow, ItemKind, WantedMap, compress,
+    decision::{Decision, Seen},
     intake::{HOUR, count_dropped, count_up, note_done},
     maps::wait_for,
 };
@@ -106,37 +107,13 @@ struct Sum {
     new: bool,
 }
 
-/// An issue's decision, as far as events can undo it.
-struct Decision {
-    state: IssueState,
-    resolved_at: Option<i64>,
-    resolved_release: Option<i64>,
-    in_next_release: bool,
-    until: Option<i64>,
-    events: Option<i64>,
-    users: Option<i64>,
-}
-
-impl Decision {
-    /// Whether new events open the issue again; `events` and `users` are what it has by now.
-    fn undone_by(&self, sum: &Sum, now: Timestamp, events: i64, users: i64) -> bool {
-        match self.state {
-            IssueState::Open => false,
-            IssueState::Ignored => {
-                self.until.is_some_and(|t| now.0 >= t)
-                    || self.events.is_some_and(|n| events >= n)
-                    || self.users.is_some_and(|n| users >= n)
-            }
-            IssueState::Resolved => {
-                let after = self.resolved_at.is_none_or(|t| sum.last.0 > t);
-                match (sum.newest_release, self.resolved_release) {
-                    // Known on both sides: older releases still running prove nothing.
-                    (Some(seen), Some(known)) if self.in_next_release => seen > known,
-                    (Some(seen), Some(known)) => seen > known || (seen == known && after),
-                    (Some(_), None) => after,
-                    (None, _) => after && sum.any_without_release && !self.in_next_release,
-                }
-            }
+impl Sum {
+    /// What it says of a decision about the issue.
+    fn seen(&self) -> Seen {
+        Seen {
+            last: self.last,
+            newest_release: self.newest_release,
+            any_without_release: self.any_without_release,
         }
     }
 }
@@ -466,20 +443,21 @@ impl Batch<'_, '_> {
         self.add_releases(&sums).await?;
         for (issue, sum) in sums {
             let users = new_users.get(&issue).copied().unwrap_or(0);
-            let row = sqlx::query(
+            let sql = format!(
                 "UPDATE error_issues SET events = events + $2, users = users + $3,
                      first_seen = CASE WHEN first_seen < $4 THEN first_seen ELSE $4 END,
                      last_seen = CASE WHEN last_seen > $5 THEN last_seen ELSE $5 END
-                 WHERE id = $1 RETURNING number, kind, value, level, state, events, users, resolved_at, resolved_release,
-                     in_next_release, ignored_until, ignored_events, ignored_users",
-            )
-            .bind(issue)
-            .bind(sum.count)
-            .bind(users)
-            .bind(sum.first.0)
-            .bind(sum.last.0)
-            .fetch_one(self.write.conn())
-            .await?;
+                 WHERE id = $1 RETURNING number, kind, value, level, events, users, {}",
+                Decision::COLUMNS
+            );
+            let row = sqlx::query(assembled(sql))
+                .bind(issue)
+                .bind(sum.count)
+                .bind(users)
+                .bind(sum.first.0)
+                .bind(sum.last.0)
+                .fetch_one(self.write.conn())
+                .await?;
             let level = row::word(&row, "error_issues", "level", Level::parse)?;
             if sum.level > level {
                 sqlx::query("UPDATE error_issues SET level = $2 WHERE id = $1")
@@ -488,35 +466,15 @@ impl Batch<'_, '_> {
                     .execute(self.write.conn())
                     .await?;
             }
-            let decision = Decision {
-                state: row::word(&row, "error_issues", "state", IssueState::parse)?,
-                resolved_at: row.try_get("resolved_at")?,
-                resolved_release: row.try_get("resolved_release")?,
-                in_next_release: row::flag(&row, "in_next_release")?,
-                until: row.try_get("ignored_until")?,
-                events: row.try_get("ignored_events")?,
-                users: row.try_get("ignored_users")?,
-            };
+            let decision = Decision::read(&row)?;
             let now = self.write.now;
-            if sum.new || !decision.undone_by(&sum, now, row.try_get("events")?, row.try_get("users")?) {
+            if sum.new || !decision.undone_by(&sum.seen(), now, row.try_get("events")?, row.try_get("users")?)
+            {
                 continue;
             }
-            let regressed = decision.state == IssueState::Resolved;
-            sqlx::query(
-                "UPDATE error_issues SET state = 'open', regressed = $2, resolved_at = NULL, resolved_release = NULL,
-                     in_next_release = 0, ignored_until = NULL, ignored_events = NULL, ignored_users = NULL
-                 WHERE id = $1",
-            )
-            .bind(issue)
-            .bind(i64::from(regressed))
-            .execute(self.write.conn())
-            .await?;
             let what = line(&row.try_get::<String, _>("kind")?, &row.try_get::<String, _>("value")?);
-            let (kind, summary) = match regressed {
-                true => ("error.regressed", format!("A resolved error came back: {what}")),
-                false => ("error.reopened", format!("An ignored error reached its limit: {what}")),
-            };
             let environment = sum.hours.keys().next().map_or(EnvironmentId(0), |(e, _)| *e);
+            let (kind, summary) = decision.undo(self.write, issue, &what).await?;
             self.tell(kind, sum.app, row.try_get("number")?, summary, environment).await?;
         }
         Ok(())
@@ -617,7 +575,7 @@ fn happened(event: &DigestedEvent) -> Timestamp {
     }
 }
 
-fn line(kind: &str, value: &str) -> String {
+pub(super) fn line(kind: &str, value: &str) -> String {
     let value = value.lines().next().unwrap_or_default();
     if value.is_empty() || value == kind {
         kind.to_owned()

@@ -5,12 +5,16 @@ use std::collections::HashSet;
 use berth_schemas::issue::GroupingReason;
 use sqlx::Row;
 
-use super::{ErrorEventRow, Errors, compress, query::event_row};
+use super::{
+    ErrorEventRow, Errors, Joined, compress,
+    join::{by_maps, owner_of},
+    query::event_row,
+};
 use crate::{
     database::{assembled, storable},
     error::Result,
-    model::AppId,
-    row::to_json,
+    model::{AppId, ReleaseId},
+    row::{flag, to_json},
     write::Write,
 };
 
@@ -63,47 +67,104 @@ pub struct WantedMap {
     pub url: String,
 }
 
+/// What the deployments of an app brought, or are about to bring.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DeployedMaps {
+    /// Whether there are any.
+    pub any: bool,
+    /// Releases, as their errors name them, whose maps are still to be taken out of their images.
+    pub due: Vec<String>,
+}
+
 /// Maps that one event may wait for.
 const MAX_WANTED: usize = 20;
+/// Whether a map `m` is one that `u` says an event waits for. Finding by place alone is no part of it: nothing waits for
+/// that.
+pub(super) const MAP_IS_THERE: &str = "m.app_id = u.app_id
+    AND ((u.debug_id <> '' AND m.debug_id = u.debug_id)
+        OR (u.release_name <> '' AND m.release_name = u.release_name AND m.url = u.url))";
 
 impl Errors<'_> {
-    /// Keeps a map; the newest of a name counts.
+    /// Keeps maps; the newest of a name counts, and what a deployment brings takes the place of what another one of the
+    /// same release brought.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn add_map(self, map: &NewMap) -> Result<()> {
+    pub async fn add_maps(self, maps: &[NewMap]) -> Result<()> {
         let mut write = Write::begin(self.0).await?;
-        sqlx::query(
-            "INSERT INTO error_maps (app_id, debug_id, release_name, url, file, bytes, at, deployed)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-        )
-        .bind(map.app.0)
-        .bind(map.debug_id.clone())
-        .bind(map.release.as_deref().map(|r| storable(r, 400)))
-        .bind(storable(&map.url, 2000))
-        .bind(map.file.clone())
-        .bind(map.bytes)
-        .bind(write.now.0)
-        .bind(i64::from(map.deployed))
-        .execute(write.conn())
-        .await?;
+        for map in maps {
+            let (release, url) = (map.release.as_deref().map(|r| storable(r, 400)), storable(&map.url, 2000));
+            if map.deployed {
+                sqlx::query(
+                    "DELETE FROM error_maps WHERE app_id = $1 AND release_name = $2 AND url = $3 AND deployed = 1",
+                )
+                .bind(map.app.0)
+                .bind(release.clone())
+                .bind(url.clone())
+                .execute(write.conn())
+                .await?;
+            }
+            sqlx::query(
+                "INSERT INTO error_maps (app_id, debug_id, release_name, url, file, bytes, at, deployed)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            )
+            .bind(map.app.0)
+            .bind(map.debug_id.clone())
+            .bind(release)
+            .bind(url)
+            .bind(map.file.clone())
+            .bind(map.bytes)
+            .bind(write.now.0)
+            .bind(i64::from(map.deployed))
+            .execute(write.conn())
+            .await?;
+        }
         write.commit().await
     }
 
-    /// Whether deployments of an app brought maps.
+    /// What deployments of an app brought, or are about to bring.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn has_deployed_maps(self, app: AppId) -> Result<bool> {
-        let found = sqlx::query("SELECT 1 FROM error_maps WHERE app_id = $1 AND deployed = 1 LIMIT 1")
-            .bind(app.0)
-            .fetch_optional(self.0.read())
-            .await?;
-        Ok(found.is_some())
+    pub async fn deployed_maps(self, app: AppId) -> Result<DeployedMaps> {
+        // One question for each event of a script, and one answer: what is taken in between is due or there.
+        let rows = sqlx::query(
+            "SELECT maps_of AS name FROM releases WHERE app_id = $1 AND maps_of IS NOT NULL AND removed = 0
+             UNION ALL SELECT '' AS name FROM apps WHERE id = $1
+                 AND EXISTS (SELECT 1 FROM error_maps m WHERE m.app_id = $1 AND m.deployed = 1)",
+        )
+        .bind(app.0)
+        .fetch_all(self.0.read())
+        .await?;
+        let mut due = rows.iter().map(|r| Ok(r.try_get("name")?)).collect::<Result<Vec<String>>>()?;
+        let named = due.len();
+        due.retain(|name| !name.is_empty());
+        Ok(DeployedMaps { any: due.len() < named, due })
     }
 
-    /// The file of a map, by debug id, else by release and file, else the one that a deployment brought last for this
-    /// file.
+    /// Notes that the maps of a release were taken out of its image, as far as there are any. What waits for others of
+    /// them waits in vain.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn maps_taken(self, app: AppId, release: ReleaseId) -> Result<()> {
+        let mut write = Write::begin(self.0).await?;
+        sqlx::query("UPDATE releases SET maps_of = NULL WHERE id = $1")
+            .bind(release.0)
+            .execute(write.conn())
+            .await?;
+        let sql = format!(
+            "DELETE FROM error_unmapped WHERE app_id = $1 AND debug_id = '' AND url LIKE '/%'
+             AND release_name NOT IN (SELECT maps_of FROM releases WHERE app_id = $1 AND maps_of IS NOT NULL AND removed = 0)
+             AND NOT EXISTS (SELECT 1 FROM error_maps m WHERE {})",
+            MAP_IS_THERE.replace("u.", "error_unmapped.")
+        );
+        sqlx::query(assembled(sql)).bind(app.0).execute(write.conn()).await?;
+        write.commit().await
+    }
+
+    /// The file of a map, by debug id, else by release and file, else, if `by_place`, the one that a deployment brought
+    /// last for this file.
     ///
     /// # Errors
     /// When the database fails.
@@ -113,6 +174,7 @@ impl Errors<'_> {
         debug_id: Option<&str>,
         release: Option<&str>,
         url: &str,
+        by_place: bool,
     ) -> Result<Option<String>> {
         if let Some(id) = debug_id
             && let Some(file) = self.map_file(app, "debug_id = $2", [id.to_owned()]).await?
@@ -125,6 +187,9 @@ impl Errors<'_> {
             if let Some(file) = self.map_file(app, "release_name = $2 AND url = $3", named).await? {
                 return Ok(Some(file));
             }
+        }
+        if !by_place {
+            return Ok(None);
         }
         self.map_file(app, "deployed = 1 AND url = $2", [url]).await
     }
@@ -163,9 +228,7 @@ impl Errors<'_> {
     pub async fn mappable(self, limit: i64) -> Result<Vec<ErrorEventRow>> {
         let sql = format!(
             "SELECT {} FROM error_events WHERE id IN (
-                 SELECT u.event_row FROM error_unmapped u JOIN error_maps m ON m.app_id = u.app_id
-                     AND ((u.debug_id <> '' AND m.debug_id = u.debug_id)
-                         OR (u.release_name <> '' AND m.release_name = u.release_name AND m.url = u.url))
+                 SELECT u.event_row FROM error_unmapped u JOIN error_maps m ON {MAP_IS_THERE}
                  ORDER BY u.event_row DESC LIMIT $1)",
             super::query::EVENT
         );
@@ -174,7 +237,8 @@ impl Errors<'_> {
     }
 
     /// Keeps what an event became; it stays in its issue, and what comes and looks the same joins it. From now on it waits
-    /// for the maps in `missing` and for no others.
+    /// for the maps in `missing` and for no others. If all of its issue turns out to belong to another one, the two are
+    /// joined.
     ///
     /// # Errors
     /// When the database fails.
@@ -183,39 +247,25 @@ impl Errors<'_> {
         event: &ErrorEventRow,
         done: Option<Remapped>,
         missing: &[WantedMap],
-    ) -> Result<()> {
+    ) -> Result<Option<Joined>> {
         let body = done.as_ref().map(|d| compress(&d.body)).transpose()?;
         let mut write = Write::begin(self.0).await?;
+        // Issues may have been merged since the event was read.
+        let row = sqlx::query(
+            "SELECT i.id, i.split_by_hand FROM error_events e JOIN error_issues i ON i.id = e.issue_id WHERE e.id = $1",
+        )
+        .bind(event.id)
+        .fetch_optional(write.conn())
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        let (issue, split) = (row.try_get("id")?, flag(&row, "split_by_hand")?);
         wait_only_for(&mut write, event, missing).await?;
         if let (Some(done), Some(body)) = (done, body) {
-            sqlx::query("UPDATE error_events SET body = $2, grouping_key = $3 WHERE id = $1")
-                .bind(event.id)
-                .bind(body)
-                .bind(done.strict.clone())
-                .execute(write.conn())
-                .await?;
-            for key in [Some(&done.strict), done.loose.as_ref()].into_iter().flatten() {
-                sqlx::query(
-                    "INSERT INTO error_groupings (grouping_key, issue_id) VALUES ($1, $2)
-                     ON CONFLICT (grouping_key) DO NOTHING",
-                )
-                .bind(key.clone())
-                .bind(event.issue_id)
-                .execute(write.conn())
-                .await?;
-            }
-            sqlx::query(
-                "UPDATE error_issues SET kind = $2, value = $3, culprit = $4, reasons = $5 WHERE id = $1",
-            )
-            .bind(event.issue_id)
-            .bind(storable(&done.kind, 400))
-            .bind(storable(&done.value, 1000))
-            .bind(done.culprit.as_deref().map(|c| storable(c, 400)))
-            .bind(to_json("error_issues", "reasons", &done.reasons)?)
-            .execute(write.conn())
-            .await?;
+            regroup(&mut write, event.id, (issue, split), done, body).await?;
         }
-        write.commit().await
+        let joined = by_maps(&mut write, issue).await?;
+        write.commit().await?;
+        Ok(joined)
     }
 
     /// What an event waits for, in words for people.
@@ -275,6 +325,46 @@ impl Errors<'_> {
         write.commit().await?;
         Ok(new > 0)
     }
+}
+
+/// Keeps an event's new body, and has what looks the same go where such a one would go that came now.
+async fn regroup(
+    write: &mut Write<'_>,
+    event: i64,
+    (issue, split): (i64, bool),
+    done: Remapped,
+    body: Vec<u8>,
+) -> Result<()> {
+    sqlx::query("UPDATE error_events SET body = $2, grouping_key = $3 WHERE id = $1")
+        .bind(event)
+        .bind(body)
+        .bind(done.strict.clone())
+        .execute(write.conn())
+        .await?;
+    let mut owner = owner_of(write, &done.strict).await?;
+    // What was set apart by hand is not drawn back by what is only alike.
+    if let (None, Some(loose), false) = (owner, &done.loose, split) {
+        owner = owner_of(write, loose).await?;
+    }
+    for key in [Some(&done.strict), done.loose.as_ref()].into_iter().flatten() {
+        sqlx::query(
+            "INSERT INTO error_groupings (grouping_key, issue_id) VALUES ($1, $2)
+             ON CONFLICT (grouping_key) DO NOTHING",
+        )
+        .bind(key.clone())
+        .bind(owner.unwrap_or(issue))
+        .execute(write.conn())
+        .await?;
+    }
+    sqlx::query("UPDATE error_issues SET kind = $2, value = $3, culprit = $4, reasons = $5 WHERE id = $1")
+        .bind(issue)
+        .bind(storable(&done.kind, 400))
+        .bind(storable(&done.value, 1000))
+        .bind(done.culprit.as_deref().map(|c| storable(c, 400)))
+        .bind(to_json("error_issues", "reasons", &done.reasons)?)
+        .execute(write.conn())
+        .await?;
+    Ok(())
 }
 
 /// Makes an event wait for `missing` instead of what it waited for.

@@ -4,8 +4,10 @@
 //! [`Errors::digest`] makes issues and events of it, many at a time in one transaction. Bodies are JSON or bytes, compressed with Zstandard.
 
 mod change;
+mod decision;
 mod digest;
 mod intake;
+mod join;
 mod maps;
 mod query;
 
@@ -18,7 +20,8 @@ use zstd::bulk::{Compressor, Decompressor};
 pub use change::{ErrorsKept, Until};
 pub use digest::{Body, DigestedEvent, Filed};
 pub use intake::{IntakeRow, NewIntake};
-pub use maps::{NewMap, Remapped, WantedMap};
+pub use join::Joined;
+pub use maps::{DeployedMaps, NewMap, Remapped, WantedMap};
 pub use query::{ErrorReleaseRow, IssueFilter, IssueOrder, ReleaseStats};
 
 use crate::{

@@ -143,6 +143,7 @@ pub fn new_release(deployment: DeploymentId) -> NewRelease {
             port: 8080,
             built: true,
             command: None,
+            private_maps: false,
         },
         settings: AppSettings::default(),
         variables: Snapshot {
@@ -157,5 +158,6 @@ pub fn new_release(deployment: DeploymentId) -> NewRelease {
             }],
         },
         bytes: 1000,
+        maps_of: None,
     }
 }

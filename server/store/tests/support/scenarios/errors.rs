@@ -55,7 +55,7 @@ async fn sent(world: &World, app: &AppRow, events: &[(u32, &str, &str, &str)]) {
     assert_eq!(errors.backlog().await.unwrap(), 0);
 }
 
-async fn issue(world: &World, number: i64) -> IssueRow {
+pub async fn issue(world: &World, number: i64) -> IssueRow {
     let which = format!("WEB-{number}").parse().unwrap();
     world.store.errors().issue(&Visible::All, &which).await.unwrap().unwrap()
 }

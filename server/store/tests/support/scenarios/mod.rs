@@ -5,6 +5,7 @@ mod deploying;
 mod dns_providers;
 mod domains;
 mod environments;
+mod error_maps;
 mod errors;
 mod grants;
 mod identity;
@@ -20,6 +21,7 @@ pub use deploying::*;
 pub use dns_providers::*;
 pub use domains::*;
 pub use environments::*;
+pub use error_maps::*;
 pub use errors::*;
 pub use grants::*;
 pub use identity::*;
@@ -46,6 +48,9 @@ macro_rules! scenarios {
             events_become_issues_and_are_counted_once,
             a_resolved_issue_comes_back_in_a_newer_release_only,
             merged_and_split_issues_stay_so,
+            late_maps_join_what_is_one_error,
+            maps_do_not_join_what_people_or_frames_keep_apart,
+            what_waits_for_maps_of_an_image_waits_until_they_are_taken,
             what_is_old_goes_and_its_counts_stay,
             the_intake_goes_on_where_it_was_read_to,
             what_an_earlier_version_accepted_is_read,
