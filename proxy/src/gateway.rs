@@ -73,6 +73,8 @@ pub(crate) enum Own {
     Files(Arc<ReleaseTarget>),
     Notice(Notice),
     Redirect(StatusCode, String),
+    /// Nothing, as if it were not there.
+    Hidden,
 }
 
 /// Who answers a request, once it waits for nothing any more.
@@ -131,6 +133,9 @@ impl Gateway {
             let hold = match self.route(exchange, session.req_header()) {
                 Routed::Release(target) => {
                     return Ok(match target.backend() {
+                        Backend::Containers(replicas) if replicas.hides(session.req_header().uri.path()) => {
+                            Answerer::Own(Own::Hidden)
+                        }
                         Backend::Containers(_) => Answerer::Containers,
                         Backend::Static(_) => Answerer::Own(Own::Files(target)),
                     });
@@ -161,6 +166,7 @@ impl Gateway {
         match answer {
             Own::Notice(notice) => self.answer(session, exchange, &notice).await,
             Own::Redirect(status, to) => redirect(session, exchange, status, &to).await,
+            Own::Hidden => not_found(session, exchange).await,
             Own::Files(target) => {
                 if let Backend::Static(files) = target.backend() {
                     files.serve(session, &exchange.stamp()).await?;
@@ -199,6 +205,15 @@ async fn redirect(
     head.insert_header(header::LOCATION, to)?;
     head.insert_header(header::CONTENT_LENGTH, 0)?;
     exchange.stamp().mark(&mut head)?;
+    session.write_response_header(Box::new(head)).await?;
+    Ok(true)
+}
+
+async fn not_found(session: &mut ServerSession, exchange: &Exchange) -> Result<bool> {
+    let mut head = ResponseHeader::build(StatusCode::NOT_FOUND, Some(4))?;
+    head.insert_header(header::CONTENT_LENGTH, 0)?;
+    exchange.stamp().mark(&mut head)?;
+    session.set_total_drain_timeout(Some(Duration::from_secs(5)));
     session.write_response_header(Box::new(head)).await?;
     Ok(true)
 }

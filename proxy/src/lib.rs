@@ -33,6 +33,7 @@ mod hold;
 mod ip_list;
 mod listener;
 mod lock;
+mod maps;
 mod on_demand;
 mod page;
 mod path_rules;

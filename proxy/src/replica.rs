@@ -20,6 +20,7 @@ use arc_swap::ArcSwap;
 use pingora::{ErrorType, OrErr as _, upstreams::peer::HttpPeer};
 
 use crate::{
+    maps::is_script_map,
     target::TargetOptions,
     upstream::{IdleUpstreams, Upstream},
 };
@@ -209,6 +210,11 @@ pub(crate) struct ReplicaSet {
 }
 
 impl ReplicaSet {
+    /// Whether visitors are not to see what lies at this path.
+    pub(crate) fn hides(&self, path: &str) -> bool {
+        self.options.private_maps && is_script_map(path)
+    }
+
     pub(crate) fn new(replicas: Vec<ReplicaAddr>, options: TargetOptions) -> Self {
         let replicas: Vec<_> = replicas.iter().map(|at| Arc::new(Replica::new(at, &options))).collect();
         Self { replicas: ArcSwap::from_pointee(replicas), options, turn: AtomicUsize::new(0) }

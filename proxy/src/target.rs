@@ -52,6 +52,8 @@ pub struct TargetOptions {
     /// How long an unused connection to a replica is kept. Below the 5 s after which Node's HTTP server closes
     /// idle connections, so that the proxy lets go first.
     pub idle_timeout: Duration,
+    /// Whether source maps of scripts (`*.js.map`) are answered with 404, as if there were none. The app is not asked.
+    pub private_maps: bool,
 }
 
 impl Default for TargetOptions {
@@ -60,6 +62,7 @@ impl Default for TargetOptions {
             connect_timeout: Duration::from_secs(3),
             response_timeout: Duration::from_secs(120),
             idle_timeout: Duration::from_secs(4),
+            private_maps: false,
         }
     }
 }

@@ -256,6 +256,24 @@ async fn answers_are_counted_by_what_the_app_did() {
 }
 
 #[tokio::test]
+async fn source_maps_are_as_if_not_there_where_they_are_private() {
+    let app = App::start("app").await;
+    let proxy = Proxy::start();
+    let private = TargetOptions { private_maps: true, ..TargetOptions::default() };
+    proxy.route(&release_with(1, &[app.addr], private));
+    for (path, status) in
+        [("/main.js.map", 404), ("/main.js%2Emap?x", 404), ("/main.js", 200), ("/level.map", 200)]
+    {
+        assert_eq!(proxy.get(path).await.status(), status, "{path}");
+    }
+    let post = proxy.client().post(proxy.url("/main.js.map")).body("x").send().await.expect("an answer");
+    assert_eq!(post.status(), 404);
+    assert_eq!(app.hits(), 2, "the app is not asked for them");
+    proxy.route(&release(2, &[app.addr]));
+    assert_eq!(proxy.get("/main.js.map").await.status(), 200);
+}
+
+#[tokio::test]
 async fn an_upgrade_is_an_answer_however_it_ends() {
     let (addr, _) = raw_app(|socket| async move {
         let Ok(mut socket) = tokio_tungstenite::accept_async(socket).await else { return };
