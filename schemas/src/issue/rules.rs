@@ -72,8 +72,8 @@ pub struct ErrorRules {
     #[schemars(range(min = 1, max = 100_000))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rollback_events: Option<u32>,
-    /// Serve the source maps of releases of plain files to everybody. Else they are taken out of a release, and Berth alone
-    /// uses them. Counts from the next deployment.
+    /// Serve the source maps of what Berth built to everybody. Else they are taken out of a release of plain files, those in
+    /// an image are answered with 404 (`*.js.map`), and Berth alone uses them. Counts from the next deployment.
     pub public_maps: bool,
 }
 
@@ -136,7 +136,7 @@ pub struct ErrorRulesSet {
     #[schemars(range(min = 0, max = 100_000))]
     #[serde(default)]
     pub rollback_events: Option<u32>,
-    /// Serve the source maps of releases of plain files to everybody. Counts from the next deployment.
+    /// Serve the source maps of what Berth built to everybody. Counts from the next deployment.
     #[serde(default)]
     pub public_maps: Option<bool>,
 }

@@ -187,8 +187,9 @@ impl Inner {
             DockerfileSource::InTree { .. } => start_command(attempt)?,
         };
         let bytes = i64::try_from(built.size_bytes).unwrap_or(i64::MAX);
-        let artifact =
-            Artifact::Image { image_id: built.image_id, reference: tag, port, built: true, command };
+        let private_maps = self.hides_maps(attempt.app.id).await?;
+        let image_id = built.image_id;
+        let artifact = Artifact::Image { image_id, reference: tag, port, built: true, command, private_maps };
         self.record_release(attempt, artifact, bytes).await
     }
 

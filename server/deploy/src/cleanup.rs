@@ -18,6 +18,7 @@ use crate::{
     build_cache::own_bytes,
     docker::{ImageSummary, label},
     fault::engine_problem,
+    image_maps,
     pipeline::Inner,
     room::Room,
     stall,
@@ -122,7 +123,8 @@ impl Inner {
             plan.remove(action, "release_files", path, bytes, "no kept release uses them");
         }
         for (name, bytes) in found.work {
-            if at_work.iter().any(|d| d.id.0.to_string() == name) {
+            let read = name.starts_with(image_maps::WORK_PREFIX);
+            if read || at_work.iter().any(|d| d.id.0.to_string() == name) {
                 continue;
             }
             let action = Action::Files(self.config.data_dir.join("work").join(&name));

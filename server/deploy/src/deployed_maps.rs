@@ -12,12 +12,21 @@ use crate::{
     attempt::{Attempt, io_problem},
     errors::error_release,
     fault::Halt,
+    journal::Journal,
     limits,
     pipeline::Inner,
 };
 
 /// Damaged maps that a deployment's log names.
 const NAMED: usize = 5;
+
+/// Names the files in a deployment's log whose maps are damaged.
+pub(crate) async fn name_damaged(journal: &Journal, files: &[String]) {
+    for file in files.iter().take(NAMED) {
+        let line = format!("the source map of {file} cannot be used");
+        journal.line(BuildLineKind::Warning, None, line).await;
+    }
+}
 
 impl Inner {
     /// Takes the maps of the release that lies in `folder`. A map that cannot be used stops no deployment; it is named in
@@ -44,10 +53,7 @@ impl Inner {
         }
         let whose = if rules.public_maps { "served, too" } else { "kept for reading errors and not served" };
         attempt.journal.note(format!("{kept} source maps are {whose}")).await;
-        for url in damaged.iter().take(NAMED) {
-            let line = format!("the source map of {url} cannot be used");
-            attempt.journal.line(BuildLineKind::Warning, None, line).await;
-        }
+        name_damaged(&attempt.journal, &damaged).await;
         Ok(())
     }
 
@@ -65,7 +71,7 @@ impl Inner {
         let read =
             self.blocking(attempt, "reading a source map", limits::FILES, move |_| found.read()).await?;
         let Some(pair) = read.map_err(|e| problem(&e))? else { return Ok(false) };
-        if let Err(error) = maps.add_deployed(attempt.app.id, release, pair).await {
+        if let Err(error) = maps.add_deployed(attempt.app.id, release, pair, Vec::new()).await {
             tracing::warn!(%error, app = %attempt.app.slug, "a source map of a release cannot be used");
             return Ok(false);
         }

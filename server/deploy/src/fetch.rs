@@ -280,6 +280,8 @@ impl Inner {
             port,
             built: false,
             command,
+            // Not of Berth's building.
+            private_maps: false,
         };
         self.record_release(attempt, artifact, i64::try_from(info.size_bytes).unwrap_or(i64::MAX)).await
     }

@@ -24,6 +24,7 @@ mod fault;
 mod fetch;
 mod gate;
 mod heal;
+mod image_maps;
 mod jobs;
 mod journal;
 mod limits;

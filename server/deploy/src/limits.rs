@@ -26,6 +26,8 @@ pub(crate) const START: Duration = Duration::from_secs(5 * 60);
 pub(crate) const CHECK_GRACE: Duration = Duration::from_secs(30);
 /// Waiting for whoever else changes what serves: a job, or containers that are being put right.
 pub(crate) const GATE: Duration = Duration::from_secs(15 * 60);
+/// Looking for source maps in an image, which nothing waits for.
+pub(crate) const IMAGE_MAPS: Duration = Duration::from_secs(10 * 60);
 /// A question to a release that serves.
 pub(crate) const ASK: Duration = Duration::from_secs(5);
 /// Open requests to a release that gets no new ones, where none was set.

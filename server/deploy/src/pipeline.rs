@@ -118,6 +118,12 @@ pub(crate) struct Inner {
     pub(crate) pushed: Notify,
     /// One at a time moves the refs of an app's own repository. Whoever is inside goes through none of the other gates.
     pub(crate) repositories: Gates<AppId>,
+    /// One at a time reads or removes an image.
+    pub(crate) image_reads: Gates<String>,
+    /// Names of the containers that images are read through now.
+    pub(crate) copying: Mutex<HashSet<String>>,
+    /// There may be images to be searched for source maps.
+    pub(crate) maps_due: Notify,
     /// Refs may have moved of which no push was kept.
     pub(crate) refs_to_look_at: Notify,
     /// Places of those who fetch and push.
@@ -203,6 +209,9 @@ impl Pipeline {
             wake: Notify::new(),
             pushed: Notify::new(),
             repositories: Gates::default(),
+            image_reads: Gates::default(),
+            copying: Mutex::default(),
+            maps_due: Notify::new(),
             refs_to_look_at: Notify::new(),
             git_slots: GitSlots::default(),
             settled: broadcast::channel(256).0,
@@ -219,6 +228,7 @@ impl Pipeline {
         inner.spawn(Arc::clone(&inner).follow_engine());
         inner.spawn(Arc::clone(&inner).clean_regularly());
         inner.spawn(Arc::clone(&inner).watch_disks());
+        inner.spawn(Arc::clone(&inner).take_image_maps());
         inner.spawn(Arc::clone(&inner).wake_sleepers());
         inner.spawn(Arc::clone(&inner).look_after_previews());
         inner.spawn(Arc::clone(&inner).follow_domains());

@@ -1,12 +1,14 @@
 //! Making, finding and dropping releases.
 
-use berth_schemas::{Code, EnvironmentName, Problem};
+use berth_schemas::{Code, EnvironmentName, Problem, issue::ErrorRules};
 use berth_store::model::{
-    AppRow, Artifact, DeploymentRow, DeploymentSource, EnvironmentId, NewRelease, ReleaseId, ReleaseRow,
+    AppId, AppRow, Artifact, DeploymentRow, DeploymentSource, EnvironmentId, NewRelease, ReleaseId,
+    ReleaseRow,
 };
 
 use crate::{
     attempt::{Attempt, remove_dir},
+    errors::error_release,
     fault::{Halt, engine_problem},
     fetch::start_command,
     pipeline::Inner,
@@ -39,7 +41,8 @@ impl Inner {
         bytes: i64,
     ) -> Result<ReleaseRow, Halt> {
         let branch = branch_of(&attempt.row.source).map(str::to_owned);
-        self.record_release_of(attempt, artifact, bytes, branch).await
+        let commit = attempt.row.commit.clone();
+        self.record_release_of(attempt, artifact, bytes, (branch, commit)).await
     }
 
     async fn record_release_of(
@@ -47,9 +50,11 @@ impl Inner {
         attempt: &Attempt,
         artifact: Artifact,
         bytes: i64,
-        branch: Option<String>,
+        (branch, commit): (Option<String>, Option<String>),
     ) -> Result<ReleaseRow, Halt> {
         let variables = self.snapshot(attempt, branch).await?;
+        let searched = self.config.maps.is_some() && matches!(artifact, Artifact::Image { built: true, .. });
+        let maps_of = searched.then(|| error_release(&attempt.row.reference(), commit.as_deref()));
         // Settings may have changed while it was built; those it was built with are the ones it runs with.
         stall::before("release").await;
         let release = self
@@ -61,6 +66,7 @@ impl Inner {
                 settings: attempt.app.settings.clone(),
                 variables,
                 bytes,
+                maps_of,
             })
             .await?;
         stall::after("release").await;
@@ -74,17 +80,25 @@ impl Inner {
             self.store.deployments().set_commit(attempt.row.id, commit, old.message.as_deref()).await?;
         }
         let artifact = match old.artifact {
-            Artifact::Image { image_id, reference, port, built, command } => {
+            Artifact::Image { image_id, reference, port, built, command, .. } => {
                 let port = attempt.app.settings.port.unwrap_or(port);
                 // A generated image has the start command of its time in it; a changed one goes over it.
                 let changed = attempt.app.settings.start_command != old.settings.start_command;
                 let command = if changed { start_command(attempt)? } else { command };
-                Artifact::Image { image_id, reference, port, built, command }
+                let private_maps = built && self.hides_maps(attempt.app.id).await?;
+                Artifact::Image { image_id, reference, port, built, command, private_maps }
             }
             files @ Artifact::Static { .. } => files,
         };
         let branch = self.store.releases().variables(old.id).await?.branch;
-        self.record_release_of(attempt, artifact, old.bytes, branch).await
+        let commit = old.commit.or_else(|| attempt.row.commit.clone());
+        self.record_release_of(attempt, artifact, old.bytes, (branch, commit)).await
+    }
+
+    /// Whether visitors are not to see the source maps of an app.
+    pub(crate) async fn hides_maps(&self, app: AppId) -> Result<bool, Halt> {
+        let rules: ErrorRules = self.store.errors().settings(app).await?.unwrap_or_default();
+        Ok(!rules.public_maps)
     }
 
     /// Drops what a deployment made that did not become live: its release with containers and image or files, or
@@ -176,6 +190,7 @@ impl Inner {
         match &release.artifact {
             Artifact::Image { built: false, .. } => {}
             Artifact::Image { image_id, reference, built: true, .. } => {
+                let _unread = self.image_reads.enter(image_id.clone()).await;
                 if !self.store.releases().reference_in_use(reference).await? {
                     self.remove_image(reference).await;
                 }

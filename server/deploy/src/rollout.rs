@@ -165,6 +165,7 @@ impl Inner {
             self.collect_logs(&attempt.app, release, &up);
             candidate.replace(up);
         }
+        self.maps_due.notify_one();
         // Whoever waited for the part of the traffic learns of it.
         let _ = self.settled.send(());
         match self.await_promotion(attempt, &mut candidate).await {

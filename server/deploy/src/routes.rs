@@ -342,7 +342,9 @@ impl Routes {
         release: &ReleaseRow,
         containers: &[Running],
     ) -> Arc<ReleaseTarget> {
-        ReleaseTarget::containers(label(app, release), replica_addrs(containers), TargetOptions::default())
+        let private_maps = matches!(release.artifact, Artifact::Image { private_maps: true, .. });
+        let options = TargetOptions { private_maps, ..TargetOptions::default() };
+        ReleaseTarget::containers(label(app, release), replica_addrs(containers), options)
     }
 
     /// A target of files.

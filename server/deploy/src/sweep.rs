@@ -12,6 +12,7 @@ use berth_store::model::{AppRow, Artifact, ReleaseId, ReleaseRow, Visible};
 use crate::{
     docker::{ContainerSummary, ImageSummary, NetworkSummary, Workload, label},
     fault::engine_problem,
+    lock::lock,
     pipeline::Inner,
 };
 
@@ -37,6 +38,10 @@ impl Inner {
         let mut known: HashMap<ReleaseId, Option<ReleaseRow>> = HashMap::new();
         for container in &containers {
             let Some(release) = release_of(container) else {
+                // An image is just being read through it.
+                if lock(&self.copying).contains(&container.name) {
+                    continue;
+                }
                 self.remove_stray(container).await;
                 continue;
             };

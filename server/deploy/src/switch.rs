@@ -38,6 +38,7 @@ impl Inner {
         let old = self.hand_over(attempt, release, target).await?;
         self.moved(attempt.row.id, DeploymentState::Draining, None);
         attempt.journal.enter(DeploymentState::Draining);
+        self.maps_due.notify_one();
         if let Some(containers) = &containers {
             self.collect_logs(&attempt.app, release, containers);
             self.begin_watch(&attempt.app, release.id);

@@ -121,6 +121,10 @@ impl Engine for Docker {
         self.update_restart_policy(id, policy).await
     }
 
+    async fn copy_out(&self, id: &ContainerId, path: &str) -> Result<Option<ContextStream>, EngineError> {
+        self.archive_of(id, path).await
+    }
+
     async fn list_containers(&self) -> Result<Vec<ContainerSummary>, EngineError> {
         self.own_containers().await
     }

@@ -11,16 +11,17 @@ use bollard::models::{
     RestartPolicyNameEnum,
 };
 use bollard::query_parameters::{
-    CreateContainerOptions, InspectContainerOptions, KillContainerOptions, ListContainersOptions,
-    RemoveContainerOptions, RenameContainerOptions, StartContainerOptions, StopContainerOptions,
-    WaitContainerOptions,
+    CreateContainerOptions, DownloadFromContainerOptions, InspectContainerOptions, KillContainerOptions,
+    ListContainersOptions, RemoveContainerOptions, RenameContainerOptions, StartContainerOptions,
+    StopContainerOptions, WaitContainerOptions,
 };
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
+use tokio::time::timeout;
 
 use super::client::{Docker, QUICK, SLOW};
 use super::engine::{
     ContainerExit, ContainerId, ContainerPhase, ContainerSpec, ContainerState, ContainerSummary,
-    RestartPolicy,
+    ContextStream, RestartPolicy,
 };
 use super::error::EngineError;
 use super::network::checked;
@@ -188,6 +189,32 @@ impl Docker {
         let id = id.to_string();
         let body = ContainerUpdateBody { restart_policy: Some(restart_policy(policy)), ..Default::default() };
         self.call(&what, QUICK, |c| async move { c.update_container(&id, body).await }).await
+    }
+
+    pub(super) async fn archive_of(
+        &self,
+        id: &ContainerId,
+        path: &str,
+    ) -> Result<Option<ContextStream>, EngineError> {
+        self.must_own_container(id).await?;
+        let client = self.client().await?;
+        let what = format!("reading {path} in container {}", id.short());
+        let options = DownloadFromContainerOptions { path: path.to_owned() };
+        let mut chunks = client.download_from_container(id.as_str(), Some(options)).boxed();
+        // Whether there is anything shows in the first answer.
+        let first = match timeout(SLOW, chunks.next()).await {
+            Ok(Some(Ok(first))) => first,
+            Ok(Some(Err(error))) => {
+                return match self.translate(&what, error).await {
+                    EngineError::NotFound { .. } => Ok(None),
+                    other => Err(other),
+                };
+            }
+            Ok(None) => return Ok(None),
+            Err(_) => return Err(EngineError::TimedOut { what, after: SLOW }),
+        };
+        let rest = chunks.map(|chunk| chunk.map_err(std::io::Error::other));
+        Ok(Some(stream::iter([Ok(first)]).chain(rest).boxed()))
     }
 
     pub(super) async fn own_containers(&self) -> Result<Vec<ContainerSummary>, EngineError> {

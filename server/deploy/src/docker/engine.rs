@@ -26,7 +26,7 @@ use crate::probe::Listening;
 pub type LogStream = BoxStream<'static, Result<LogLine, EngineError>>;
 /// Events of this instance's containers.
 pub type EventStream = BoxStream<'static, Result<EngineEvent, EngineError>>;
-/// The tar stream of a build context.
+/// A tar stream: of a build context, or out of a container.
 pub type ContextStream = BoxStream<'static, std::io::Result<Bytes>>;
 
 /// A container engine, seen by one Berth instance.
@@ -102,6 +102,9 @@ pub trait Engine: Send + Sync {
     async fn wait_exit(&self, id: &ContainerId) -> Result<ContainerExit, EngineError>;
     /// Changes what happens when the container's process ends.
     async fn set_restart_policy(&self, id: &ContainerId, policy: RestartPolicy) -> Result<(), EngineError>;
+    /// What lies at `path` in a container, running or not, as a tar archive in which the last part of the path is the
+    /// first of all names. `None` if nothing lies there.
+    async fn copy_out(&self, id: &ContainerId, path: &str) -> Result<Option<ContextStream>, EngineError>;
     /// This instance's containers, running or not.
     async fn list_containers(&self) -> Result<Vec<ContainerSummary>, EngineError>;
     /// Where the proxy reaches `port` of a running container.

@@ -153,6 +153,8 @@ pub struct ImageInfo {
     pub labels: Labels,
     /// User that its process runs as; empty means root.
     pub user: String,
+    /// Directory that its process starts in; empty for the root.
+    pub working_dir: String,
     /// Entry point and command.
     pub command: Vec<String>,
     /// Whether it declares a `HEALTHCHECK`.

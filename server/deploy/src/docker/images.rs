@@ -37,6 +37,7 @@ impl Docker {
             size_bytes: image.size.and_then(|n| u64::try_from(n).ok()).unwrap_or_default(),
             labels: config.labels.unwrap_or_default().into_iter().collect(),
             user: config.user.unwrap_or_default(),
+            working_dir: config.working_dir.unwrap_or_default(),
             command,
             has_healthcheck: config
                 .healthcheck

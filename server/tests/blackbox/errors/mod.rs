@@ -5,6 +5,7 @@ mod browser;
 mod captured;
 mod deployed_maps;
 mod hostile;
+mod image_maps;
 mod ingest;
 mod issues;
 mod maps;

@@ -46,6 +46,7 @@ impl FakeEngine {
             size_bytes: 1 << 20,
             labels: image.labels,
             user: String::new(),
+            working_dir: "/app".to_owned(),
             command: vec!["/app".to_owned()],
             has_healthcheck: false,
             created_at: Some(image.created_at),
@@ -365,6 +366,11 @@ impl Engine for FakeEngine {
     async fn set_restart_policy(&self, id: &ContainerId, policy: RestartPolicy) -> Result<(), EngineError> {
         self.enter("set_restart_policy", id.short())?;
         self.with(id, |container| container.spec.restart = policy)
+    }
+
+    async fn copy_out(&self, id: &ContainerId, path: &str) -> Result<Option<ContextStream>, EngineError> {
+        self.enter("copy_out", path)?;
+        self.with(id, |_| None)
     }
 
     async fn list_containers(&self) -> Result<Vec<ContainerSummary>, EngineError> {

@@ -1,9 +1,12 @@
 //! Puts the frames of minified JavaScript right, by the source maps of its build.
 
-use berth_store::WantedMap;
+use std::path::Path;
+
+use berth_store::{DeployedMaps, WantedMap};
 use serde_json::{Value, json};
 use symbolic_sourcemapcache::{ScopeLookupResult, SourceLocation, SourceMapCache, SourcePosition};
 
+use super::found::is_script;
 use crate::errors::read;
 
 /// Lines of code kept on each side.
@@ -20,7 +23,7 @@ pub struct Need {
     pub debug_id: Option<String>,
     /// Release, if the event tells it.
     pub release: Option<String>,
-    /// The file without scheme and host: `~/assets/index.js`.
+    /// The file without scheme and host: `~/assets/index.js`; of a server its path: `/app/dist/server.js`.
     pub url: String,
 }
 
@@ -28,6 +31,16 @@ impl Need {
     /// Whether nothing but the file's place is known: its map comes with the deployment that brings the file, or never.
     pub(super) fn is_of_place_alone(&self) -> bool {
         self.debug_id.is_none() && self.release.is_none()
+    }
+
+    /// Whether it is a file of a server, which nothing but the image tells that it came with.
+    pub(super) fn is_in_image(&self) -> bool {
+        self.debug_id.is_none() && self.url.starts_with('/')
+    }
+
+    /// Whether its map is still to be taken out of the image of its release.
+    pub(super) fn is_due(&self, deployed: &DeployedMaps) -> bool {
+        self.release.as_ref().is_some_and(|release| deployed.due.contains(release))
     }
 
     /// As the store keeps it.
@@ -64,8 +77,7 @@ pub fn needs(body: &Value) -> Vec<(String, Need)> {
             continue;
         };
         let debug_id = images.iter().find(|(file, _)| *file == path).map(|(_, id)| id.clone());
-        // A path of a server's own says nothing about what it was built from.
-        if debug_id.is_some() || path.contains("://") {
+        if debug_id.is_some() || path.contains("://") || is_of_server(&path) {
             needs.push((path.clone(), Need { debug_id, release: release.clone(), url: url_of(&path) }));
         }
     }
@@ -89,9 +101,17 @@ fn path_of(frame: &Value) -> Option<String> {
     (placed && !done && !path.starts_with("node:")).then_some(path)
 }
 
-/// `https://shop.example/assets/a.js?v=1` → `~/assets/a.js`.
+/// Whether it is the path of a script on a server: `/app/dist/server.js`. Maps of packages are not taken.
+fn is_of_server(path: &str) -> bool {
+    path.starts_with('/') && is_script(Path::new(path)) && !path.contains("/node_modules/")
+}
+
+/// `https://shop.example/assets/a.js?v=1` → `~/assets/a.js`, `/app/dist/server.js` as it is.
 fn url_of(path: &str) -> String {
     let path = path.split(['?', '#']).next().unwrap_or(path);
+    if is_of_server(path) {
+        return path.to_owned();
+    }
     match path.split_once("://") {
         Some((_, rest)) => format!("~/{}", rest.split_once('/').map_or("", |(_, path)| path)),
         None => format!("~/{}", path.trim_start_matches('/')),
@@ -244,5 +264,20 @@ mod tests {
             assert_eq!(clean(file), wanted);
         }
         assert_eq!(url_of("app:///_next/a.js"), "~/_next/a.js");
+    }
+
+    #[test]
+    fn a_script_of_a_server_is_looked_for_by_its_path() {
+        let frame = |path: &str| json!({ "filename": path, "lineno": 1, "colno": 2 });
+        let paths =
+            ["/app/dist/server.js", "/app/node_modules/x/a.js", "/app/main.py", "node:fs", "app:///a.mjs"];
+        let frames: Vec<Value> = paths.into_iter().map(frame).collect();
+        let body = json!({ "release": "web@1", "stacktrace": { "frames": frames } });
+        let needs = needs(&body);
+        let urls: Vec<&str> = needs.iter().map(|(_, need)| need.url.as_str()).collect();
+        assert_eq!(urls, ["/app/dist/server.js", "~/a.mjs"]);
+        assert!(needs[0].1.is_in_image() && !needs[1].1.is_in_image());
+        let due = DeployedMaps { any: false, due: vec!["web@1".into()] };
+        assert!(needs[0].1.is_due(&due) && !needs[0].1.is_due(&DeployedMaps::default()));
     }
 }

@@ -13,7 +13,7 @@ use crate::errors::read;
 /// Files of a bundle.
 const MAX_FILES: usize = 20_000;
 /// Largest minified file or map, in bytes.
-pub(super) const MAX_FILE: u64 = 64 << 20;
+pub const MAX_FILE: u64 = 64 << 20;
 /// All files of a bundle together, in bytes.
 const MAX_ALL: u64 = 512 << 20;
 

@@ -1,6 +1,7 @@
 //! Source maps that lie beside the minified files of a release.
 
 use std::{
+    collections::HashMap,
     fs,
     io::{self, Read as _},
     path::{Component, Path, PathBuf},
@@ -14,6 +15,8 @@ use super::bundle::{MAX_FILE, Pair, debug_id};
 const MAX_ENTRIES: usize = 200_000;
 /// Maps of a release.
 const MAX_MAPS: usize = 20_000;
+/// Ends of a path by which a script is known.
+const MAX_ENDS: usize = 8;
 /// Bytes at the end of a minified file in which it names its map.
 const TAIL: usize = 4096;
 
@@ -43,6 +46,41 @@ impl FoundMap {
     }
 }
 
+/// The scripts of an image, to tell by which of their names one cannot be taken for another.
+///
+/// An app serves its folders at paths that only itself knows, so a script is named by its path in the image, which frames
+/// of a server have, and by each end of that path, such as `~/assets/index.js`, that no other script has.
+#[derive(Debug, Default)]
+pub struct ImageScripts(HashMap<String, Option<[u8; 32]>>);
+
+impl ImageScripts {
+    /// Adds the script at `place` below a folder of the image, with a digest of what it holds.
+    pub fn add(&mut self, place: &str, digest: [u8; 32]) {
+        for end in ends(place) {
+            let known = self.0.entry(end).or_insert(Some(digest));
+            // The same file in two places is one.
+            if *known != Some(digest) {
+                *known = None;
+            }
+        }
+    }
+
+    /// The ends of a place that lead to this script alone.
+    #[must_use]
+    pub fn names(&self, place: &str) -> Vec<String> {
+        ends(place).filter(|end| self.0.get(end).is_some_and(Option::is_some)).collect()
+    }
+}
+
+/// The ends of a path, each as a URL without host, the longest first. What Next.js builds into `.next` it serves below
+/// `/_next`.
+fn ends(place: &str) -> impl Iterator<Item = String> {
+    let parts: Vec<&str> =
+        place.split('/').map(|part| if part == ".next" { "_next" } else { part }).collect();
+    let from = parts.len().saturating_sub(MAX_ENDS);
+    (from..parts.len()).map(move |at| format!("~/{}", parts[at..].join("/")))
+}
+
 /// The minified files below `root` that have a map there. Links are not followed. Blocking.
 ///
 /// # Errors
@@ -67,7 +105,9 @@ pub fn beside(root: &Path) -> io::Result<Vec<FoundMap>> {
     Ok(found)
 }
 
-fn is_script(path: &Path) -> bool {
+/// Whether a file is one of JavaScript, by its name.
+#[must_use]
+pub fn is_script(path: &Path) -> bool {
     path.extension().is_some_and(|ext| ["js", "mjs", "cjs"].iter().any(|script| ext == *script))
 }
 
@@ -157,5 +197,21 @@ mod tests {
         assert_eq!(found[0].map, root.join("assets/maps/a.js.map"));
         let pair = found[1].read().unwrap().unwrap();
         assert_eq!(pair.debug_id.as_deref(), Some("ff0d4cca-3c94-5250-a2dc-b3e40bb3d19b"));
+    }
+
+    #[test]
+    fn scripts_of_an_image_are_known_by_what_no_other_ends_with() {
+        let mut scripts = ImageScripts::default();
+        for (place, digest) in
+            [("dist/index.js", 1), ("public/index.js", 2), ("dist/client/a.js", 3), ("out/a.js", 3)]
+        {
+            scripts.add(place, [digest; 32]);
+        }
+        scripts.add(".next/static/chunks/b.js", [4; 32]);
+        assert_eq!(scripts.names("dist/index.js"), ["~/dist/index.js"]);
+        assert_eq!(scripts.names("dist/client/a.js"), ["~/dist/client/a.js", "~/client/a.js", "~/a.js"]);
+        let names = scripts.names(".next/static/chunks/b.js");
+        assert_eq!(names[0], "~/_next/static/chunks/b.js");
+        assert_eq!(ends(&"x/".repeat(50)).count(), MAX_ENDS);
     }
 }

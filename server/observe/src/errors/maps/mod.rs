@@ -19,7 +19,7 @@ use std::{
 };
 
 use apply::Need;
-use berth_store::{ErrorEventRow, NewMap, Remapped, Store, WantedMap, model::AppId};
+use berth_store::{ErrorEventRow, Joined, NewMap, Remapped, Store, WantedMap, model::AppId};
 use bundle::{BundleError, Pair};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -136,28 +136,34 @@ impl Maps {
     /// # Errors
     /// As [`Maps::add_bundle`].
     pub async fn add(&self, app: AppId, release: Option<&str>, pairs: Vec<Pair>) -> Result<usize, MapError> {
-        self.keep(app, release, pairs, false).await
+        self.keep(app, release, pairs.into_iter().map(|pair| (pair, Vec::new())).collect(), false).await
     }
 
-    /// Keeps the map of a file that a deployment brings to its visitors: events that name neither a debug id nor a release
-    /// find it by its place alone, the newest first.
+    /// Keeps the map of a file that a deployment brings: events that name neither a debug id nor a release find it by its
+    /// place alone, the newest first. `also` are other names of the file's place.
     ///
     /// # Errors
     /// As [`Maps::add_bundle`].
-    pub async fn add_deployed(&self, app: AppId, release: &str, pair: Pair) -> Result<(), MapError> {
-        self.keep(app, Some(release), vec![pair], true).await.map(drop)
+    pub async fn add_deployed(
+        &self,
+        app: AppId,
+        release: &str,
+        pair: Pair,
+        also: Vec<String>,
+    ) -> Result<(), MapError> {
+        self.keep(app, Some(release), vec![(pair, also)], true).await.map(drop)
     }
 
     async fn keep(
         &self,
         app: AppId,
         release: Option<&str>,
-        pairs: Vec<Pair>,
+        pairs: Vec<(Pair, Vec<String>)>,
         deployed: bool,
     ) -> Result<usize, MapError> {
         let dir = self.shared.dir.clone();
         let mut count = 0;
-        for pair in pairs {
+        for (pair, also) in pairs {
             let dir = dir.clone();
             let (url, debug_id) = (pair.url.clone(), pair.debug_id.clone());
             let (file, size) = aside(move || {
@@ -168,16 +174,18 @@ impl Maps {
                 Ok((file, cache.len()))
             })
             .await?;
-            let map = NewMap {
+            let named = |(n, url): (usize, String)| NewMap {
                 app,
-                debug_id,
+                // One row of it is enough to be found by its id.
+                debug_id: debug_id.clone().filter(|_| n == 0),
                 release: release.map(str::to_owned),
                 url,
-                file,
+                file: file.clone(),
                 bytes: i64::try_from(size).unwrap_or(i64::MAX),
                 deployed,
             };
-            self.shared.store.errors().add_map(&map).await?;
+            let maps: Vec<NewMap> = std::iter::once(url).chain(also).enumerate().map(named).collect();
+            self.shared.store.errors().add_maps(&maps).await?;
             count += 1;
         }
         self.shared.added.fetch_add(1, Ordering::AcqRel);
@@ -210,26 +218,24 @@ impl Maps {
         missing: &mut Vec<Need>,
     ) -> Result<bool, MapError> {
         let mut needs = apply::needs(body);
-        // Mostly an app has no such maps, and this saves a look for each file.
-        if needs.iter().any(|(_, need)| need.is_of_place_alone())
-            && !self.shared.store.errors().has_deployed_maps(app).await?
-        {
-            needs.retain(|(_, need)| !need.is_of_place_alone());
-        }
         if needs.is_empty() {
             return Ok(false);
         }
+        let errors = self.shared.store.errors();
+        let deployed = errors.deployed_maps(app).await?;
+        // Of what deployments alone can bring, mostly nothing is there, and this saves a look for each file.
+        needs.retain(|(_, need)| {
+            let otherwise = !need.is_of_place_alone() && !need.is_in_image();
+            otherwise || deployed.any || need.is_due(&deployed)
+        });
         let mut files: HashMap<String, Cache> = HashMap::new();
         for (path, need) in needs {
-            let file = self
-                .shared
-                .store
-                .errors()
-                .find_map(app, need.debug_id.as_deref(), need.release.as_deref(), &need.url)
-                .await?;
-            match file {
+            // What lies at this place belongs to another release while this one's maps are still in its image.
+            let due = need.is_due(&deployed);
+            let (debug_id, release) = (need.debug_id.as_deref(), need.release.as_deref());
+            match errors.find_map(app, debug_id, release, &need.url, !due).await? {
                 Some(file) => drop(files.insert(path, self.load(file).await?)),
-                None if need.is_of_place_alone() => {}
+                None if !due && (need.is_of_place_alone() || need.is_in_image()) => {}
                 None => missing.push(need),
             }
         }
@@ -343,8 +349,12 @@ async fn batch(maps: &Maps, index: &ErrorIndex) -> Result<usize, MapError> {
     let mut issues = std::collections::BTreeSet::new();
     for row in &rows {
         let (done, missing) = remap(maps, row).await?;
-        errors.remapped(row, done, &missing).await?;
         issues.insert(row.issue_id);
+        if let Some(Joined { gone, into }) = errors.remapped(row, done, &missing).await? {
+            index.remove_issue(gone).await;
+            issues.remove(&gone);
+            issues.insert(into);
+        }
     }
     for issue in issues {
         index.read_again(issue).await;
