@@ -14,6 +14,6 @@ pub struct Upload {
     pub bytes: i64,
     /// SHA-256 of what was received, in hex.
     pub sha256: String,
-    /// When it is removed if no deployment uses it.
+    /// When it is removed if no deployment uses it and no proposal that waits names it.
     pub expires_at: Timestamp,
 }

@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use berth_schemas::{
     Code, Problem, Scope,
+    ids::UploadId,
     proposal::{
         Proposal, ProposalApprove, ProposalDecided, ProposalDetail, ProposalGet, ProposalList, ProposalPage,
         ProposalReject, ProposalState,
@@ -18,6 +19,7 @@ use crate::{
     confirm::confirmed,
     page,
     registry::{Brief, Call, Hints, Method, Registry, Spec, Tier, Tool},
+    source,
     text::Text,
 };
 
@@ -71,7 +73,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             spec(
                 "proposal_approve",
                 "Approve a proposed call",
-                "Run a proposed call, exactly as it was proposed and once, with the approver's own rights. Only by a token itself, never by a client that acts for it. Read it with proposal_get first; wants confirm=<its number>.",
+                "Run a proposed call, exactly as it was proposed and once, with the approver's own rights; one that is refused for what passes (a conflict, a limit, Docker away) waits on. Only by a token itself, never by a client that acts for it. Read it with proposal_get first; wants confirm=<its number>.",
                 Hints { idempotent: false, ..Hints::DESTROY },
                 Scope::Deploy,
                 Method::Post,
@@ -109,11 +111,16 @@ pub(crate) async fn propose(tool: &Tool, call: &Call, input: Value) -> Problem {
         return Problem { field: Some("confirm".into()), ..Problem::new(Code::ConfirmationRequired, detail) }
             .hint("Call it with dry_run=true to learn what it would do, then again with confirm.");
     }
+    let upload = match named_upload(tool, call, &input).await {
+        Ok(upload) => upload,
+        Err(problem) => return problem,
+    };
     let new = NewProposal {
         tool: tool.spec.name,
         target: audited::target(&tool.spec, &input),
         client: call.via.client.clone(),
         arguments: input,
+        upload,
     };
     match call.context.store.proposals().propose(&call.principal, new).await {
         Ok(id) => Problem::new(
@@ -124,6 +131,18 @@ pub(crate) async fn propose(tool: &Tool, call: &Call, input: Value) -> Problem {
             "A person approves it with `berth proposal approve {id}`; proposal_get(proposal={id}) says what became of it. Go on with what does not depend on it."
         )),
         Err(error) => error.into(),
+    }
+}
+
+/// The upload that a call names, which must be there for it and is kept as long as the proposal can be approved.
+async fn named_upload(tool: &Tool, call: &Call, input: &Value) -> Result<Option<UploadId>, Problem> {
+    if tool.input["properties"].get("upload").is_none() {
+        return Ok(None);
+    }
+    let id = input.get("upload").and_then(Value::as_str).and_then(|id| id.parse::<UploadId>().ok());
+    match id {
+        Some(id) => Ok(Some(source::upload(call, &id).await?.id)),
+        None => Ok(None),
     }
 }
 
@@ -187,13 +206,48 @@ async fn approve(call: Call, input: ProposalApprove) -> Result<ProposalDecided, 
     proposals.approve(&call.principal, id).await?;
     let via =
         Via { client: Some(format!("proposal {id} of {}", row.proposal.proposed_by)), ..call.via.clone() };
-    let run =
-        Call::new(call.context.clone(), call.principal.clone()).via(via).progress(call.progress.clone());
-    let result = tool.call(run, row.arguments).await;
-    proposals.ended(id, result.as_ref().err()).await?;
-    let answer = result?.output.to_string().chars().take(MAX_ANSWER).collect::<String>();
+    let run = Call::new(call.context.clone(), call.principal.clone()).via(via);
+    let run = run.progress(call.progress.clone()).proposed_by(&row.proposal.proposed_by);
+    let output = match tool.call(run, row.arguments).await {
+        Ok(answer) => answer.output,
+        Err(problem) => return Err(not_done(&call, id, problem).await?),
+    };
+    proposals.ended(id, None).await?;
+    let answer = output.to_string().chars().take(MAX_ANSWER).collect::<String>();
     let decided = find(&call, id).await?;
     Ok(ProposalDecided { proposal: decided.proposal, arguments, answer: Some(answer.into()) })
+}
+
+/// Whether an approved call was refused for what passes by itself or can be put right without the proposer, before
+/// anything was done. The same call may work later, so that its proposal is not used up.
+fn may_work_later(problem: &Problem) -> bool {
+    matches!(
+        problem.code,
+        Code::Forbidden
+            | Code::Conflict
+            | Code::RateLimited
+            | Code::DockerUnavailable
+            | Code::OutOfDisk
+            | Code::Unavailable
+    )
+}
+
+/// Writes down that an approved call did not work; the problem with what became of its proposal and what to do.
+async fn not_done(call: &Call, id: i64, problem: Problem) -> Result<Problem, Problem> {
+    let proposals = call.context.store.proposals();
+    let next = if may_work_later(&problem) {
+        proposals.reopen(id, &problem).await?;
+        format!(
+            "Proposal {id} waits on: approve it again once the cause is gone, or say no with proposal_reject(proposal={id})."
+        )
+    } else {
+        proposals.ended(id, Some(&problem)).await?;
+        format!(
+            "Proposal {id} has failed and is not run again: see whether anything was done, and have it proposed anew, put right."
+        )
+    };
+    let hint = problem.hint.iter().map(String::as_str).chain([next.as_str()]).collect::<Vec<_>>().join(" ");
+    Ok(problem.hint(hint))
 }
 
 async fn reject(call: Call, input: ProposalReject) -> Result<ProposalDecided, Problem> {
@@ -280,6 +334,7 @@ fn line(proposal: &Proposal) -> Text {
     let text = text.say_if(proposal.reason.as_ref().map(|reason| format!(": {reason}")));
     let how = match proposal.state {
         ProposalState::Interrupted => "Whether it worked is not known",
+        ProposalState::Pending => "It was approved, did not work and waits on",
         _ => "It did not work",
     };
     text.say_if(proposal.problem.as_ref().map(|problem| format!(". {how}: {problem}")))

@@ -133,6 +133,8 @@ pub struct Call {
     pub budget: Budget,
     /// How it came in, for the audit log.
     pub via: Via,
+    /// Who proposed it, if it is an approved proposal: its caller is the approver.
+    pub(crate) proposed_by: Option<String>,
 }
 
 impl Call {
@@ -145,7 +147,14 @@ impl Call {
             progress: Progress::none(),
             budget: Budget::Unlimited,
             via: Via::default(),
+            proposed_by: None,
         }
+    }
+
+    /// The same, as the approved proposal of somebody.
+    #[must_use]
+    pub(crate) fn proposed_by(self, who: &str) -> Self {
+        Self { proposed_by: Some(who.to_owned()), ..self }
     }
 
     /// The same, telling progress.
@@ -349,8 +358,10 @@ impl Tool {
         if call.principal.mode == TokenMode::Propose && !self.is_harmless() && !self.is_dry(input) {
             return Err(proposals::propose(self, call, input.clone()).await);
         }
-        // What the tool refuses because it cannot read it destroys nothing, and is told what is wrong.
-        if self.spec.hints.destructive && brake::means_it(&self.input, input) && self.check(input).is_ok() {
+        // What the tool refuses because it cannot read it destroys nothing, and is told what is wrong. An approved
+        // proposal was counted when it was approved.
+        let counts = self.spec.hints.destructive && call.proposed_by.is_none();
+        if counts && brake::means_it(&self.input, input) && self.check(input).is_ok() {
             call.context.brake.admit(self.spec.name, &call.principal, call.context.store.clock().now())?;
         }
         Ok(())

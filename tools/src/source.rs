@@ -1,7 +1,7 @@
 //! What a deployment brings: as the caller names it, or as the app's settings do.
 
-use berth_schemas::{Code, Problem, Scope, deployment::DeploymentCreate};
-use berth_store::model::{AppRow, DeploymentSource};
+use berth_schemas::{Code, Problem, Scope, deployment::DeploymentCreate, ids::UploadId, token::TokenMode};
+use berth_store::model::{AppRow, DeploymentSource, UploadRow};
 
 use crate::{registry::Call, settings};
 
@@ -58,6 +58,25 @@ pub(crate) fn none_given(app: &str) -> Problem {
         .hint("Pass git_url, image, upload, files or folder; or set one with app_update(settings={git_url: …}).")
 }
 
+/// An upload that the call may use: the caller's own, or any if an admin calls. What was proposed is the proposer's own
+/// when it is proposed and when it is approved: whoever approves does not know whose upload a number means.
+pub(crate) async fn upload(call: &Call, id: &UploadId) -> Result<UploadRow, Problem> {
+    let proposes = call.principal.mode == TokenMode::Propose;
+    let (whose, any) = match &call.proposed_by {
+        Some(proposer) => (proposer.as_str(), false),
+        None => (call.principal.name.as_str(), call.principal.may(Scope::Admin) && !proposes),
+    };
+    let row = call.context.store.uploads().get(id).await?;
+    // Another token's upload is as good as none.
+    row.filter(|u| any || u.by == whose).ok_or_else(|| {
+        Problem {
+            field: Some("upload".into()),
+            ..Problem::new(Code::NotFound, "There is no such upload; it may have expired.")
+        }
+        .hint("Upload the archive again with POST /v1/uploads.")
+    })
+}
+
 /// What a deployment brings.
 pub(crate) async fn of(
     call: &Call,
@@ -71,13 +90,7 @@ pub(crate) async fn of(
         return Ok(DeploymentSource::Image { image: image.clone() });
     }
     if let Some(id) = &input.upload {
-        let row = call.context.store.uploads().get(id).await?;
-        // Another token's upload is as good as none.
-        let Some(row) = row.filter(|u| u.by == call.principal.name || call.principal.may(Scope::Admin))
-        else {
-            return Err(Problem::new(Code::NotFound, "There is no such upload; it may have expired.")
-                .hint("Upload the archive again with POST /v1/uploads."));
-        };
+        let row = upload(call, id).await?;
         return Ok(DeploymentSource::Upload { upload: row.id, bytes: row.bytes });
     }
     if let Some(files) = &input.files {

@@ -4,6 +4,8 @@
 
 mod world;
 
+use std::collections::BTreeMap;
+
 use berth_schemas::{Code, Scope};
 use berth_store::model::Principal;
 use serde_json::{Value, json};
@@ -152,8 +154,83 @@ async fn what_is_wrong_incomplete_or_rejected_does_not_run() {
         .await
         .unwrap_err();
     assert_eq!(failed.code, Code::AlreadyExists);
+    assert!(failed.hint.unwrap().contains("have it proposed anew"));
     let seen = world.ok("proposal_get", json!({ "proposal": id })).await;
     assert_eq!((&seen["state"], &seen["problem"]["code"]), (&json!("failed"), &json!("already_exists")));
+}
+
+#[tokio::test]
+async fn an_upload_is_the_proposers_also_when_somebody_else_approves() {
+    let world = World::open().await;
+    let assistant = proposer(&world).await;
+    world.ok("app_create", json!({ "name": "shop" })).await;
+    let files = BTreeMap::from([("index.html".to_owned(), "hello".to_owned())]);
+    let of = async |who: &Principal| {
+        world.context.pipeline.store_files(who, files.clone()).await.unwrap().id.to_string()
+    };
+    let boss = somebody("boss", &[Scope::Deploy]);
+    let foreign = json!({ "app": "shop", "upload": of(&boss).await });
+    let refused = world.call_as(&assistant, "deployment_create", foreign).await.unwrap_err();
+    assert_eq!((refused.code, refused.field.as_deref()), (Code::NotFound, Some("upload")), "{refused}");
+
+    let own = json!({ "app": "shop", "upload": of(&assistant).await });
+    let id = number(&world.call_as(&assistant, "deployment_create", own.clone()).await.unwrap_err());
+    assert_eq!(
+        world.call_as(&boss, "deployment_create", own).await.unwrap_err().code,
+        Code::NotFound,
+        "by himself he has no such upload"
+    );
+    let approve = json!({ "proposal": id, "confirm": id.to_string() });
+    let done = world.call_as(&boss, "proposal_approve", approve).await.unwrap().output;
+    assert_eq!(done["state"], "done", "{done}");
+    let deployment = world.ok("deployment_get", json!({ "deployment": "shop#1", "wait_s": 30 })).await;
+    assert_eq!(deployment["state"], "live", "{deployment:#}");
+}
+
+#[tokio::test]
+async fn approving_counts_once_and_a_refusal_by_the_brake_leaves_the_proposal_open() {
+    let world = World::open().await;
+    let assistant = proposer(&world).await;
+    let mut ids = Vec::new();
+    for app in ["shop", "blog"] {
+        world.ok("app_create", json!({ "name": app })).await;
+        let delete = json!({ "app": app, "confirm": app });
+        ids.push(number(&world.call_as(&assistant, "app_delete", delete).await.unwrap_err()));
+    }
+    // All but one of what a minute allows.
+    for _ in 1..world::DESTRUCTIVE {
+        let none = world.call("app_delete", json!({ "app": "none", "confirm": "none" })).await.unwrap_err();
+        assert_eq!(none.code, Code::NotFound);
+    }
+    let approve = |id: i64| json!({ "proposal": id, "confirm": id.to_string() });
+    assert_eq!(world.ok("proposal_approve", approve(ids[0])).await["state"], "done");
+    let braked = world.call("proposal_approve", approve(ids[1])).await.unwrap_err();
+    assert_eq!(braked.code, Code::RateLimited, "{braked}");
+    let seen = world.ok("proposal_get", json!({ "proposal": ids[1] })).await;
+    assert_eq!((&seen["state"], &seen["decided_by"]), (&json!("pending"), &Value::Null));
+    // It is the token that has to slow down, not the proposal.
+    let other = somebody("other", &[Scope::Write]);
+    world.call_as(&other, "proposal_approve", approve(ids[1])).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_proposal_waits_on_when_its_call_was_refused_for_what_passes() {
+    let world = World::open().await;
+    let assistant = proposer(&world).await;
+    world.ok("app_create", json!({ "name": "shop" })).await;
+    let set = json!({ "app": "shop", "variables": { "HOST": "db-1", "PLACE": "${HOST}" } });
+    world.ok("variable_set", set).await;
+    let delete = json!({ "app": "shop", "name": "HOST" });
+    let id = number(&world.call_as(&assistant, "variable_delete", delete).await.unwrap_err());
+    let approve = json!({ "proposal": id, "confirm": id.to_string() });
+    let refused = world.call("proposal_approve", approve.clone()).await.unwrap_err();
+    assert_eq!(refused.code, Code::Conflict);
+    assert!(refused.hint.as_ref().unwrap().contains(&format!("Proposal {id} waits on")), "{refused}");
+    let seen = world.ok("proposal_get", json!({ "proposal": id })).await;
+    assert_eq!((&seen["state"], &seen["problem"]["code"]), (&json!("pending"), &json!("conflict")), "{seen}");
+    world.ok("variable_delete", json!({ "app": "shop", "name": "PLACE" })).await;
+    let done = world.ok("proposal_approve", approve).await;
+    assert_eq!((&done["state"], &done["problem"]), (&json!("done"), &Value::Null), "{done}");
 }
 
 #[tokio::test]

@@ -182,7 +182,7 @@ impl Inner {
         let lifetime = i64::try_from(UPLOAD_LIFETIME.as_micros()).unwrap_or(i64::MAX);
         let before = Timestamp(Timestamp::now().micros() - lifetime);
         for upload in self.store.uploads().expired(before).await? {
-            let (name, why) = (upload.id.to_string(), "no deployment will read it");
+            let (name, why) = (upload.id.to_string(), "no deployment or proposal needs it");
             plan.remove(Action::Upload(upload.id), "upload", name, upload.bytes, why);
         }
         for (name, bytes) in files {
@@ -292,16 +292,17 @@ impl Inner {
         }
     }
 
-    /// Removes an upload and its file.
+    /// Removes an upload and its file, unless somebody came to need it meanwhile.
     pub(crate) async fn remove_upload(&self, id: &UploadId) -> Result<(), Problem> {
-        match tokio::fs::remove_file(self.upload_path(id)).await {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(io_problem("removing an upload", &e));
-            }
-            _ => {}
+        // The row goes first: what is asked for in this moment is either refused or finds its file. A file whose row
+        // is gone goes with the next cleanup.
+        if !self.store.uploads().delete(id).await? {
+            return Ok(());
         }
-        self.store.uploads().delete(id).await?;
-        Ok(())
+        match tokio::fs::remove_file(self.upload_path(id)).await {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io_problem("removing an upload", &e)),
+            _ => Ok(()),
+        }
     }
 
     /// Where an upload's archive lies.

@@ -48,6 +48,11 @@ pub(crate) const ALL: &[Migration] = &[
         sql: include_str!("../migrations/0016_error_releases.sql"),
     },
     Migration { version: 17, name: "intake", sql: include_str!("../migrations/0017_intake.sql") },
+    Migration {
+        version: 18,
+        name: "proposed_uploads",
+        sql: include_str!("../migrations/0018_proposed_uploads.sql"),
+    },
     Migration { version: 21, name: "image_maps", sql: include_str!("../migrations/0021_image_maps.sql") },
 ];
 

@@ -2,6 +2,7 @@
 
 use berth_schemas::{
     Code, Problem, Timestamp,
+    ids::UploadId,
     proposal::{Proposal, ProposalState as State},
 };
 use serde_json::{Value, json};
@@ -40,6 +41,8 @@ pub struct NewProposal {
     pub client: Option<String>,
     /// The exact arguments.
     pub arguments: Value,
+    /// The upload that they name.
+    pub upload: Option<UploadId>,
 }
 
 /// A proposal with its arguments.
@@ -68,7 +71,7 @@ impl Proposals<'_> {
             .await?
             .ok_or_else(|| StoreError::not_found("token", by.token()))?;
         let token: i64 = token.try_get("id")?;
-        let fresh = write.now.0 - WAITS;
+        let fresh = fresh_since(write.now);
         let waiting = sqlx::query(assembled(format!(
             "{SELECT} WHERE state = 'pending' AND token_id = $1 AND created_at > $2 ORDER BY id"
         )))
@@ -95,8 +98,9 @@ impl Proposals<'_> {
         let sealed = self.0.sealer.seal(&place(&uuid), &clear)?;
         let target = new.target.map(|t| storable(&t, MAX_TEXT));
         let row = sqlx::query(
-            "INSERT INTO proposals (uuid, token_id, principal, client, tool, target, sealed, state, created_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, 'pending', $8) RETURNING id",
+            "INSERT INTO proposals
+                 (uuid, token_id, principal, client, tool, target, sealed, state, created_at, upload_id)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, 'pending', $8, $9) RETURNING id",
         )
         .bind(uuid)
         .bind(token)
@@ -106,6 +110,7 @@ impl Proposals<'_> {
         .bind(target.clone())
         .bind(sealed)
         .bind(write.now.0)
+        .bind(new.upload.map(|u| u.as_str().to_owned()))
         .fetch_one(write.conn())
         .await?;
         let id: i64 = row.try_get("id")?;
@@ -125,7 +130,7 @@ impl Proposals<'_> {
         before: Option<i64>,
         limit: i64,
     ) -> Result<Vec<Proposal>> {
-        let fresh = self.0.clock.now().0 - WAITS;
+        let fresh = fresh_since(self.0.clock.now());
         let condition = match state {
             State::Pending => "state = 'pending' AND created_at > $1 AND token_id IS NOT NULL AND $2 <> ''",
             State::Expired => "state = 'pending' AND (created_at <= $1 OR token_id IS NULL) AND $2 <> ''",
@@ -215,6 +220,24 @@ impl Proposals<'_> {
         write.commit().await
     }
 
+    /// Lets an approved proposal wait again, because the world did not allow its call: nobody decided it then.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn reopen(self, id: i64, problem: &Problem) -> Result<()> {
+        let problem = row::to_json("proposals", "problem", problem)?;
+        let mut write = Write::begin(self.0).await?;
+        let sql = "UPDATE proposals SET state = 'pending', decided_by = NULL, decided_at = NULL, problem = $1
+                   WHERE id = $2 AND state IN ('running', 'interrupted') RETURNING tool";
+        let row = sqlx::query(sql).bind(problem).bind(id).fetch_optional(write.conn()).await?;
+        if let Some(row) = row {
+            let (tool, by): (String, _) = (row.try_get("tool")?, Principal::daemon().name);
+            told(&mut write, "proposal.reopened", &by, id, &tool, "could not be done and waits again")
+                .await?;
+        }
+        write.commit().await
+    }
+
     /// Writes down how an approved proposal ended.
     ///
     /// # Errors
@@ -285,6 +308,20 @@ impl Proposals<'_> {
     }
 }
 
+/// Proposals that were made after this wait still, in microseconds.
+pub(crate) fn fresh_since(now: Timestamp) -> i64 {
+    now.0 - WAITS
+}
+
+/// The condition that a proposal can still be approved, or is just run; `fresh` is the parameter that is
+/// [`fresh_since`].
+pub(crate) fn open_condition(table: &str, fresh: &str) -> String {
+    format!(
+        "({table}.state = 'running'
+          OR {table}.state = 'pending' AND {table}.created_at > {fresh} AND {table}.token_id IS NOT NULL)"
+    )
+}
+
 fn place(uuid: &str) -> Place<'_> {
     Place { column: "proposals/sealed", row: uuid }
 }
@@ -310,7 +347,7 @@ async fn told(
 fn from_row(r: &AnyRow, now: Timestamp) -> Result<Proposal> {
     let at = row::time(r, "created_at")?;
     let state = match row::word(r, "proposals", "state", State::parse)? {
-        State::Pending if at.0 <= now.0 - WAITS || r.try_get::<Option<i64>, _>("token_id")?.is_none() => {
+        State::Pending if at.0 <= fresh_since(now) || r.try_get::<Option<i64>, _>("token_id")?.is_none() => {
             State::Expired
         }
         state => state,

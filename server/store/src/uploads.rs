@@ -4,7 +4,13 @@ use berth_schemas::{Timestamp, ids::UploadId};
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
-    database::assembled, deployments::unsettled_states, error::Result, model::UploadRow, row, store::Inner,
+    database::assembled,
+    deployments::unsettled_states,
+    error::Result,
+    model::UploadRow,
+    proposals::{fresh_since, open_condition},
+    row,
+    store::Inner,
     write::Write,
 };
 
@@ -48,15 +54,18 @@ impl Uploads<'_> {
         row.as_ref().map(from_row).transpose()
     }
 
-    /// Forgets an upload. False if there is none, or a deployment that is not over still needs it.
+    /// Forgets an upload. False if there is none, or a deployment that is not over or a proposal that can still be
+    /// approved needs it.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn delete(self, id: &UploadId) -> Result<bool> {
         let mut write = Write::begin(self.0).await?;
-        let sql = format!("DELETE FROM uploads WHERE id = $1 AND {}", unused());
+        let sql = format!("DELETE FROM uploads WHERE id = $1 AND {}", unused("$2"));
+        let fresh = fresh_since(write.now);
         let gone = sqlx::query(assembled(sql))
             .bind(id.as_str().to_owned())
+            .bind(fresh)
             .execute(write.conn())
             .await?
             .rows_affected();
@@ -64,21 +73,26 @@ impl Uploads<'_> {
         Ok(gone > 0)
     }
 
-    /// Uploads older than `before` that no deployment needs any more.
+    /// Uploads older than `before` that no deployment and no open proposal needs any more.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn expired(self, before: Timestamp) -> Result<Vec<UploadRow>> {
-        let sql = format!("{SELECT} WHERE created_at < $1 AND {} ORDER BY created_at LIMIT 1000", unused());
-        let rows = sqlx::query(assembled(sql)).bind(before.0).fetch_all(self.0.read()).await?;
+        let sql =
+            format!("{SELECT} WHERE created_at < $1 AND {} ORDER BY created_at LIMIT 1000", unused("$2"));
+        let fresh = fresh_since(self.0.clock.now());
+        let rows = sqlx::query(assembled(sql)).bind(before.0).bind(fresh).fetch_all(self.0.read()).await?;
         rows.iter().map(from_row).collect()
     }
 }
 
-fn unused() -> String {
+/// The condition that nobody needs an upload; `fresh` is the parameter that is [`fresh_since`].
+fn unused(fresh: &str) -> String {
     format!(
-        "NOT EXISTS (SELECT 1 FROM deployments d WHERE d.upload_id = uploads.id AND d.state IN ({}))",
-        unsettled_states()
+        "NOT EXISTS (SELECT 1 FROM deployments d WHERE d.upload_id = uploads.id AND d.state IN ({}))
+         AND NOT EXISTS (SELECT 1 FROM proposals p WHERE p.upload_id = uploads.id AND {})",
+        unsettled_states(),
+        open_condition("p", fresh),
     )
 }
 

@@ -94,6 +94,7 @@ macro_rules! scenarios {
             cache_records_are_noted_once_and_forgotten,
             events_are_told_in_order,
             uploads_stay_while_they_are_needed,
+            an_upload_stays_while_its_proposal_can_be_approved,
             a_key_does_the_work_once,
             credentials_of_dns_providers_are_sealed,
             a_domain_has_one_owner,

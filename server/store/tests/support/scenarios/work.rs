@@ -151,6 +151,54 @@ pub async fn uploads_stay_while_they_are_needed(world: World) {
     assert!(uploads.get(&id(1)).await.unwrap().is_none());
 }
 
+pub async fn an_upload_stays_while_its_proposal_can_be_approved(world: World) {
+    use berth_schemas::proposal::ProposalState as P;
+    const DAY: i64 = 24 * 3600;
+    let root = Principal::daemon();
+    let scopes = vec![berth_schemas::Scope::Deploy];
+    world
+        .store
+        .tokens()
+        .create(&root, NewToken { scopes: scopes.clone(), ..super::new_token("assistant") })
+        .await
+        .unwrap();
+    let assistant = Principal::new("assistant", scopes, Visible::All);
+    let (uploads, proposals) = (world.store.uploads(), world.store.proposals());
+    let id = |n: u8| -> UploadId { format!("00000000-0000-4000-8000-0000000001{n:02}").parse().unwrap() };
+    let mut made = Vec::new();
+    for n in 1..=4 {
+        uploads.create(id(n), 10, "abc", "assistant").await.unwrap();
+        let new = NewProposal {
+            tool: "deployment_create",
+            target: None,
+            client: None,
+            arguments: serde_json::json!({ "app": "web", "upload": id(n) }),
+            upload: Some(id(n)),
+        };
+        made.push(proposals.propose(&assistant, new).await.unwrap());
+    }
+    proposals.reject(&root, made[0], None).await.unwrap();
+    proposals.approve(&root, made[1]).await.unwrap();
+    proposals.approve(&root, made[2]).await.unwrap();
+    let passes = Problem::new(Code::RateLimited, "Too much at once.");
+    proposals.reopen(made[2], &passes).await.unwrap();
+    let reopened = proposals.get(made[2]).await.unwrap().unwrap().proposal;
+    assert_eq!((reopened.state, reopened.decided_by, reopened.problem), (P::Pending, None, Some(passes)));
+    world.advance(2 * DAY);
+    let needless = async || -> Vec<UploadId> {
+        let expired = uploads.expired(world.store.clock().now()).await.unwrap();
+        expired.into_iter().map(|u| u.id).collect()
+    };
+    assert_eq!(needless().await, [id(1)], "what runs, waits again or waits is kept");
+    assert!(!uploads.delete(&id(4)).await.unwrap() && uploads.delete(&id(1)).await.unwrap());
+    proposals.ended(made[1], None).await.unwrap();
+    assert_eq!(needless().await, [id(2)]);
+    proposals.reopen(made[1], &Problem::new(Code::Conflict, "Too late.")).await.unwrap();
+    assert_eq!(proposals.get(made[1]).await.unwrap().unwrap().proposal.state, P::Done);
+    world.advance(6 * DAY);
+    assert_eq!(needless().await, [id(2), id(3), id(4)], "they have expired");
+}
+
 pub async fn a_key_does_the_work_once(world: World) {
     let keys = world.store.idempotency();
     assert_eq!(keys.claim("ann", "deployment_create", "k1").await.unwrap(), None);
