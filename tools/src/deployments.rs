@@ -238,6 +238,8 @@ async fn log(call: Call, input: DeploymentLog) -> Result<DeploymentLogPage, Prob
     let contains = input.contains.as_deref().filter(|c| !c.is_empty());
     let (mut lines, mut total) = deployments.lines(row.id, input.after, contains, limit).await?;
     if lines.is_empty() && !wait.is_zero() && !row.state.is_settled() && !call.progress.follows() {
+        let which = row.reference();
+        call.progress.waits_for(format!("a line of {which}, which is {}", row.state.as_str())).await;
         row = wait_for_line(&call, row, wait).await?;
         (lines, total) = deployments.lines(row.id, input.after, contains, limit).await?;
     }

@@ -287,6 +287,9 @@ async fn verify(call: Call, input: DomainVerify) -> Result<DomainDetail, Problem
     certs.ask_again(&row).await?;
     let before = certs.see(&row.name).await?;
     certs.look_now(&row.name).await?;
+    if !wait.is_zero() {
+        call.progress.waits_for(format!("the certificate of {}", row.name)).await;
+    }
     // What is seen of the ports does not hold the order back: this machine may see less than the world.
     let settled = certs.settle(&row.name, before.order.as_ref(), wait);
     if before.status == DomainStatus::Secure {

@@ -39,7 +39,13 @@ pub(crate) async fn deployment(
     at_most: Duration,
 ) -> Result<DeploymentRow, Problem> {
     let follows = call.progress.follows();
-    if !follows && (row.rests() || at_most.is_zero()) {
+    if !follows && at_most.is_zero() {
+        return Ok(row);
+    }
+    if !follows && row.rests() {
+        // Whoever meant to wait hears that there is nothing to wait for.
+        let (deployment, state) = (row.reference(), row.state);
+        call.progress.tell(Update::State { deployment, state, reason: None }).await;
         return Ok(row);
     }
     if !call.progress.wanted() {
@@ -168,6 +174,11 @@ impl Follower<'_> {
     async fn tell_state(&self, reason: Option<String>) {
         if self.states {
             let deployment = self.row.reference();
+            // Whoever follows to the end sees in which step it is, and how long that takes.
+            if !self.call.progress.follows() {
+                let state = self.row.state.as_str();
+                self.call.progress.has_told(format!("{deployment}, which is {state}"));
+            }
             self.call.progress.tell(Update::State { deployment, state: self.row.state, reason }).await;
         }
     }

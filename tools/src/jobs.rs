@@ -52,9 +52,17 @@ async fn get(call: Call, input: JobGet) -> Result<JobDetail, Problem> {
     let wait = follow::wait(input.wait_s, 0)?;
     let mut row = by_id(&call, &input.job).await?;
     if !row.state.is_final() && !wait.is_zero() {
+        call.progress.waits_for(what(&row)).await;
         row = call.context.pipeline.wait_job(&row.id, wait).await?;
     }
     detail(&call, row).await
+}
+
+/// A job in words.
+fn what(row: &JobRow) -> String {
+    let app = row.app.as_ref().map(|a| format!(" of {a}")).unwrap_or_default();
+    let place = row.environment.as_ref().map(|e| format!(" ({e})")).unwrap_or_default();
+    format!("the job {}{app}{place}, which is {}", row.kind.as_str(), row.state.as_str())
 }
 
 async fn cancel(call: Call, input: JobCancel) -> Result<JobDetail, Problem> {

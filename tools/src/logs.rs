@@ -50,6 +50,7 @@ async fn search(call: Call, input: LogSearch) -> Result<LogPage, Problem> {
         return follow_lines(filter, lines, arriving).await;
     }
     if lines.is_empty() && !wait.is_zero() {
+        call.progress.waits_for(format!("a line of {} that matches", app.slug)).await;
         call.context.pipeline.unless_stopping(wait_for_match(&mut filter, &mut arriving, wait)).await;
         (lines, more) = call.context.store.logs().search(app.id, &query).await?;
     }

@@ -273,10 +273,11 @@ impl Tool {
             Reading::new(store, known).ended(problem.code.as_str());
             return Err(problem);
         }
+        let (progress, title) = (call.progress.clone(), self.spec.title);
         let running = (self.run)(call, input);
         if self.spec.hints.read_only {
             let reading = Reading::new(store, known);
-            let result = running.await;
+            let result = progress.beside(title, running).await;
             reading.ended(audited::outcome(&result));
             return result;
         }
@@ -293,7 +294,7 @@ impl Tool {
                 }
             }
         };
-        match tokio::spawn(running.in_current_span()).await {
+        match progress.beside(title, tokio::spawn(running.in_current_span())).await {
             Ok(outcome) => outcome,
             Err(error) => {
                 tracing::error!(tool = self.spec.name, %error, "a tool did not finish");

@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use super::{
     contexts::{self, Contexts},
     failure::Failure,
+    patience::{self, patiently},
     sse::{Event, Parser},
 };
 use crate::{config, presence::Presence, route};
@@ -88,6 +89,8 @@ pub struct Client {
     http: reqwest::Client,
     /// Where it goes.
     pub target: Target,
+    /// Whether a person sees standard error, who is told what takes its time.
+    told: bool,
 }
 
 impl Client {
@@ -106,7 +109,13 @@ impl Client {
             builder = builder.no_proxy();
         }
         let http = builder.build().map_err(|e| Failure::local(format!("cannot set up HTTP: {e}")))?;
-        Ok(Self { http, target })
+        Ok(Self { http, target, told: false })
+    }
+
+    /// The same, saying on standard error what takes its time.
+    #[must_use]
+    pub fn told(self) -> Self {
+        Self { told: true, ..self }
     }
 
     /// Calls a tool and returns its output.
@@ -115,8 +124,8 @@ impl Client {
     /// Whatever the daemon answers, or that it does not.
     pub async fn call(&self, tool: &Tool, input: Map<String, Value>) -> Result<Value, Failure> {
         let request = self.tool(tool, input)?.timeout(Duration::from_secs(120));
-        let response = self.send(request).await?;
-        json(response).await
+        let answer = async { json(self.send(request).await?).await };
+        if self.told { patiently(tool.spec.title, answer, patience::aloud).await } else { answer.await }
     }
 
     /// Calls a tool and returns what it tells, as it tells it.

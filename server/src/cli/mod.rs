@@ -12,6 +12,7 @@ pub mod logs;
 pub mod manifest;
 pub mod mcp;
 pub mod open;
+pub mod patience;
 pub mod progress;
 pub mod render;
 pub mod rollback;
@@ -48,7 +49,8 @@ impl Session {
     /// # Errors
     /// When the flags name none that makes sense.
     pub fn client(&self) -> Result<Client, Failure> {
-        Client::new(self.target()?)
+        let client = Client::new(self.target()?)?;
+        Ok(if self.json { client } else { client.told() })
     }
 
     /// Where to connect.

@@ -160,6 +160,27 @@ impl World {
         self.call(tool, input).await.unwrap_or_else(|p| panic!("{tool}: {p}")).output
     }
 
+    /// Takes events of an app as its Sentry client sends them, and waits until there are so many issues of it.
+    pub async fn report(&self, app: &str, events: &[Value], issues: i64) {
+        use berth_observe::errors::{accept, auth};
+        let dsn = self.ok("dsn_get", serde_json::json!({ "app": app })).await["dsn"].take();
+        let (key, id) = auth::in_dsn(dsn.as_str().unwrap()).unwrap();
+        let target = self.context.ingest.target(id, &key).await.unwrap();
+        let reading = accept::Reading {
+            rules: &target.scrub,
+            peer: None,
+            now: Timestamp::now(),
+            new_id: || unreachable!("each event has its id"),
+            admits: &|_, _| true,
+        };
+        for event in events {
+            let accepted = accept::store(event.to_string().as_bytes(), &reading);
+            self.context.ingest.keep(&target, accepted.pack().unwrap()).await.unwrap();
+        }
+        let seen = serde_json::json!({ "app": app });
+        eventually(async || self.ok("error_search", seen.clone()).await["total"] == issues).await;
+    }
+
     /// Deploys an image that serves, and waits until it is live.
     pub async fn deploy(&self, app: &str) -> Value {
         self.engine.add_image("hello:1", berth_deploy::docker::fake::Behaviour::default());

@@ -2,7 +2,9 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may fail this way")]
 
-#[path = "../../tools/tests/world/mod.rs"]
+mod completions;
+mod waiting;
+#[path = "../../../tools/tests/world/mod.rs"]
 mod world;
 
 use axum::body::Body;
@@ -355,7 +357,7 @@ async fn a_client_that_asks_for_progress_gets_it() {
 }
 
 #[tokio::test]
-async fn resources_prompts_and_completions_see_what_the_caller_sees() {
+async fn resources_and_prompts_see_what_the_caller_sees() {
     let endpoint = Endpoint::open().await;
     endpoint.world.deploy("web").await;
     let read = async |uri: &str| endpoint.ask(admin(), "", "resources/read", json!({ "uri": uri })).await;
@@ -367,20 +369,10 @@ async fn resources_prompts_and_completions_see_what_the_caller_sees() {
     assert!(read("berth://apps/nope").await["error"]["message"].as_str().unwrap().contains("no app"));
 
     assert!(read("berth://issues/WEB-1").await["error"]["message"].as_str().unwrap().contains("WEB-1"));
-    let typed = json!({ "ref": { "type": "ref/resource", "uri": "berth://issues/{issue}" }, "argument": { "name": "issue", "value": "w" } });
-    let completed = endpoint.ask(admin(), "", "completion/complete", typed).await;
-    assert_eq!(completed["result"]["completion"]["values"], json!([]));
 
     let prompt = json!({ "name": "why_is_it_down", "arguments": { "app": "web" } });
     let prompt = endpoint.ask(admin(), "", "prompts/get", prompt).await;
     assert!(prompt["result"]["messages"][0]["content"]["text"].as_str().unwrap().contains("the app web"));
-
-    let typed = json!({ "ref": { "type": "ref/prompt", "name": "why_is_it_down" }, "argument": { "name": "app", "value": "w" } });
-    let completed = endpoint.ask(admin(), "", "completion/complete", typed.clone()).await;
-    assert_eq!(completed["result"]["completion"]["values"], json!(["web"]));
-    let stranger = Principal { visible: berth_store::model::Visible::Projects(Vec::new()), ..admin() };
-    let completed = endpoint.ask(stranger, "", "completion/complete", typed).await;
-    assert_eq!(completed["result"]["completion"]["values"], json!([]));
 }
 
 #[tokio::test]
