@@ -9,7 +9,7 @@ pub(crate) const OVERVIEW: &str = include_str!("overview.md");
 const OVERVIEW_URI: &str = "berth://docs/overview";
 
 /// The tool whose answer an issue is.
-pub(crate) const ISSUE: &str = "error_get";
+const ISSUE: &str = "error_get";
 
 /// What a URI stands for.
 #[derive(Debug, PartialEq)]
