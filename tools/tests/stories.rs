@@ -324,6 +324,23 @@ async fn a_token_of_another_project_finds_nothing() {
     assert_eq!((&app["state"], &app["latest"]["deployment"]), (&json!("running"), &json!("web#1")));
 }
 
+#[tokio::test]
+async fn whoever_may_make_apps_learns_that_a_name_is_taken_and_not_by_whom() {
+    let world = World::open().await;
+    for project in ["red", "blue"] {
+        world.ok("project_create", json!({ "name": project })).await;
+    }
+    world.ok("app_create", json!({ "name": "web", "project": "red" })).await;
+    let of = json!({ "name": "of-blue", "scopes": ["write"], "projects": ["blue"] });
+    let made = world.ok("token_create", of).await;
+    let blue = world.context.store.tokens().find(made["secret"].as_str().unwrap()).unwrap();
+    let input = json!({ "name": "web", "project": "blue" });
+    let taken = world.call_as(&blue, "app_create", input).await.unwrap_err();
+    assert_eq!(taken.code, Code::AlreadyExists);
+    let told = serde_json::to_string(&taken).unwrap();
+    assert!(!told.contains("red") && taken.candidates.is_empty(), "{told}");
+}
+
 /// When a tool is added that names something, it has to join the walk above.
 #[test]
 fn every_tool_that_names_something_is_walked() {
