@@ -42,13 +42,24 @@ pub struct Grant {
 /// Input of `grant_list`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct GrantList {}
+pub struct GrantList {
+    /// Default: all that fit.
+    #[schemars(range(min = 1, max = 500))]
+    #[serde(default)]
+    pub limit: Option<u32>,
+    /// Cursor of the page before.
+    #[serde(default)]
+    pub cursor: Option<String>,
+}
 
 /// Output of `grant_list`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GrantPage {
     /// The grants, newest first.
     pub grants: Vec<Grant>,
+    /// Pass as `cursor` for the next page; absent at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
 }
 
 /// Input of `grant_revoke`.

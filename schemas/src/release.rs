@@ -39,6 +39,13 @@ pub struct ReleaseList {
     /// Default: production.
     #[serde(default)]
     pub environment: Option<EnvironmentName>,
+    /// Default: all that fit.
+    #[schemars(range(min = 1, max = 500))]
+    #[serde(default)]
+    pub limit: Option<u32>,
+    /// Cursor of the page before.
+    #[serde(default)]
+    pub cursor: Option<String>,
 }
 
 /// Output of `release_list`.
@@ -46,6 +53,9 @@ pub struct ReleaseList {
 pub struct ReleasePage {
     /// The releases that can be rolled back to, newest first, the live one among them.
     pub releases: Vec<Release>,
+    /// Pass as `cursor` for the next page; absent at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
 }
 
 /// Which variables a release that is brought back runs with.

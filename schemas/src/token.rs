@@ -65,13 +65,24 @@ pub struct Token {
 /// Input of `token_list`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct TokenList {}
+pub struct TokenList {
+    /// Default: all that fit.
+    #[schemars(range(min = 1, max = 500))]
+    #[serde(default)]
+    pub limit: Option<u32>,
+    /// Cursor of the page before.
+    #[serde(default)]
+    pub cursor: Option<String>,
+}
 
 /// Output of `token_list`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TokenPage {
     /// The tokens, by name.
     pub tokens: Vec<Token>,
+    /// Pass as `cursor` for the next page; absent at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
 }
 
 /// Input of `token_create`.

@@ -82,6 +82,13 @@ pub struct VariableList {
     /// Also replace references.
     #[serde(default)]
     pub resolved: bool,
+    /// Default: all that fit.
+    #[schemars(range(min = 1, max = 500))]
+    #[serde(default)]
+    pub limit: Option<u32>,
+    /// Cursor of the page before.
+    #[serde(default)]
+    pub cursor: Option<String>,
 }
 
 /// Output of `variable_list`.
@@ -91,6 +98,9 @@ pub struct VariablePage {
     pub variables: Vec<Variable>,
     /// Whether the live release runs with other values than these.
     pub changes_pending: bool,
+    /// Pass as `cursor` for the next page; absent at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
 }
 
 /// Input of `variable_set`.
@@ -172,6 +182,9 @@ pub struct VariableHistory {
     #[schemars(range(min = 1, max = 200))]
     #[serde(default)]
     pub limit: Option<u32>,
+    /// Cursor of the page before.
+    #[serde(default)]
+    pub cursor: Option<String>,
 }
 
 /// A change of a variable; never its value.
@@ -196,6 +209,9 @@ pub struct VariableChange {
 pub struct VariableChanges {
     /// The changes, newest first.
     pub changes: Vec<VariableChange>,
+    /// Pass as `cursor` for the next page; absent at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
 }
 
 /// Input of `variable_restore`.

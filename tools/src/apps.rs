@@ -120,7 +120,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             Spec {
                 name: "app_restart",
                 title: "Restart an app without downtime",
-                description: "Deploy the live release again with today's settings and variables, without a build: new replicas start beside the old ones and take over when healthy. Use after variable_set or app_update, or when an app hangs.",
+                description: "Deploy the live release again with today's settings and variables, without a build: new replicas take over when healthy. Use after variable_set or app_update, or when an app hangs.",
                 hints: Hints::CREATE,
                 scope: Scope::Deploy,
                 tier: Tier::Core,
@@ -504,7 +504,7 @@ impl Brief for AppPage {
                 text = text.say(format!(", newest {} {}", latest.deployment, latest.state.as_str()));
             }
         }
-        text.say_if(self.next_cursor.as_ref().map(|c| format!("\nMore with cursor={c:?}.")))
+        text.say_if(page::more(self.next_cursor.as_ref()))
     }
 }
 

@@ -79,6 +79,6 @@ impl Brief for AuditPage {
             return "No such call.".into();
         }
         let text = self.calls.iter().fold(Text::new(), |text, call| text.join(line(call)));
-        text.say_if(self.next_cursor.as_ref().map(|c| format!("More with cursor={c:?}.")))
+        text.say_if(page::more(self.next_cursor.as_ref()))
     }
 }

@@ -440,7 +440,7 @@ impl Brief for DeploymentPage {
                 text = text.say(" – ").quote(message);
             }
         }
-        text.say_if(self.next_cursor.as_ref().map(|c| format!("\nMore with cursor={c:?}.")))
+        text.say_if(page::more(self.next_cursor.as_ref()))
     }
 }
 

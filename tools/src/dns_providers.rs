@@ -150,13 +150,12 @@ fn tried(fault: DnsFault) -> Problem {
 
 async fn list(call: Call, input: DnsProviderList) -> Result<DnsProviderPage, Problem> {
     find::demand_all_projects(&call, "dns_provider_list")?;
-    let limit = usize::try_from(page::limit(input.limit, 20, 100)?).unwrap_or(20);
+    let limit = page::limit(input.limit, 20, 100)?;
     let after: Option<DnsProviderName> = page::name_cursor(input.cursor.as_deref())?;
     let all = call.context.store.dns_providers().list().await?;
     let mut providers: Vec<DnsProvider> =
         all.into_iter().filter(|row| after.as_ref().is_none_or(|a| row.name > *a)).map(shown).collect();
-    let more = providers.len() > limit;
-    providers.truncate(limit);
+    let more = page::cut_whole(&mut providers, limit, call.budget, input.limit.is_some());
     let next_cursor = providers.last().filter(|_| more).map(|p| p.provider.to_string());
     Ok(DnsProviderPage { providers, next_cursor })
 }
@@ -272,7 +271,7 @@ impl Brief for DnsProviderPage {
             let zones: Vec<&str> = p.zones.iter().map(|z| z.as_str()).collect();
             text = text.say(format!("\n{} ({}): {}", p.provider, p.kind.as_str(), zones.join(", ")));
         }
-        text
+        text.say_if(page::more(self.next_cursor.as_ref()))
     }
 }
 

@@ -327,8 +327,6 @@ async fn list(call: Call, input: DomainList) -> Result<DomainPage, Problem> {
     };
     let store = &call.context.store;
     let (rows, total) = store.domains().list(&call.principal.visible, app, after.as_ref(), limit).await?;
-    let full = i64::try_from(rows.len()).unwrap_or(i64::MAX) == limit;
-    let next_cursor = rows.last().filter(|_| full).map(|d| d.name.to_string());
     let mut domains = Vec::with_capacity(rows.len());
     for row in rows {
         let seen = call.context.certs.see(&row.name).await?;
@@ -342,6 +340,8 @@ async fn list(call: Call, input: DomainList) -> Result<DomainPage, Problem> {
             redirect_to: row.redirect_to,
         });
     }
+    let more = page::cut(&mut domains, limit, call.budget, input.limit.is_some());
+    let next_cursor = domains.last().filter(|_| more).map(|d| d.domain.to_string());
     Ok(DomainPage { domains, total, next_cursor })
 }
 
@@ -486,7 +486,7 @@ impl Brief for DomainPage {
             text = text.say_if(d.expires_at.map(|at| format!(", until {at}")));
             text = text.say_if((d.origin == DomainOrigin::OnDemand).then_some(", on demand"));
         }
-        text.say_if(self.next_cursor.as_ref().map(|c| format!("\nMore with cursor={c:?}.")))
+        text.say_if(page::more(self.next_cursor.as_ref()))
     }
 }
 

@@ -118,7 +118,7 @@ async fn approve(call: Call, input: PreviewApprove) -> Result<DeploymentDetail, 
 }
 
 async fn list(call: Call, input: EnvironmentList) -> Result<EnvironmentPage, Problem> {
-    let limit = usize::try_from(page::limit(input.limit, 20, 100)?).unwrap_or(usize::MAX);
+    let limit = page::limit(input.limit, 20, 100)?;
     let after: Option<EnvironmentName> = page::name_cursor(input.cursor.as_deref())?;
     let app = find::app(&call, &input.app).await?;
     let mut rows = call.context.store.environments().of(app.id).await?;
@@ -128,13 +128,14 @@ async fn list(call: Call, input: EnvironmentList) -> Result<EnvironmentPage, Pro
         let seen = rows.iter().position(|a| a.environment.name == after).map_or(rows.len(), |at| at + 1);
         rows.drain(..seen);
     }
-    let more = rows.len() > limit;
-    rows.truncate(limit);
-    let next_cursor = rows.last().filter(|_| more).map(|a| a.environment.name.to_string());
-    let mut environments = Vec::with_capacity(rows.len());
-    for row in &rows {
+    // One more than the page tells that it is not the last, and what is behind that is not looked at.
+    let looked_at = usize::try_from(limit + 1).unwrap_or(usize::MAX);
+    let mut environments = Vec::with_capacity(rows.len().min(looked_at));
+    for row in rows.iter().take(looked_at) {
         environments.push(summary(&call, row).await?);
     }
+    let more = page::cut_whole(&mut environments, limit, call.budget, input.limit.is_some());
+    let next_cursor = environments.last().filter(|_| more).map(|e| e.name.to_string());
     Ok(EnvironmentPage { environments, total, next_cursor })
 }
 
@@ -280,7 +281,7 @@ impl Brief for EnvironmentPage {
         for environment in &self.environments {
             text = text.say("\n").join(line(environment));
         }
-        text.say_if(self.next_cursor.as_ref().map(|c| format!("\nMore with cursor={c:?}.")))
+        text.say_if(page::more(self.next_cursor.as_ref()))
     }
 }
 

@@ -158,8 +158,10 @@ async fn search(call: Call, input: ErrorSearch) -> Result<IssuePage, Problem> {
         }
     };
     let mut issues: Vec<_> = rows.iter().map(summary).collect();
-    page::fit(&mut issues, Keep::First, call.budget, input.limit.is_some());
     let facets = facets(&call, &input, query, app, now).await?;
+    let counted = serde_json::to_string(&facets).map_or(0, |text| text.len());
+    let budget = call.budget.beside(counted);
+    page::fit(&mut issues, Keep::First, budget, input.limit.is_some());
     let next = offset + i64::try_from(issues.len()).unwrap_or(0);
     Ok(IssuePage { issues, total, next_cursor: (next < total).then(|| next.to_string()), facets })
 }
@@ -525,11 +527,12 @@ impl Brief for IssuePage {
         }
         let text = Text::from(format!("{} of {} issues:\n", self.issues.len(), self.total))
             .quote_lines(self.issues.iter().map(|i| line(i).into()));
-        self.facets.iter().fold(text, |text, facet| {
+        let text = self.facets.iter().fold(text, |text, facet| {
             let values: Vec<String> =
                 facet.values.iter().map(|v| format!("{} ×{}", v.value.0, v.events)).collect();
             text.say(format!("\n{}: ", facet.field)).quote(&values.join(", ").into())
-        })
+        });
+        text.say_if(page::more(self.next_cursor.as_ref()))
     }
 }
 
@@ -617,11 +620,12 @@ impl Brief for EventSummaryPage {
         if self.events.is_empty() {
             return "No event is kept.".into();
         }
-        Text::new().quote_lines(self.events.iter().map(|e| {
+        let text = Text::new().quote_lines(self.events.iter().map(|e| {
             let of = |t: &Option<Untrusted>| t.as_ref().map(|t| format!(" {}", t.0)).unwrap_or_default();
             format!("{} {} {}{}{} {}", e.at, e.event, e.environment, of(&e.release), of(&e.user), e.value.0)
                 .into()
-        }))
+        }));
+        text.say_if(page::more(self.next_cursor.as_ref()))
     }
 }
 

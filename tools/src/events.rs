@@ -51,7 +51,6 @@ impl Brief for EventPage {
         }
         let lines: Vec<String> =
             self.events.iter().map(|e| format!("{} {} by {}: {}", e.at, e.kind, e.by, e.summary)).collect();
-        Text::from(lines.join("\n"))
-            .say_if(self.next_cursor.as_ref().map(|c| format!("\nMore with cursor={c:?}.")))
+        Text::from(lines.join("\n")).say_if(page::more(self.next_cursor.as_ref()))
     }
 }

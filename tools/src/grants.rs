@@ -9,7 +9,7 @@ use berth_schemas::{
 use crate::{
     apps::count,
     confirm::confirmed,
-    find,
+    find, page,
     registry::{Brief, Call, Hints, Method, Spec, Tier, Tool},
     text::Text,
 };
@@ -45,9 +45,15 @@ pub(crate) fn tools() -> Vec<Tool> {
     ]
 }
 
-async fn list(call: Call, _: GrantList) -> Result<GrantPage, Problem> {
+async fn list(call: Call, input: GrantList) -> Result<GrantPage, Problem> {
     find::demand_all_projects(&call, "grant_list")?;
-    Ok(GrantPage { grants: call.context.store.grants().list().await? })
+    let limit = page::limit_of_whole(input.limit)?;
+    let skip = page::number_cursor(input.cursor.as_deref())?.unwrap_or(0);
+    let grants = call.context.store.grants().list().await?;
+    let mut grants: Vec<_> = grants.into_iter().skip(usize::try_from(skip).unwrap_or(usize::MAX)).collect();
+    let more = page::cut_whole(&mut grants, limit, call.budget, input.limit.is_some());
+    let next_cursor = more.then(|| page::skipped(skip, grants.len()));
+    Ok(GrantPage { grants, next_cursor })
 }
 
 async fn revoke(call: Call, input: GrantRevoke) -> Result<GrantRevoked, Problem> {
@@ -85,7 +91,8 @@ fn line(grant: &Grant) -> Text {
 impl Brief for GrantPage {
     fn brief(&self) -> Text {
         let text = Text::from(count(self.grants.len(), "approved client"));
-        self.grants.iter().fold(text, |text, grant| text.join(line(grant)))
+        let text = self.grants.iter().fold(text, |text, grant| text.join(line(grant)));
+        text.say_if(page::more(self.next_cursor.as_ref()))
     }
 }
 

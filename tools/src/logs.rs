@@ -23,7 +23,7 @@ pub(crate) fn tools() -> Vec<Tool> {
         Spec {
             name: "log_search",
             title: "Search an app's runtime logs",
-            description: "Read or search what an app's containers print, newest lines by default: filter by text, level, release or time. Use it to find out why a running app misbehaves. For build output use deployment_log.",
+            description: "Read or search what an app's containers print, newest lines by default: filter by text, level, release or time. Use it when a running app misbehaves. For build output use deployment_log.",
             hints: Hints::READ,
             scope: Scope::Read,
             tier: Tier::Core,

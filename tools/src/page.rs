@@ -22,6 +22,18 @@ impl Budget {
     /// than 8,000 with its frames, and whatever it cuts is on no page: a list has to stay clear of that.
     pub const MODEL: Self = Self::Model { usual: 8_200, most: 28_700 };
 
+    /// What is left for rows beside this many bytes of something else that the caller asked for.
+    pub(crate) fn beside(self, bytes: usize) -> Self {
+        match self {
+            Self::Unlimited => self,
+            Self::Model { usual, most } => Self::Model {
+                // Who did not say how much it wants still gets a page worth reading.
+                usual: usual.saturating_sub(bytes).max(usual / 2),
+                most: most.saturating_sub(bytes),
+            },
+        }
+    }
+
     /// Bytes for an answer whose caller did (`asked`) or did not say how much is wanted.
     fn bytes(self, asked: bool) -> usize {
         match self {
@@ -36,6 +48,9 @@ impl Budget {
         }
     }
 }
+
+/// Most rows that may be asked for of a list that is there as a whole.
+const MOST_OF_WHOLE: u32 = 500;
 
 /// Which end of a list stays when it must be cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +95,19 @@ pub(crate) fn cut<T: Serialize>(rows: &mut Vec<T>, limit: i64, budget: Budget, a
     fit(rows, Keep::First, budget, asked) || full
 }
 
+/// The same for rows that are there as a whole, of which the page has at most `limit`.
+pub(crate) fn cut_whole<T: Serialize>(rows: &mut Vec<T>, limit: i64, budget: Budget, asked: bool) -> bool {
+    let most = usize::try_from(limit).unwrap_or(usize::MAX);
+    let more = rows.len() > most;
+    rows.truncate(most);
+    fit(rows, Keep::First, budget, asked) || more
+}
+
+/// How a list goes on, for its text.
+pub(crate) fn more(next_cursor: Option<&String>) -> Option<String> {
+    next_cursor.map(|cursor| format!("\nMore with cursor={cursor:?}."))
+}
+
 /// The page size asked for, or `usual`; refuses what is out of range, because schemas only publish it.
 pub(crate) fn limit(asked: Option<u32>, usual: u32, most: u32) -> Result<i64, Problem> {
     match asked {
@@ -89,9 +117,20 @@ pub(crate) fn limit(asked: Option<u32>, usual: u32, most: u32) -> Result<i64, Pr
     }
 }
 
+/// The page size asked for of a list that is there as a whole; without a wish all that fits the answer.
+pub(crate) fn limit_of_whole(asked: Option<u32>) -> Result<i64, Problem> {
+    limit(asked, u32::MAX, MOST_OF_WHOLE)
+}
+
 /// A cursor that is a number.
 pub(crate) fn number_cursor(cursor: Option<&str>) -> Result<Option<i64>, Problem> {
     cursor.map(|c| c.parse().ok().filter(|n| *n >= 0).ok_or_else(|| bad_cursor(c))).transpose()
+}
+
+/// The cursor of a list without names or numbers: how many of its rows were seen, newest first. What comes to the list
+/// meanwhile makes the next page begin with rows that were seen.
+pub(crate) fn skipped(before: i64, rows: usize) -> String {
+    before.saturating_add(i64::try_from(rows).unwrap_or(i64::MAX)).to_string()
 }
 
 /// A cursor that is a name.

@@ -9,7 +9,7 @@ use berth_store::model::ProjectRow;
 use crate::{
     apps::count,
     confirm::confirmed,
-    find,
+    find, page,
     registry::{Brief, Call, Hints, Method, Spec, Tier, Tool},
     text::Text,
 };
@@ -58,9 +58,15 @@ pub(crate) fn tools() -> Vec<Tool> {
     ]
 }
 
-async fn list(call: Call, _: ProjectList) -> Result<ProjectPage, Problem> {
+async fn list(call: Call, input: ProjectList) -> Result<ProjectPage, Problem> {
+    let limit = page::limit_of_whole(input.limit)?;
+    let after: Option<ProjectSlug> = page::name_cursor(input.cursor.as_deref())?;
     let rows = call.context.store.projects().list(&call.principal.visible).await?;
-    Ok(ProjectPage { projects: rows.into_iter().map(shown).collect() })
+    let follows = |row: &ProjectRow| after.as_ref().is_none_or(|a| row.slug > *a);
+    let mut projects: Vec<_> = rows.into_iter().filter(follows).map(shown).collect();
+    let more = page::cut_whole(&mut projects, limit, call.budget, input.limit.is_some());
+    let next_cursor = projects.last().filter(|_| more).map(|p| p.name.to_string());
+    Ok(ProjectPage { projects, next_cursor })
 }
 
 fn shown(row: ProjectRow) -> Project {
@@ -103,7 +109,7 @@ impl Brief for ProjectPage {
         if names.is_empty() {
             "There are no projects that you may see.".into()
         } else {
-            names.join("\n").into()
+            Text::from(names.join("\n")).say_if(page::more(self.next_cursor.as_ref()))
         }
     }
 }

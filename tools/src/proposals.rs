@@ -343,7 +343,8 @@ fn line(proposal: &Proposal) -> Text {
 impl Brief for ProposalPage {
     fn brief(&self) -> Text {
         let text = Text::from(count(self.proposals.len(), "proposal"));
-        self.proposals.iter().fold(text, |text, proposal| text.say("\n").join(line(proposal)))
+        let text = self.proposals.iter().fold(text, |text, proposal| text.say("\n").join(line(proposal)));
+        text.say_if(page::more(self.next_cursor.as_ref()))
     }
 }
 

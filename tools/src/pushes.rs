@@ -154,9 +154,10 @@ async fn list(call: Call, input: PushList) -> Result<PushPage, Problem> {
     let before = page::number_cursor(input.cursor.as_deref())?;
     let app = find::app(&call, &input.app).await?;
     let rows = call.context.store.pushes().list(app.id, input.state, before, limit).await?;
-    let full = i64::try_from(rows.len()).unwrap_or(i64::MAX) == limit;
-    let next_cursor = rows.last().filter(|_| full).map(|p| p.id.0.to_string());
-    Ok(PushPage { pushes: shown(&call, &rows).await?, next_cursor })
+    let mut pushes = shown(&call, &rows).await?;
+    let more = page::cut(&mut pushes, limit, call.budget, input.limit.is_some());
+    let next_cursor = pushes.last().filter(|_| more).map(|p| p.push.to_string());
+    Ok(PushPage { pushes, next_cursor })
 }
 
 async fn get(call: Call, input: PushGet) -> Result<PushDetail, Problem> {
@@ -359,7 +360,7 @@ impl Brief for PushPage {
         for (i, push) in self.pushes.iter().enumerate() {
             text = text.say(if i == 0 { "" } else { "\n" }).join(line(push));
         }
-        text.say_if(self.next_cursor.as_ref().map(|c| format!("\nMore with cursor={c:?}.")))
+        text.say_if(page::more(self.next_cursor.as_ref()))
     }
 }
 

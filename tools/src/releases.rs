@@ -8,7 +8,7 @@ use berth_schemas::{
 use berth_store::model::{AppRow, Artifact, DeploymentSource, Enqueued, ReleaseRow};
 
 use crate::{
-    apps, deployments, find, follow, jobs, once,
+    apps, deployments, find, follow, jobs, once, page,
     registry::{Brief, Call, Hints, Method, Spec, Tier, Tool},
     text::Text,
 };
@@ -19,7 +19,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             Spec {
                 name: "release_list",
                 title: "List releases to go back to",
-                description: "List the kept releases of an app, newest first, and which one serves. Any of them can be brought back with release_rollback.",
+                description: "List the kept releases of an app, newest first, and which one serves. release_rollback brings one back.",
                 hints: Hints::READ,
                 scope: Scope::Read,
                 tier: Tier::Core,
@@ -96,8 +96,14 @@ async fn promotable(call: &Call, app: &AppRow, number: Option<i64>) -> Result<Re
 
 async fn list(call: Call, input: ReleaseList) -> Result<ReleasePage, Problem> {
     let app = find::app_in(&call, &input.app, input.environment.as_ref()).await?;
+    let limit = page::limit_of_whole(input.limit)?;
+    let before = page::number_cursor(input.cursor.as_deref())?;
     let rows = call.context.store.releases().list(app.environment.id, false).await?;
-    Ok(ReleasePage { releases: rows.into_iter().map(|r| shown(&app, r)).collect() })
+    let follows = |row: &ReleaseRow| before.is_none_or(|b| row.number < b);
+    let mut releases: Vec<_> = rows.into_iter().filter(follows).map(|r| shown(&app, r)).collect();
+    let more = page::cut_whole(&mut releases, limit, call.budget, input.limit.is_some());
+    let last = releases.last().and_then(|r| r.release.number).filter(|_| more);
+    Ok(ReleasePage { releases, next_cursor: last.map(|n| n.to_string()) })
 }
 
 fn shown(app: &AppRow, row: ReleaseRow) -> Release {
@@ -205,6 +211,6 @@ impl Brief for ReleasePage {
                 text = text.say(" – ").quote(message);
             }
         }
-        text
+        text.say_if(page::more(self.next_cursor.as_ref()))
     }
 }

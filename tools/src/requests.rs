@@ -18,7 +18,7 @@ pub(crate) fn tools() -> Vec<Tool> {
         Spec {
             name: "request_list",
             title: "List an app's HTTP requests",
-            description: "List requests that visitors made to an app, newest first, with status and duration, plus error count and percentiles over the last hour (or since). Filter by status (5xx), path or slowness.",
+            description: "List visitors' requests to an app, newest first, with status and duration, plus error count and percentiles over the last hour (or since). Filter by status (5xx), path or slowness.",
             hints: Hints::READ,
             scope: Scope::Read,
             tier: Tier::Core,

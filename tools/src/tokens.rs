@@ -2,6 +2,7 @@
 
 use berth_schemas::{
     Problem, Scope, Timestamp,
+    ids::TokenName,
     token::{TokenCreate, TokenCreated, TokenList, TokenMode, TokenPage, TokenRevoke, TokenRevoked},
 };
 use berth_store::model::NewToken;
@@ -11,7 +12,7 @@ use crate::{
     confirm::confirmed,
     find,
     group::Group,
-    proposals,
+    page, proposals,
     registry::{Brief, Call, Hints, Method, Spec, Tier, Tool},
     text::Text,
 };
@@ -60,9 +61,15 @@ pub(crate) fn tools() -> Vec<Tool> {
     ]
 }
 
-async fn list(call: Call, _: TokenList) -> Result<TokenPage, Problem> {
+async fn list(call: Call, input: TokenList) -> Result<TokenPage, Problem> {
     find::demand_all_projects(&call, "token_list")?;
-    Ok(TokenPage { tokens: call.context.store.tokens().list().await? })
+    let limit = page::limit_of_whole(input.limit)?;
+    let after: Option<TokenName> = page::name_cursor(input.cursor.as_deref())?;
+    let mut tokens = call.context.store.tokens().list().await?;
+    tokens.retain(|token| after.as_ref().is_none_or(|a| token.name > *a));
+    let more = page::cut_whole(&mut tokens, limit, call.budget, input.limit.is_some());
+    let next_cursor = tokens.last().filter(|_| more).map(|t| t.name.to_string());
+    Ok(TokenPage { tokens, next_cursor })
 }
 
 async fn create(call: Call, input: TokenCreate) -> Result<TokenCreated, Problem> {
@@ -154,7 +161,7 @@ impl Brief for TokenPage {
             text = text.say_if(t.last_used_at.map(|at| format!(", last used {at}")));
             text = text.say_if(t.expires_at.map(|at| format!(", expires {at}")));
         }
-        text
+        text.say_if(page::more(self.next_cursor.as_ref()))
     }
 }
 

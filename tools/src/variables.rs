@@ -33,7 +33,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             Spec {
                 name: "variable_list",
                 title: "List an app's variables",
-                description: "List the environment variables of an app; the values of secrets are masked. resolved=true replaces references.",
+                description: "List the environment variables of an app, secrets masked. resolved=true replaces references.",
                 hints: Hints::READ,
                 scope: Scope::Read,
                 tier: Tier::Core,
@@ -137,10 +137,12 @@ pub(crate) fn tools() -> Vec<Tool> {
 }
 
 async fn history(call: Call, input: VariableHistory) -> Result<VariableChanges, Problem> {
-    let limit = usize::try_from(page::limit(input.limit, 50, 200)?).unwrap_or(usize::MAX);
+    let limit = page::limit(input.limit, 50, 200)?;
     let app = find::app_in(&call, &input.app, input.environment.as_ref()).await?;
+    let skip = page::number_cursor(input.cursor.as_deref())?.unwrap_or(0);
     let rows = call.context.store.variables().history(&app, input.scope, input.name.as_ref()).await?;
-    let changes = rows.into_iter().take(limit).map(|v| VariableChange {
+    let rows = rows.into_iter().skip(usize::try_from(skip).unwrap_or(usize::MAX));
+    let changes = rows.map(|v| VariableChange {
         name: v.name,
         version: v.version,
         deleted: v.deleted,
@@ -148,7 +150,10 @@ async fn history(call: Call, input: VariableHistory) -> Result<VariableChanges, 
         at: v.at,
         by: v.by,
     });
-    Ok(VariableChanges { changes: changes.collect() })
+    let mut changes: Vec<_> = changes.collect();
+    let more = page::cut_whole(&mut changes, limit, call.budget, input.limit.is_some());
+    let next_cursor = more.then(|| page::skipped(skip, changes.len()));
+    Ok(VariableChanges { changes, next_cursor })
 }
 
 async fn restore(call: Call, input: VariableRestore) -> Result<VariablesChanged, Problem> {
@@ -231,12 +236,16 @@ fn template(row: &VariableRow) -> Template {
 
 async fn list(call: Call, input: VariableList) -> Result<VariablePage, Problem> {
     let app = find::app_in(&call, &input.app, input.environment.as_ref()).await?;
+    let limit = page::limit_of_whole(input.limit)?;
+    let after: Option<VariableName> = page::name_cursor(input.cursor.as_deref())?;
     let rows = call.context.pipeline.variables(&app).await?;
     let live = apps::live(&call, &app).await?;
-    Ok(VariablePage {
-        variables: rows.into_iter().map(|(row, found)| shown(&app, row, found, input.resolved)).collect(),
-        changes_pending: apps::changes_pending(&app, live.as_ref()),
-    })
+    let rows = rows.into_iter().filter(|(row, _)| after.as_ref().is_none_or(|a| row.name > *a));
+    let mut variables: Vec<_> = rows.map(|(row, found)| shown(&app, row, found, input.resolved)).collect();
+    let more = page::cut_whole(&mut variables, limit, call.budget, input.limit.is_some());
+    let next_cursor = variables.last().filter(|_| more).map(|v| v.name.to_string());
+    let changes_pending = apps::changes_pending(&app, live.as_ref());
+    Ok(VariablePage { variables, changes_pending, next_cursor })
 }
 
 /// A variable as it is shown. What is set as plain is shown as it was set; what becomes of it only if it leads to no
@@ -411,7 +420,7 @@ impl Brief for VariablePage {
         if self.changes_pending {
             text = text.say("\nThe live release runs with older values; app_restart applies these.");
         }
-        text
+        text.say_if(page::more(self.next_cursor.as_ref()))
     }
 }
 
@@ -436,7 +445,7 @@ impl Brief for VariableChanges {
             let what = if c.deleted { "deleted" } else { "set" };
             text = text.say(format!("\n{} version {} {what} {} by {}", c.name, c.version, c.at, c.by));
         }
-        text
+        text.say_if(page::more(self.next_cursor.as_ref()))
     }
 }
 

@@ -6,7 +6,18 @@ mod world;
 
 use std::sync::Arc;
 
-use berth_store::model::Principal;
+use berth_schemas::{
+    Scope,
+    app::AppSettings,
+    deployment::DeploymentState as S,
+    dns::DnsCredentials,
+    push::{GitChange, PushOrigin},
+    token::TokenMode,
+};
+use berth_store::{
+    Approval, Artifact, Change, DeploymentSource, NewDeployment, NewDnsProvider, NewPreview, NewPush,
+    NewRelease, Presented, Principal, PushSource, Snapshot, Visible,
+};
 use berth_tools::{Budget, Call, Via};
 use serde_json::{Value, json};
 use world::{World, admin};
@@ -23,7 +34,12 @@ async fn walk(world: &World, list: &List, limit: Option<u32>, budget: Budget) ->
         input["limit"] = json!(limit);
         input["cursor"] = cursor;
         let call = Call::new(Arc::clone(&world.context), admin()).budget(budget);
-        let page = world.registry.get(list.tool).unwrap().call(call, input).await.unwrap().output;
+        let answer = world.registry.get(list.tool).unwrap().call(call, input).await.unwrap();
+        let page = answer.output;
+        if let Some(next) = page["next_cursor"].as_str() {
+            let text = answer.brief.to_string();
+            assert!(text.contains(&format!("cursor={next:?}")), "{}: {text}", list.tool);
+        }
         largest = largest.max(page.to_string().len());
         keys.extend(page[list.rows].as_array().unwrap().iter().map(|row| row[list.key].clone()));
         cursor = page["next_cursor"].clone();
@@ -31,6 +47,11 @@ async fn walk(world: &World, list: &List, limit: Option<u32>, budget: Budget) ->
             return (keys, largest);
         }
     }
+}
+
+/// The name of an app of many, as long as it may be.
+fn app(n: usize) -> String {
+    format!("app-{n:02}-{}", "x".repeat(33))
 }
 
 struct List {
@@ -45,21 +66,22 @@ fn list(tool: &'static str, rows: &'static str, key: &'static str, most: u32) ->
     List { tool, rows, key, input: json!({}), most }
 }
 
-async fn fill(world: &World) {
-    let long = "x".repeat(33);
+/// Apps, deployments, and by the way what event_list and audit_search list.
+async fn deployments(world: &World) {
     let project = "p".repeat(40);
     world.ok("project_create", json!({ "name": project })).await;
     for n in 0..100 {
-        let app = format!("app-{n:02}-{long}");
-        let input = json!({ "app": app, "project": project, "image": "gone:1", "create_app": true });
+        let input = json!({ "app": app(n), "project": project, "image": "gone:1", "create_app": true });
         world.ok("deployment_create", input).await;
     }
     for n in 0..60 {
         let message = format!("{n} {}", "y".repeat(480));
-        let input =
-            json!({ "app": format!("app-00-{long}"), "image": format!("gone:{n}"), "message": message });
+        let input = json!({ "app": app(0), "image": format!("gone:{n}"), "message": message });
         world.ok("deployment_create", input).await;
     }
+}
+
+async fn decided_proposals(world: &World) {
     let made = world
         .ok("token_create", json!({ "name": "assistant", "scopes": ["write"], "mode": "propose" }))
         .await;
@@ -74,6 +96,139 @@ async fn fill(world: &World) {
     }
 }
 
+async fn names_of_all_kinds(world: &World) {
+    let store = &world.context.store;
+    for n in 0..320 {
+        world.ok("project_create", json!({ "name": format!("q{n:03}{}", "q".repeat(36)) })).await;
+    }
+    let groups: Vec<&str> = berth_tools::Group::ALL.iter().map(|g| g.as_str()).collect();
+    for n in 0..100 {
+        let name = format!("t{n:03}{}", "t".repeat(50));
+        let scopes = ["read", "deploy", "write", "secrets", "admin"];
+        world.ok("token_create", json!({ "name": name, "scopes": scopes, "tools": groups })).await;
+        let domain = format!("d{n:03}.{}.{}.example.com", "d".repeat(60), "e".repeat(60));
+        let other = format!("www.{}.{}.example.com", "d".repeat(60), "e".repeat(60));
+        world.ok("domain_add", json!({ "domain": domain, "app": app(1), "redirect_to": other })).await;
+    }
+    for n in 0..40 {
+        let zone = |z: usize| format!("z{z}.{}.{}.example", "z".repeat(60), "y".repeat(60)).parse().unwrap();
+        let new = NewDnsProvider {
+            name: format!("dns-{n:02}").parse().unwrap(),
+            credentials: DnsCredentials::Cloudflare { api_token: "t".into() },
+            zones: (0..8).map(zone).collect(),
+            found: false,
+            replace: false,
+        };
+        store.dns_providers().put(&admin(), new).await.unwrap();
+    }
+}
+
+/// Grants, whose clients show the verifier and challenge of RFC 7636, appendix B.
+async fn grants(world: &World) {
+    let made = world.ok("token_create", json!({ "name": "owner", "scopes": ["write"] })).await;
+    let owner = world.context.store.tokens().find(made["secret"].as_str().unwrap()).unwrap();
+    let shown = Presented {
+        client_id: "client",
+        redirect_uri: Some("https://client.example/callback"),
+        verifier: "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk",
+        resource: Some("https://berth.example.com/mcp"),
+    };
+    for _ in 0..100 {
+        let approval = Approval {
+            client_id: "client".into(),
+            client_name: "c".repeat(200),
+            redirect_uri: "https://client.example/callback".into(),
+            challenge: "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM".into(),
+            resource: "https://berth.example.com/mcp".into(),
+            scopes: vec![Scope::Write],
+            projects: Vec::new(),
+            mode: TokenMode::Full,
+        };
+        let code = world.context.store.grants().approve(&owner, approval).await.unwrap();
+        world.context.store.grants().redeem(&code, shown).await.unwrap().unwrap();
+    }
+}
+
+async fn previews_and_pushes(world: &World) {
+    let store = &world.context.store;
+    let of = store.apps().by_slug(&Visible::All, &app(2).parse().unwrap()).await.unwrap().unwrap();
+    for n in 0..100 {
+        let branch = format!("b{n:03}{}", "b".repeat(240));
+        let new = NewPreview {
+            name: format!("preview-{n:03}").parse().unwrap(),
+            otherwise: format!("preview-{n:03}-2").parse().unwrap(),
+            head: branch.clone(),
+            pull: None,
+            fork: false,
+            offer: None,
+            expires_at: None,
+            limit: 1000,
+        };
+        store.environments().ensure_preview("admin", of.id, new).await.unwrap();
+        let change = GitChange::Branch { branch, before: None, commit: format!("{n:040x}") };
+        let push = NewPush::new(of.id, PushOrigin::Webhook, change, PushSource::Own);
+        store.pushes().receive(push).await.unwrap();
+    }
+}
+
+async fn releases(world: &World) {
+    let store = &world.context.store;
+    world.ok("app_create", json!({ "name": "kept", "settings": { "keep_releases": 50 } })).await;
+    let of = store.apps().by_slug(&Visible::All, &"kept".parse().unwrap()).await.unwrap().unwrap();
+    // As many as are kept beside the one that serves.
+    for n in 0..51 {
+        let new = NewDeployment {
+            app: of.id,
+            environment: of.environment.id,
+            source: DeploymentSource::Image { image: format!("kept:{n}") },
+            key: None,
+            by: "ci".into(),
+            message: Some("m".repeat(490)),
+            no_cache: false,
+            rollout: None,
+        };
+        let made = store.deployments().enqueue(new).await.unwrap();
+        let step = async |states: &[S]| {
+            for pair in states.windows(2) {
+                let (from, to) = (pair[0], pair[1]);
+                store.deployments().transition(made.id, from, to, Change::default()).await.unwrap();
+            }
+        };
+        step(&[S::Queued, S::Fetching, S::Building]).await;
+        let artifact = Artifact::Static { path: format!("kept/{n}") };
+        let variables = Snapshot { branch: None, dsn: None, variables: Vec::new() };
+        let settings = AppSettings::default();
+        let new = NewRelease { deployment: made.id, artifact, settings, variables, bytes: 1 };
+        let release = store.releases().create(new).await.unwrap();
+        step(&[S::Building, S::Starting, S::Checking, S::Switching]).await;
+        store.deployments().switch_live(made.id, release.id).await.unwrap();
+        store.deployments().finish_live(made.id).await.unwrap();
+    }
+}
+
+async fn variables(world: &World) {
+    for (value, ten) in ["v", "w"].into_iter().flat_map(|value| (0..10).map(move |ten| (value, ten))) {
+        let names = (0..10).map(|n| format!("{}_{ten}{n}", "N".repeat(100)));
+        let some: serde_json::Map<String, Value> =
+            names.map(|name| (name, value.repeat(300).into())).collect();
+        world.ok("variable_set", json!({ "app": app(1), "variables": some })).await;
+    }
+}
+
+/// A hundred issues, and of the first a hundred events.
+async fn errors(world: &World) {
+    let event = |n: usize, issue: usize| {
+        let frames = json!([{ "function": format!("work_{issue}"), "filename": "a.py", "in_app": true }]);
+        let kind = format!("Fault{}", "ABCDEFGHIJ".chars().nth(issue / 10).unwrap());
+        let kind = format!("{kind}{}", "KLMNOPQRST".chars().nth(issue % 10).unwrap());
+        let exception = json!({ "type": kind, "value": "o".repeat(400), "stacktrace": { "frames": frames } });
+        json!({ "event_id": format!("{n:032x}"), "platform": "python", "exception": { "values": [exception] } })
+    };
+    let issues = (0..100).map(|issue| event(issue + 1, issue));
+    let events: Vec<Value> = issues.chain((100..200).map(|n| event(n + 1, 0))).collect();
+    world.report(&app(3), &events, 100).await;
+}
+
 async fn propose(world: &World, who: &Principal, n: usize) {
     let via = Via::mcp(Some(&"z".repeat(500)), None);
     let call = Call::new(Arc::clone(&world.context), who.clone()).via(via);
@@ -81,20 +236,53 @@ async fn propose(world: &World, who: &Principal, n: usize) {
     world.registry.get("app_create").unwrap().call(call, input).await.unwrap_err();
 }
 
+fn lists(issue: &Value) -> Vec<List> {
+    let of = |n: usize| json!({ "app": app(n) });
+    let with = |list: List, input: Value| List { input, ..list };
+    vec![
+        list("app_list", "apps", "name", 100),
+        with(list("deployment_list", "deployments", "deployment", 100), of(0)),
+        list("event_list", "events", "id", 200),
+        list("audit_search", "calls", "id", 200),
+        with(list("proposal_list", "proposals", "proposal", 100), json!({ "state": "rejected" })),
+        list("project_list", "projects", "name", 500),
+        list("token_list", "tokens", "name", 500),
+        list("grant_list", "grants", "grant", 500),
+        with(list("domain_list", "domains", "domain", 100), of(1)),
+        list("dns_provider_list", "providers", "provider", 100),
+        with(list("variable_list", "variables", "name", 500), of(1)),
+        with(list("variable_history", "changes", "name", 200), of(1)),
+        with(list("environment_list", "environments", "name", 100), of(2)),
+        with(list("push_list", "pushes", "push", 100), of(2)),
+        with(list("release_list", "releases", "release", 500), json!({ "app": "kept" })),
+        with(list("error_search", "issues", "issue", 100), of(3)),
+        with(list("error_event_list", "events", "event", 100), json!({ "issue": issue })),
+    ]
+}
+
+/// When a list is given a cursor, it has to join the walk below.
+#[test]
+fn every_list_with_a_cursor_is_walked() {
+    let walked: Vec<&str> = lists(&Value::Null).iter().map(|list| list.tool).collect();
+    for tool in berth_tools::registry().tools() {
+        let pages = tool.output["properties"].get("next_cursor").is_some();
+        assert_eq!(pages, walked.contains(&tool.spec.name), "{}", tool.spec.name);
+    }
+}
+
 #[tokio::test]
 async fn a_model_that_pages_through_a_list_meets_every_row_once() {
     let world = World::open().await;
-    fill(&world).await;
-    let deployments = list("deployment_list", "deployments", "deployment", 100);
-    let proposals = list("proposal_list", "proposals", "proposal", 100);
-    let lists = [
-        list("app_list", "apps", "name", 100),
-        List { input: json!({ "app": format!("app-00-{}", "x".repeat(33)) }), ..deployments },
-        list("event_list", "events", "id", 200),
-        list("audit_search", "calls", "id", 200),
-        List { input: json!({ "state": "rejected" }), ..proposals },
-    ];
-    for list in &lists {
+    deployments(&world).await;
+    decided_proposals(&world).await;
+    names_of_all_kinds(&world).await;
+    grants(&world).await;
+    previews_and_pushes(&world).await;
+    releases(&world).await;
+    variables(&world).await;
+    errors(&world).await;
+    let newest = world.ok("error_search", json!({ "app": app(3), "sort": "events", "limit": 1 })).await;
+    for list in &lists(&newest["issues"][0]["issue"]) {
         let tool = list.tool;
         let (all, bytes) = walk(&world, list, Some(list.most), Budget::Unlimited).await;
         assert!(bytes > MOST, "{tool} has too little to be cut: {bytes}");
