@@ -4,7 +4,8 @@
 //! They are installed once, outside the checkout, under `$XDG_CACHE_HOME/berth` (or `~/.cache/berth`): `npm/` and
 //! `venv/`, one directory per set of packages. A file lock keeps test processes from installing the same set twice at
 //! once, and a set counts only when it is complete. Where npm, Python or the registry is not there, a test says so and
-//! returns, unless `BERTH_TEST_REQUIRE_EXTERNAL` is set.
+//! returns, unless `BERTH_TEST_REQUIRE_EXTERNAL` is set, as `.ci/test` does where both registries answer: a client that
+//! cannot be installed then has to be looked at. A browser comes from neither, and its tests say where there is none.
 //!
 //! ```ignore
 //! let Some(suite) = external::npm_or_skip(&["@modelcontextprotocol/conformance@0.2.0-alpha.12"]) else { return };
@@ -85,18 +86,19 @@ impl Venv {
 
 /// These npm packages, each with its version (`name@1.2.3`), or the word that they are skipped.
 pub fn npm_or_skip(packages: &[&str]) -> Option<Npm> {
-    or_skip(npm(packages))
+    or_skip(npm(packages), required())
 }
 
 /// These Python packages, each with its version (`name==1.2.3`), or the word that they are skipped.
 pub fn python_or_skip(packages: &[&str]) -> Option<Venv> {
-    or_skip(python(packages))
+    or_skip(python(packages), required())
 }
 
 /// Chromium, or the word that the test is skipped.
 pub fn chromium_or_skip() -> Option<Chromium> {
     let names = ["chromium", "chromium-browser", "google-chrome"];
-    or_skip(names.into_iter().find_map(on_path).map(Chromium).ok_or_else(|| "there is no Chromium".into()))
+    let found = names.into_iter().find_map(on_path).map(Chromium);
+    or_skip(found.ok_or_else(|| "there is no Chromium".into()), false)
 }
 
 /// A browser without a window.
@@ -131,8 +133,11 @@ impl Chromium {
     }
 }
 
-fn or_skip<T>(found: Result<T, String>) -> Option<T> {
-    let required = std::env::var_os("BERTH_TEST_REQUIRE_EXTERNAL").is_some();
+fn required() -> bool {
+    std::env::var_os("BERTH_TEST_REQUIRE_EXTERNAL").is_some()
+}
+
+fn or_skip<T>(found: Result<T, String>, required: bool) -> Option<T> {
     match found {
         Ok(found) => Some(found),
         Err(why) if required => panic!("foreign programs are required: {why}"),
