@@ -40,6 +40,7 @@ pub struct Berth {
     home: tempfile::TempDir,
     child: Child,
     arguments: Vec<String>,
+    roots: Option<PathBuf>,
     instance: String,
     uses_docker: bool,
     /// Base URL of the control plane.
@@ -77,8 +78,18 @@ impl Berth {
         Self::start_with(&[&["--docker-host", NO_DOCKER], flags].concat()).await
     }
 
+    /// A daemon that finds no Docker, and trusts these certificates (PEM) where it fetches something, instead of those
+    /// that the machine trusts.
+    pub async fn trusting(roots: &Path, flags: &[&str]) -> Self {
+        Self::begin(&[&["--docker-host", NO_DOCKER], flags].concat(), Some(roots)).await
+    }
+
     /// A daemon with more flags.
     pub async fn start_with(flags: &[&str]) -> Self {
+        Self::begin(flags, None).await
+    }
+
+    async fn begin(flags: &[&str], roots: Option<&Path>) -> Self {
         let home = tempfile::tempdir().expect("a temporary directory");
         let data = home.path().join("data");
         let token_file = home.path().join("token");
@@ -90,11 +101,13 @@ impl Berth {
         arguments.extend(["--data-dir".into(), data.display().to_string()]);
         arguments.extend(["--token-file".into(), token_file.display().to_string()]);
         arguments.extend(flags.iter().map(|f| (*f).to_owned()));
-        let child = spawn(home.path(), &arguments);
+        let roots = roots.map(Path::to_owned);
+        let child = spawn(home.path(), &arguments, roots.as_deref());
         let mut berth = Self {
             home,
             child,
             arguments,
+            roots,
             instance: String::new(),
             uses_docker: !flags.contains(&NO_DOCKER),
             control_url: String::new(),
@@ -245,7 +258,7 @@ impl Berth {
 
     /// Starts the daemon again on the same data, after [`Self::kill`] or [`Self::terminate`].
     pub async fn start_again(&mut self) {
-        self.child = spawn(self.home.path(), &self.arguments);
+        self.child = spawn(self.home.path(), &self.arguments, self.roots.as_deref());
         self.wait_until_ready().await;
     }
 }
@@ -266,7 +279,7 @@ impl Drop for Berth {
     }
 }
 
-fn spawn(home: &Path, arguments: &[String]) -> Child {
+fn spawn(home: &Path, arguments: &[String], roots: Option<&Path>) -> Child {
     let log =
         std::fs::File::options().create(true).append(true).open(home.join("daemon.log")).expect("a log file");
     Command::new(BINARY)
@@ -276,6 +289,7 @@ fn spawn(home: &Path, arguments: &[String]) -> Child {
         .env("HOME", home)
         .env("RUST_BACKTRACE", "1")
         .env("BERTH_TEST_PAUSE", home.join("pause"))
+        .envs(roots.map(|roots| ("SSL_CERT_FILE", roots)))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)

@@ -69,6 +69,11 @@ impl Flow {
         Self { rest: berth.anonymous(), resource: format!("{}/mcp", berth.control_url), client }
     }
 
+    /// The same as another client.
+    pub(super) fn of(self, client: &str) -> Self {
+        Self { client: client.to_owned(), ..self }
+    }
+
     /// The same client after a restart of the daemon, perhaps at another port.
     pub(super) fn at(self, berth: &Berth) -> Self {
         Self { rest: berth.anonymous(), ..self }

@@ -1,6 +1,7 @@
 //! The authorization server from outside: by hand, by the conformance suite and by a client that others wrote.
 
 mod browser;
+mod document;
 mod foreign;
 
 use serde_json::{Value, json};
