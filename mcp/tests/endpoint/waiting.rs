@@ -8,8 +8,11 @@ use serde_json::{Value, json};
 
 use crate::{Endpoint, admin, post};
 
+/// A tool and its input.
+type Step = (&'static str, Value);
+
 /// Each tool that takes `wait_s`, with what it waits for, and what has to be done before, in this order.
-fn waits() -> Vec<(&'static str, Value, Vec<(&'static str, Value)>)> {
+fn waits() -> Vec<(&'static str, Value, Vec<Step>)> {
     let slow = json!({ "app": "slow", "image": "slow:1", "create_app": true });
     let app = || json!({ "app": "web" });
     let image = |image: &str| json!({ "app": "web", "image": image, "wait_s": 20 });
