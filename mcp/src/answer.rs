@@ -48,7 +48,9 @@ pub(crate) fn success(answer: Answer, marks: &Marks, format: Format, frame: &Fra
             text = format!("{text}\nDetails: {more}");
         }
     }
-    let mut result = CallToolResult::success(vec![ContentBlock::text(text)]);
+    let image = answer.image.map(|image| ContentBlock::image(image.base64, image.media_type));
+    let content = std::iter::once(ContentBlock::text(text)).chain(image).collect();
+    let mut result = CallToolResult::success(content);
     result.structured_content = Some(output);
     result
 }
@@ -83,7 +85,7 @@ fn words(problem: &Problem) -> Text {
 /// What a tool returns that has no registry entry: an output and its brief, all in Berth's own words.
 pub(crate) fn own(output: Value, brief: String) -> CallToolResult {
     success(
-        Answer { output, brief: brief.into(), ongoing: None },
+        Answer { output, brief: brief.into(), ongoing: None, image: None },
         &Marks::default(),
         Format::Concise,
         &Frame::new(),
@@ -94,6 +96,16 @@ pub(crate) fn own(output: Value, brief: String) -> CallToolResult {
 mod tests {
     use super::*;
     use berth_schemas::Code;
+
+    #[test]
+    fn a_picture_stands_beside_the_text_and_not_in_the_output() {
+        let image = Some(berth_tools::Image { media_type: "image/png".into(), base64: "aWNv".into() });
+        let answer = Answer { output: json!({}), brief: "A file.".into(), ongoing: None, image };
+        let result = success(answer, &Marks::default(), Format::Concise, &Frame::new());
+        let shown = result.content[1].as_image().unwrap();
+        assert_eq!((shown.data.as_str(), shown.mime_type.as_str()), ("aWNv", "image/png"));
+        assert_eq!((result.content.len(), result.structured_content), (2, Some(json!({}))));
+    }
 
     #[test]
     fn a_problem_tells_the_next_step_once() {

@@ -9,6 +9,7 @@ use berth_schemas::{
     app::{AppChanged, AppDeleted},
     deployment::{DeploymentDetail, DeploymentState},
     environment::EnvironmentDeleted,
+    issue::ErrorUserDeleted,
     job::{JobDetail, JobHandle, JobKind, JobState},
 };
 use berth_tools::{Answer, Ongoing};
@@ -122,6 +123,7 @@ fn as_started(detail: &JobDetail) -> Result<Option<Value>, serde_json::Error> {
         JobKind::DeleteEnvironment => {
             value(EnvironmentDeleted { app, environment, removes: vec![effect], deleting: true, job })
         }
+        JobKind::EraseUser => value(ErrorUserDeleted { app, removes: vec![effect], deleting: true, job }),
         JobKind::Cleanup | JobKind::Upgrade => Ok(None),
     }
 }
@@ -139,7 +141,8 @@ mod tests {
     use super::*;
 
     fn read(name: &str, output: Value) -> Seen {
-        seen(&name.parse().unwrap(), Answer { output, brief: "said".into(), ongoing: None }).unwrap()
+        seen(&name.parse().unwrap(), Answer { output, brief: "said".into(), ongoing: None, image: None })
+            .unwrap()
     }
 
     #[test]

@@ -76,6 +76,8 @@ pub enum JobKind {
     DeleteApp,
     /// Delete an environment and what belongs to it.
     DeleteEnvironment,
+    /// Delete what an app's clients sent about a person.
+    EraseUser,
     /// Remove what is no longer needed.
     Cleanup,
     /// Hand over to the program that is installed now.
@@ -92,6 +94,7 @@ impl JobKind {
             Self::Scale => "scale",
             Self::DeleteApp => "delete_app",
             Self::DeleteEnvironment => "delete_environment",
+            Self::EraseUser => "erase_user",
             Self::Cleanup => "cleanup",
             Self::Upgrade => "upgrade",
         }
@@ -106,6 +109,7 @@ impl JobKind {
             Self::Scale,
             Self::DeleteApp,
             Self::DeleteEnvironment,
+            Self::EraseUser,
             Self::Cleanup,
             Self::Upgrade,
         ]

@@ -18,7 +18,7 @@ use berth_forge::{ForgeConfig, Forges, Intake};
 use berth_mcp::McpConfig;
 use berth_observe::{
     CollectorConfig, LogCollector, RecorderConfig, RequestRecorder, Retention, RetentionConfig,
-    errors::{Digester, ErrorIndex, Ingest, Maps},
+    errors::{Digester, Eraser, ErrorIndex, Ingest, Maps},
 };
 use berth_proxy::ProxyHandle;
 use berth_schemas::{Problem, Timestamp};
@@ -159,7 +159,11 @@ impl ControlPlane {
             instance,
             daemon.plane.clone(),
             collector.clone(),
-            PipelineConfig { maps: Some(maps.clone()), ..pipeline_config(daemon, &forges, arrival, alone) },
+            PipelineConfig {
+                maps: Some(maps.clone()),
+                eraser: Some(Eraser::new(store.clone(), index.clone())),
+                ..pipeline_config(daemon, &forges, arrival, alone)
+            },
             shutdown.child_token(),
         )
         .await?;
@@ -368,6 +372,7 @@ fn pipeline_config(
         alone,
         successor: Some(Arc::new(Asks(daemon.upgrade.clone()))),
         maps: None,
+        eraser: None,
         errors: Some(ErrorsRoute {
             addr: crate::serve::reachable(daemon.sockets.addr(Role::Control).unwrap_or(config.control_addr)),
             public_url: config.public_url.clone(),

@@ -12,8 +12,8 @@ use berth_schemas::{
     issue::{
         AttachmentShown, ErrorEvent, ErrorEventGet, ErrorEventList, ErrorField, ErrorFieldList, ErrorFields,
         ErrorGet, ErrorIndexRebuild, ErrorIndexState, ErrorReleaseCompare, ErrorSearch, EventDetail,
-        EventSummary, EventSummaryPage, FacetValue, IssueDetail, IssuePage, IssueSort, ReleaseComparison,
-        ReleaseErrors, StandingOut,
+        EventSummary, EventSummaryPage, FacetValue, IssueDetail, IssuePage, IssueSort, ReleaseCommit,
+        ReleaseComparison, ReleaseErrors, StandingOut,
     },
 };
 use berth_store::{
@@ -24,7 +24,7 @@ use serde_json::Value;
 
 use crate::{
     errors::{find_issue, line, summary, time},
-    find, page,
+    feedback, find, page,
     page::Keep,
     registry::{Brief, Call, Hints, Method, Spec, Tier, Tool},
     text::Text,
@@ -38,6 +38,10 @@ const SAMPLE: i64 = 50;
 const OTHERS: (i64, i64) = (25, 2);
 /// Facets of a search.
 const MAX_FACETS: usize = 5;
+/// Commits of a release that are shown with an issue.
+const COMMITS: usize = 10;
+/// Commits of a release that are shown when it is compared.
+const COMPARED_COMMITS: usize = 20;
 /// Bytes of an event as the client sent it, in an answer.
 const MAX_RAW: usize = 200_000;
 
@@ -247,8 +251,7 @@ async fn shown(call: &Call, issue: &IssueRow, row: &ErrorEventRow) -> Result<(Ev
     };
     let mut detail = show::detail(about, &event, &body);
     let attachments = call.context.store.errors().attachments(row.app_id, &row.event_id).await?;
-    detail.attachments =
-        attachments.into_iter().map(|(name, bytes)| AttachmentShown { name: name.into(), bytes }).collect();
+    detail.attachments = attachments.iter().map(feedback::attachment).collect();
     let waits = call.context.store.errors().waits_for(row.id).await?;
     detail.map_problems = waits.iter().map(map_problem).collect();
     Ok((detail, body))
@@ -281,6 +284,11 @@ async fn get(call: Call, input: ErrorGet) -> Result<IssueDetail, Problem> {
     };
     let alike = errors.alike(&issue, 5).await?;
     let cause = cause(&call, &issue).await?;
+    let commits = match &issue.first_release {
+        Some(release) => errors.release_commits(issue.app_id, release).await?,
+        None => Vec::new(),
+    };
+    let commits = commits.into_iter().take(COMMITS).collect();
     Ok(IssueDetail {
         events_24h: hours.iter().filter(|h| h.hour >= day).map(|h| h.events).sum(),
         hours,
@@ -291,7 +299,9 @@ async fn get(call: Call, input: ErrorGet) -> Result<IssueDetail, Problem> {
         stands_out: stands_out(&call, &issue).await?,
         grouped_by: issue.reasons.clone(),
         similar: alike.iter().map(IssueRow::reference).collect(),
-        feedback: errors.feedback(&issue, 5).await?,
+        feedback_count: errors.feedback_count(&issue).await?,
+        feedback: errors.feedback(&issue, 5).await?.iter().map(feedback::about_issue).collect(),
+        release_commits: commits,
         latest,
         summary: summary(&issue),
     })
@@ -487,7 +497,10 @@ async fn compare(call: Call, input: ErrorReleaseCompare) -> Result<ReleaseCompar
     {
         why.push(format!("{:.1} events an hour instead of {:.1}", ours.per_hour, theirs.per_hour));
     }
+    let commits = call.context.store.errors().release_commits(app.id, &release.name).await?;
     Ok(ReleaseComparison {
+        commit_count: commits.len(),
+        commits: commits.into_iter().take(COMPARED_COMMITS).collect(),
         worse: theirs.is_some() && !why.is_empty(),
         release: ours,
         with: theirs,
@@ -572,6 +585,13 @@ fn story(event: &EventDetail) -> Vec<String> {
         let tags: Vec<String> = event.tags.iter().map(|t| format!("{}={}", t.name.0, t.value.0)).collect();
         lines.push(format!("Tags: {}", tags.join(", ")));
     }
+    if !event.attachments.is_empty() {
+        let file = |a: &AttachmentShown| {
+            format!("{} (attachment {}, {}, {} bytes)", a.name.0, a.attachment, a.media_type, a.bytes)
+        };
+        let files: Vec<String> = event.attachments.iter().map(file).collect();
+        lines.push(format!("Files: {}", files.join(", ")));
+    }
     if !event.breadcrumbs.is_empty() {
         lines.push("Before it:".into());
         lines.extend(event.breadcrumbs.iter().map(|c| {
@@ -598,6 +618,10 @@ impl Brief for IssueDetail {
                 _ => text.say("."),
             };
         }
+        if !self.release_commits.is_empty() {
+            text = text.say("\nCommits of the release that it was first seen in:\n");
+            text = text.quote_lines(self.release_commits.iter().map(|c| commit_line(c).into()));
+        }
         if !self.stands_out.is_empty() {
             text = text.say("\nStands out: ").quote_lines(self.stands_out.iter().map(|s| {
                 format!("{}={} ({} % here, {} % elsewhere)", s.field.0, s.value.0, s.here, s.elsewhere).into()
@@ -607,12 +631,24 @@ impl Brief for IssueDetail {
             text = text.say(format!("\nNewest event {} at {}:\n", event.event, event.at));
             text = text.quote_lines(story(event).into_iter().map(Into::into));
         }
+        if !self.feedback.is_empty() {
+            text = text.say(format!("\nUsers wrote {} times about it, last:\n", self.feedback_count));
+            text = text.quote_lines(self.feedback.iter().map(|f| format!("{} {}", f.at, f.message.0).into()));
+        }
         if !self.similar.is_empty() {
             let similar: Vec<String> = self.similar.iter().map(ToString::to_string).collect();
             text = text.say(format!("\nSimilar: {}.", similar.join(", ")));
         }
         text.say(format!("\nWhen it is mended: error_resolve(issue={:?}).", self.summary.issue.to_string()))
     }
+}
+
+/// A commit in a line.
+fn commit_line(commit: &ReleaseCommit) -> String {
+    let of = |text: &Option<Untrusted>| text.as_ref().map(|t| format!(" {}", t.0)).unwrap_or_default();
+    let id: String = commit.id.0.chars().take(12).collect();
+    let author = commit.author.as_ref().map(|a| format!(" ({})", a.0)).unwrap_or_default();
+    format!("{id}{}{author}", of(&commit.message))
 }
 
 impl Brief for EventSummaryPage {
@@ -652,6 +688,10 @@ impl Brief for ReleaseComparison {
             (false, None) => " There is no release before it to compare with.".to_owned(),
         };
         text = text.say(verdict);
+        if !self.commits.is_empty() {
+            text = text.say(format!("\nIts {} commits, the newest first:\n", self.commit_count));
+            text = text.quote_lines(self.commits.iter().map(|c| commit_line(c).into()));
+        }
         if !self.new_issues.is_empty() {
             text = text.say("\nNew or back:\n").quote_lines(self.new_issues.iter().map(|i| line(i).into()));
         }

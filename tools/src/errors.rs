@@ -1,5 +1,8 @@
 //! Errors of apps: issues, and what people decide about them.
 
+use std::time::Duration;
+
+use berth_observe::errors::Eraser;
 use berth_schemas::{
     Code, IssueRef, Problem, Scope, Timestamp, Untrusted,
     issue::{
@@ -12,7 +15,8 @@ use berth_store::{IssueRow, Until};
 
 use crate::{
     confirm::confirmed,
-    find,
+    find, jobs,
+    ongoing::Ongoing,
     registry::{Brief, Call, Hints, Method, Spec, Tier, Tool},
     text::Text,
 };
@@ -21,6 +25,12 @@ use crate::{
 const MAX_NAME: usize = 200;
 /// Seconds of a day.
 const DAY: i64 = 24 * 3600;
+/// How long what would be deleted is counted.
+const LOOK: Duration = Duration::from_secs(8);
+/// What of a user goes, where it is not counted before.
+const WHAT_GOES: &str = "events with their attachments, feedback, sessions and the like";
+/// What of a user goes in any case.
+const COUNTED: &str = "the user in counts of users";
 /// Names of fields in a rule.
 const MAX_FIELDS: usize = 100;
 
@@ -125,8 +135,8 @@ pub(crate) fn tools() -> Vec<Tool> {
         Tool::new(
             Spec {
                 name: "error_user_delete",
-                title: "Delete a user's error events",
-                description: "Delete all error events, attachments and feedback of one user from an app, for good, as privacy laws ask. The user is known by id, e-mail address or name. Wants confirm=<the user>.",
+                title: "Delete a user's data",
+                description: "Delete all that an app's clients sent about one user, for good, as privacy laws ask: events with attachments, feedback, sessions, logs, and the user in counts. Give any one of id, e-mail address, name or IP address; what carries another one only wants a call of its own. A job does it. Wants confirm=<the user>.",
                 hints: Hints::DESTROY,
                 scope: Scope::Write,
                 tier: Tier::Extended,
@@ -338,17 +348,20 @@ async fn delete_user(call: Call, input: ErrorUserDelete) -> Result<ErrorUserDele
         return Err(Problem::invalid("user", format!("user has 1 to {MAX_NAME} characters.")));
     }
     let app = find::app_to_change(&call, &input.app).await?;
-    let errors = call.context.store.errors();
-    let events = errors.count_of_user(app.id, &input.user).await?;
-    if input.dry_run {
-        return Ok(ErrorUserDeleted { events, deleted: false });
+    // Counting means reading all: only for who is not yet sure.
+    if input.dry_run || input.confirm.as_ref() != Some(&input.user) {
+        let eraser = Eraser::new(call.context.store.clone(), call.context.error_index.clone());
+        let traces = eraser.look(app.id, &input.user, LOOK).await?;
+        let removes = vec![format!("{} of {}", traces.in_words(), app.slug), COUNTED.to_owned()];
+        if input.dry_run {
+            return Ok(ErrorUserDeleted { app: app.slug, removes, deleting: false, job: None });
+        }
+        let effects: Vec<String> = removes.iter().map(|goes| format!("delete {goes}")).collect();
+        confirmed("error_user_delete", &input.user, input.confirm.as_deref(), &effects)?;
     }
-    let effects = [format!("delete the {events} error events of this user from {}", app.slug)];
-    confirmed("error_user_delete", &input.user, input.confirm.as_deref(), &effects)?;
-    let gone = errors.delete_user(&call.principal, app.id, &input.user).await?;
-    let events = i64::try_from(gone.len()).unwrap_or(i64::MAX);
-    call.context.error_index.remove_events(gone).await;
-    Ok(ErrorUserDeleted { events, deleted: true })
+    let job = call.context.pipeline.erase_user(&call.principal, &app, &input.user).await?;
+    let removes = vec![WHAT_GOES.to_owned(), COUNTED.to_owned()];
+    Ok(ErrorUserDeleted { app: app.slug, removes, deleting: true, job: Some(jobs::handle(&job)) })
 }
 
 async fn rules(call: Call, input: ErrorRulesGet) -> Result<ErrorRules, Problem> {
@@ -449,8 +462,21 @@ impl Brief for ErrorDeleted {
 
 impl Brief for ErrorUserDeleted {
     fn brief(&self) -> Text {
-        let what = if self.deleted { "are deleted" } else { "would be deleted (dry run)" };
-        format!("{} events of this user {what}.", self.events).into()
+        let goes = self.removes.join("; ");
+        match &self.job {
+            Some(job) => {
+                format!("Deleting from {} (job {}, job_get(wait_s=50) awaits it): {goes}.", self.app, job.job)
+                    .into()
+            }
+            None => {
+                format!("Dry run. It would delete: {goes}. To do it, call again with confirm=<the user>.")
+                    .into()
+            }
+        }
+    }
+
+    fn ongoing(&self) -> Option<Ongoing> {
+        Ongoing::job(self.job.as_ref())
     }
 }
 

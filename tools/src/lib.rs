@@ -15,9 +15,11 @@ mod dns_providers;
 mod domains;
 mod dotenv;
 mod environments;
+pub mod error_attachments;
 mod error_events;
 mod errors;
 mod events;
+mod feedback;
 mod find;
 pub mod first_push;
 mod follow;
@@ -56,7 +58,7 @@ pub use group::Group;
 pub use ongoing::{NotOngoing, Ongoing};
 pub use page::Budget;
 pub use progress::{Progress, Update};
-pub use registry::{Answer, Brief, Call, Hints, Method, Registry, Spec, Tier, Tool};
+pub use registry::{Answer, Brief, Call, Hints, Image, Method, Registry, Spec, Tier, Tool};
 pub use text::{Part, Text};
 
 /// All tools of Berth.
@@ -70,9 +72,11 @@ pub fn registry() -> Registry {
         (Group::Domains, dns_providers::tools()),
         (Group::Domains, domains::tools()),
         (Group::Apps, environments::tools()),
+        (Group::Errors, error_attachments::tools()),
         (Group::Errors, error_events::tools()),
         (Group::Errors, errors::tools()),
         (Group::Platform, events::tools()),
+        (Group::Errors, feedback::tools()),
         (Group::Access, grants::tools()),
         (Group::Deploy, jobs::tools()),
         (Group::Logs, logs::tools()),

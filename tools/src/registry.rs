@@ -189,6 +189,17 @@ pub struct Answer {
     pub brief: Text,
     /// What the tool started and what goes on.
     pub ongoing: Option<Ongoing>,
+    /// A picture that belongs to the answer and is no part of its output.
+    pub image: Option<Image>,
+}
+
+/// A picture, for surfaces that show some.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// What it is, such as image/png.
+    pub media_type: String,
+    /// Its bytes in base 64.
+    pub base64: String,
 }
 
 /// An output that can be said in a line or a few.
@@ -198,6 +209,11 @@ pub trait Brief {
 
     /// Durable work that goes on after the answer, if it tells of some.
     fn ongoing(&self) -> Option<Ongoing> {
+        None
+    }
+
+    /// A picture to be shown beside the text, if the answer is about one.
+    fn image(&self) -> Option<Image> {
         None
     }
 }
@@ -237,11 +253,11 @@ impl Tool {
             Box::pin(async move {
                 let input: I = input::parse(&input)?;
                 let output = body(call, input).await?;
-                let (brief, ongoing) = (output.brief(), output.ongoing());
+                let (brief, ongoing, image) = (output.brief(), output.ongoing(), output.image());
                 let output = serde_json::to_value(&output).map_err(|e| {
                     Problem::new(Code::Internal, format!("The answer could not be written: {e}."))
                 })?;
-                Ok(Answer { output, brief, ongoing })
+                Ok(Answer { output, brief, ongoing, image })
             })
         });
         let check: Check = Box::new(|input| input::parse::<I>(input).map(drop));

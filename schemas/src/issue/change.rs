@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::IssueRef;
-use crate::AppSlug;
+use crate::{AppSlug, job::JobHandle};
 
 /// Input of `error_resolve`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -107,7 +107,8 @@ pub struct ErrorDeleted {
 pub struct ErrorUserDelete {
     /// The app.
     pub app: AppSlug,
-    /// The user's id, e-mail address or name, as clients send it.
+    /// Any one of the user's id, e-mail address, name or address on the network, as clients send it. Addresses are kept
+    /// shortened unless the app's rules say otherwise.
     pub user: String,
     /// The user again.
     #[serde(default)]
@@ -120,8 +121,13 @@ pub struct ErrorUserDelete {
 /// Output of `error_user_delete`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorUserDeleted {
-    /// Events of that user.
-    pub events: i64,
-    /// Whether they are gone.
-    pub deleted: bool,
+    /// The app.
+    pub app: AppSlug,
+    /// What goes, in words.
+    pub removes: Vec<String>,
+    /// Whether the deletion has begun; false for a dry run.
+    pub deleting: bool,
+    /// The job that does it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobHandle>,
 }

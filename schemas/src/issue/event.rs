@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{IssueRef, Level};
+use super::{AttachmentShown, IssueRef, Level};
 use crate::{EnvironmentName, Timestamp, Untrusted};
 
 /// An event, read for people.
@@ -57,15 +57,6 @@ pub struct EventDetail {
     /// What source maps could do nothing about, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub map_problems: Vec<String>,
-}
-
-/// A file that came with an event.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct AttachmentShown {
-    /// Its name.
-    pub name: Untrusted,
-    /// Bytes.
-    pub bytes: i64,
 }
 
 /// An exception of an event.

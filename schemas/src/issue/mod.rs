@@ -1,5 +1,6 @@
 //! Errors of apps: issues, which are groups of events, and the events themselves, as Sentry's clients send them.
 
+mod attached;
 mod change;
 mod event;
 mod release;
@@ -14,15 +15,19 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::{AppSlug, Timestamp, Untrusted, ids::InvalidName};
 
 pub use self::{
+    attached::{
+        AttachmentShown, ErrorAttachment, ErrorAttachmentGet, Feedback, FeedbackDelete, FeedbackDeleted,
+        FeedbackList, FeedbackPage, FeedbackShown,
+    },
     change::{
         ErrorAssign, ErrorDelete, ErrorDeleted, ErrorIgnore, ErrorMerge, ErrorReopen, ErrorResolve,
         ErrorSplit, ErrorUserDelete, ErrorUserDeleted,
     },
     event::{
-        AttachmentShown, CrumbShown, ErrorEvent, ErrorEventGet, ErrorEventList, EventDetail, EventSummary,
-        EventSummaryPage, ExceptionShown, FrameShown, RequestShown, TagShown,
+        CrumbShown, ErrorEvent, ErrorEventGet, ErrorEventList, EventDetail, EventSummary, EventSummaryPage,
+        ExceptionShown, FrameShown, RequestShown, TagShown,
     },
-    release::{ErrorReleaseCompare, ReleaseComparison, ReleaseErrors},
+    release::{ErrorReleaseCompare, ReleaseCommit, ReleaseComparison, ReleaseErrors},
     rules::{Dropped, Dsn, DsnGet, ErrorRules, ErrorRulesGet, ErrorRulesSet},
     search::{ErrorField, ErrorFieldList, ErrorFields, ErrorSearch, Facet, FacetValue, IssuePage, IssueSort},
 };
@@ -283,33 +288,24 @@ pub struct IssueDetail {
     /// The commit of the deployment before it: the cause lies between them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_good_commit: Option<String>,
+    /// Commits of the release that it was first seen in, as `sentry-cli releases set-commits` told them, the newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub release_commits: Vec<ReleaseCommit>,
     /// Values that stand out compared with the app's other errors.
     pub stands_out: Vec<StandingOut>,
     /// Why its events are one issue.
     pub grouped_by: Vec<GroupingReason>,
     /// Issues of the app that look alike.
     pub similar: Vec<IssueRef>,
-    /// What users wrote about it.
+    /// How many messages users wrote about it.
+    #[serde(default)]
+    pub feedback_count: i64,
+    /// What users wrote about it, the newest five; feedback_list has all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub feedback: Vec<Feedback>,
     /// The newest event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latest: Option<EventDetail>,
-}
-
-/// What a user wrote.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Feedback {
-    /// When.
-    pub at: Timestamp,
-    /// Who.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<Untrusted>,
-    /// How to reach him.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub email: Option<Untrusted>,
-    /// What.
-    pub message: Untrusted,
 }
 
 /// Input of `error_index_rebuild`.

@@ -20,6 +20,22 @@ pub struct ErrorReleaseCompare {
     pub with: Option<String>,
 }
 
+/// A commit of a release, as a client of the release API told it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReleaseCommit {
+    /// Its id.
+    pub id: Untrusted,
+    /// Who made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub author: Option<Untrusted>,
+    /// The first line of its message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<Untrusted>,
+    /// When, as the client says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Untrusted>,
+}
+
 /// Errors of a release.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ReleaseErrors {
@@ -51,6 +67,12 @@ pub struct ReleaseComparison {
     pub worse: bool,
     /// Why, in words.
     pub why: Vec<String>,
+    /// Commits of the release in question, if a client told them, the newest first; at most 20.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub commits: Vec<ReleaseCommit>,
+    /// How many commits it was told to have.
+    #[serde(default)]
+    pub commit_count: usize,
     /// Issues that it brought or brought back.
     pub new_issues: Vec<IssueSummary>,
 }

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
-use berth_observe::errors::maps::Maps;
+use berth_observe::errors::{Eraser, maps::Maps};
 use berth_schemas::{AppSlug, EnvironmentName, Problem};
 use berth_store::model::AppRow;
 use sha2::{Digest, Sha256};
@@ -47,6 +47,8 @@ pub struct PipelineConfig {
     pub errors: Option<ErrorsRoute>,
     /// Who keeps the source maps that releases bring; none where nobody does.
     pub maps: Option<Maps>,
+    /// Who forgets persons in what clients of apps sent; none where nothing of that is kept.
+    pub eraser: Option<Eraser>,
 }
 
 /// How errors of apps get to the control plane.

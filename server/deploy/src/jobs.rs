@@ -1,4 +1,4 @@
-//! Jobs other than deployments: stop, start, scale, delete, clean up.
+//! Jobs other than deployments: stop, start, scale, delete, forget a person, clean up.
 //!
 //! Those of one app are done one after the other, in the order in which they were asked for: an app that was told to
 //! stop and then to start runs. Each can be begun again from its start after a restart of the daemon, and then does only what is left to do.
@@ -257,6 +257,10 @@ impl Inner {
             }
             (JobKind::DeleteApp, Some(app)) => self.delete_app(app).await,
             (JobKind::DeleteEnvironment, Some(app)) => self.delete_environment(app).await,
+            (JobKind::EraseUser, Some(app)) => match &self.config.eraser {
+                Some(eraser) => eraser.erase(app.id, job).await,
+                None => Err(Problem::new(Code::Unavailable, "This daemon keeps no errors of apps.")),
+            },
         }
     }
 

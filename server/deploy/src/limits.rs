@@ -55,6 +55,8 @@ pub(crate) fn job(kind: JobKind) -> Duration {
         // What it waits for may be a deployment that is just draining.
         JobKind::DeleteApp | JobKind::DeleteEnvironment => Duration::from_secs(30 * 60),
         JobKind::Cleanup => Duration::from_secs(60 * 60),
+        // It reads all that an app's clients ever sent.
+        JobKind::EraseUser => Duration::from_secs(6 * 60 * 60),
         // The hand-over has limits of its own; what they leave out is the calls that are let end.
         JobKind::Upgrade => Duration::from_secs(15 * 60),
     }

@@ -344,6 +344,16 @@ impl Pipeline {
         self.0.enqueue_job(who, JobKind::DeleteApp, Some(app.id), None, serde_json::Value::Null).await
     }
 
+    /// Deletes what an app's clients sent about a person, known by `user`: an id, an e-mail address, a name or an
+    /// address on the network.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn erase_user(&self, who: &Principal, app: &AppRow, user: &str) -> Result<JobRow, Problem> {
+        let input = serde_json::json!({ "user": user });
+        self.0.enqueue_job(who, JobKind::EraseUser, Some(app.id), None, input).await
+    }
+
     /// Shows visitors of a new environment that it is there.
     pub fn environment_made(&self, app: &AppRow) {
         self.0.routes.nothing(app);

@@ -5,6 +5,7 @@ pub mod client;
 pub mod contexts;
 pub mod deploy;
 pub mod doors;
+pub mod download;
 pub mod failure;
 pub mod input;
 pub mod login;
@@ -116,8 +117,12 @@ fn dispatch(session: Session, matches: &ArgMatches) -> Result<ExitCode, Failure>
     let tool = tree::find(&session.registry, name, verb).ok_or_else(|| Failure::usage("no such command"))?;
     let input = input::from_matches(tool, arguments)?;
     block_on(async {
-        let output = session.client()?.call(tool, input).await?;
-        session.show(&output, &tool.output);
+        let client = session.client()?;
+        let output = client.call(tool, input).await?;
+        match download::wanted(tool, arguments) {
+            Some(file) => download::keep(&client, &output, file).await?,
+            None => session.show(&output, &tool.output),
+        }
         Ok(ExitCode::SUCCESS)
     })
 }

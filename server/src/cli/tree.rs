@@ -8,7 +8,7 @@ use berth_tools::{Registry, Tool};
 use clap::{Arg, ArgAction, Command};
 use serde_json::Value;
 
-use super::doors;
+use super::{doors, download};
 use crate::{
     route,
     schema::{self, Field, Shape},
@@ -107,6 +107,9 @@ fn tool_command(tool: &Tool, verb: String) -> Command {
     }
     for field in optional(tool) {
         command = command.arg(flag(&field, &tool.input));
+    }
+    if download::offers(tool) {
+        command = command.arg(download::arg());
     }
     if let Some(query) = searched(tool) {
         command = command.arg(

@@ -47,12 +47,13 @@ pub fn render(registry: &Registry) -> String {
     for noun in nouns.keys() {
         let _ = write!(out, "<a href=\"#{0}\">{0}</a> ", escape(noun));
     }
-    out.push_str("<a href=\"#uploads\">uploads</a> <a href=\"#webhooks\">webhooks</a> <a href=\"#problems\">problems</a></nav>\n");
+    out.push_str("<a href=\"#uploads\">uploads</a> <a href=\"#downloads\">downloads</a> <a href=\"#webhooks\">webhooks</a> <a href=\"#problems\">problems</a></nav>\n");
     for (noun, tools) in &nouns {
         let _ = writeln!(out, "<h2 id=\"{0}\">{0}</h2>", escape(noun));
         tools.iter().for_each(|tool| section(&mut out, tool));
     }
     out.push_str(UPLOADS);
+    out.push_str(DOWNLOADS);
     out.push_str(WEBHOOKS);
     problems(&mut out);
     out.push_str("</main></body></html>\n");
@@ -196,6 +197,12 @@ const UPLOADS: &str = "<h2 id=\"uploads\">uploads</h2><section><h3>Upload a sour
 <code>upload</code>. <code>berth deploy</code> does all of it.</p><dl><dt>curl</dt><dd><pre>\
 curl -H &quot;Authorization: Bearer $BERTH_TOKEN&quot; -H &quot;Content-Type: application/gzip&quot; \
 --data-binary @source.tar.gz &quot;$BERTH_URL/v1/uploads&quot;</pre></dd></dl></section>\n";
+
+const DOWNLOADS: &str = "<h2 id=\"downloads\">downloads</h2><section><h3>Download a file that came with an error</h3>\
+<p class=\"route\"><b>GET</b> <code>/v1/apps/{app}/errors/attachments/{attachment}/content</code> \
+<span class=\"tag\">scope read</span></p><p>The bytes as they came, as a file to be kept. <code>error_event_get</code> and \
+<code>feedback_list</code> show the numbers; <code>berth error attachment-get APP ATTACHMENT --output FILE</code> \
+does the same.</p></section>\n";
 
 /// The message of hosts that are none of the forges: `berth_forge::webhook` reads it.
 const WEBHOOKS: &str = "<h2 id=\"webhooks\">webhooks</h2><section><h3>Tell of a push</h3>\

@@ -3,6 +3,7 @@
 //! A request passes, from the outside in: [`envelope`] (id, span, headers), the panic catcher, the [`host`]
 //! check, then its route; routes that touch anything pass [`auth`] too. No route of a tool is written by hand.
 
+pub mod attachments;
 pub mod auth;
 pub mod call;
 pub mod caller;
@@ -48,6 +49,8 @@ pub use state::{Control, Limits, Shared};
 pub fn router(control: &Shared, mcp: Option<Router>) -> Router {
     let mut guarded: Router<Shared> = tools(control).merge(sentry::router());
     guarded = guarded.route("/v1/uploads", post(uploads::create).layer(DefaultBodyLimit::disable()));
+    guarded =
+        guarded.route("/v1/apps/{app}/errors/attachments/{attachment}/content", get(attachments::download));
     let mut guarded = guarded.route_layer(from_fn_with_state(Arc::clone(control), auth::require));
     if let Some(mcp) = mcp {
         let mcp = Router::new().nest_service("/mcp", mcp);

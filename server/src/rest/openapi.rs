@@ -2,7 +2,7 @@
 //! cannot drift.
 
 use berth_schemas::{Problem, upload::Upload};
-use berth_tools::{Registry, Tool};
+use berth_tools::{Registry, Tool, error_attachments};
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
@@ -20,6 +20,7 @@ pub fn document(registry: &Registry) -> Value {
         item[tool.spec.method.as_str().to_ascii_lowercase()] = operation(tool, &mut components);
     }
     paths.insert("/v1/uploads".into(), json!({ "post": upload_operation(&upload) }));
+    paths.insert(error_attachments::DOWNLOAD.into(), json!({ "get": download_operation() }));
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -146,6 +147,28 @@ fn upload_operation(output: &Value) -> Value {
             "default": problem_response(),
         },
         "x-berth-scope": "deploy",
+    })
+}
+
+fn download_operation() -> Value {
+    let parameter = |name: &str, kind: &str, about: &str| json!({ "name": name, "in": "path", "required": true, "description": about, "schema": { "type": kind } });
+    json!({
+        "operationId": "error_attachment_download",
+        "tags": ["error"],
+        "summary": "Download a file that came with an error",
+        "description": "The bytes of an attachment as they came, always as a file to be kept, whatever it is.\n\nScope: `read`.",
+        "parameters": [
+            parameter("app", "string", "The app."),
+            parameter("attachment", "integer", "Its number, as error_event_get and feedback_list show it."),
+        ],
+        "responses": {
+            "200": {
+                "description": "The file.",
+                "content": { "application/octet-stream": { "schema": { "type": "string", "format": "binary" } } },
+            },
+            "default": problem_response(),
+        },
+        "x-berth-scope": "read",
     })
 }
 

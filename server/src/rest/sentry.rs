@@ -380,14 +380,22 @@ struct Release {
     released: Option<String>,
     #[serde(default)]
     commits: Option<Vec<Value>>,
+    /// Only where the release ends, by repository: what `set-commits --auto` tells of a repository that is known.
+    #[serde(default)]
+    refs: Option<Vec<Value>>,
 }
 
 impl Release {
     /// Its commits as they are kept: id, author, message and time.
     fn kept_commits(&self) -> Option<String> {
+        let heads = || {
+            let heads = self.refs.as_ref()?.iter().take(100);
+            Some(heads.map(|head| json!({ "id": head.get("commit") })).collect::<Vec<_>>())
+        };
         let kept: Vec<Value> = self
             .commits
-            .as_ref()?
+            .clone()
+            .or_else(heads)?
             .iter()
             .take(1000)
             .map(|c| {
@@ -504,8 +512,13 @@ async fn create_deploy(
     caller: Caller,
     Json(input): Json<Value>,
 ) -> Answer {
-    let release =
-        Release { version: None, projects: Vec::new(), released: Some(String::new()), commits: None };
+    let release = Release {
+        version: None,
+        projects: Vec::new(),
+        released: Some(String::new()),
+        commits: None,
+        refs: None,
+    };
     set_release(&control, &principal, caller, &version, &release).await?;
     let environment = input.get("environment").and_then(Value::as_str).unwrap_or("production");
     let now = berth_schemas::Timestamp::now();

@@ -125,7 +125,9 @@ impl Jobs<'_> {
         let mut write = Write::begin(self.0).await?;
         let now = write.now.0;
         let done = sqlx::query(
+            // What forgets a person does not remember who it was.
             "UPDATE jobs SET state = $1, message = COALESCE($2, message), problem = COALESCE($3, problem),
+                 input = CASE WHEN kind = 'erase_user' AND $5 > 0 THEN 'null' ELSE input END,
                  started_at = COALESCE(started_at, $4), finished_at = $5 WHERE id = $6 AND state = $7",
         )
         .bind(to.as_str())

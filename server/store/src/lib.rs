@@ -68,9 +68,9 @@ pub use domains::{Approved, DomainPlan, DomainRow, Domains};
 pub use environments::Environments;
 pub use error::{Result, StoreError};
 pub use errors::{
-    Body, DeployedMaps, DigestedEvent, Ends, ErrorEventRow, ErrorItem, ErrorReleaseRow, Errors, ErrorsKept,
-    Filed, IntakeRow, IssueFilter, IssueOrder, IssueRow, ItemKind, Joined, NewIntake, NewMap, PackedItem,
-    ReleaseStats, Remapped, Until, WantedMap,
+    AttachmentRow, Body, DeployedMaps, DigestedEvent, Ends, ErrorEventRow, ErrorItem, ErrorReleaseRow, Errors,
+    ErrorsKept, FeedbackRow, Filed, IntakeRow, IssueFilter, IssueOrder, IssueRow, ItemKind, Joined, LookedTo,
+    NewIntake, NewMap, PackedItem, PersonNames, ReleaseStats, Remapped, TelemetryRow, Until, WantedMap,
 };
 pub use events::Events;
 pub use forge_reports::{ForgeReports, ReportRow};

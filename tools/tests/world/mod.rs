@@ -55,6 +55,8 @@ impl World {
             LogCollector::start(store.clone(), output, CollectorConfig::default(), shutdown.child_token());
         let addresses =
             Addresses { base_domain: "localhost".into(), scheme: "http", port: Some(8080), https: None };
+        let error_index =
+            berth_observe::errors::ErrorIndex::start(store.clone(), None, shutdown.child_token()).unwrap();
         let config = PipelineConfig {
             data_dir: data_dir.clone(),
             addresses: addresses.clone(),
@@ -75,6 +77,7 @@ impl World {
             control: None,
             errors: None,
             maps: None,
+            eraser: Some(berth_observe::errors::Eraser::new(store.clone(), error_index.clone())),
             max_source_bytes: 1 << 20,
         };
         let dns =
@@ -97,8 +100,6 @@ impl World {
         };
         let forges = Arc::new(Forges::new(store.clone(), forges));
         let ingest = berth_observe::errors::Ingest::start(store.clone(), shutdown.child_token());
-        let error_index =
-            berth_observe::errors::ErrorIndex::start(store.clone(), None, shutdown.child_token()).unwrap();
         let maps = berth_observe::errors::Maps::start(
             store.clone(),
             data_dir.join("maps"),

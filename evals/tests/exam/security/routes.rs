@@ -55,6 +55,12 @@ pub(super) const ROUTES: &[(&str, &str, &str, Guard)] = &[
     ("/api/{id}/minidump", "POST", "/api/1/minidump/", Guard::Own),
     ("/_berth/errors", "POST", "/_berth/errors", Guard::Own),
     ("/v1/uploads", "POST", "/v1/uploads", Guard::Api),
+    (
+        "/v1/apps/{app}/errors/attachments/{attachment}/content",
+        "GET",
+        "/v1/apps/shop/errors/attachments/1/content",
+        Guard::Api,
+    ),
     ("/mcp", "POST", "/mcp", Guard::Mcp),
     ("/mcp", "GET", "/mcp", Guard::Mcp),
     ("/git/{repository}/info/refs", "GET", "/git/shop.git/info/refs?service=git-upload-pack", Guard::Git),

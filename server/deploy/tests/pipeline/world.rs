@@ -133,6 +133,7 @@ impl World {
             control: None,
             errors: None,
             maps: None,
+            eraser: None,
         };
         let opening = runtime.spawn(async move {
             let output = Arc::new(EngineOutput(Arc::clone(&engine)));

@@ -6,7 +6,7 @@
 use berth_schemas::{Timestamp, issue::Level};
 use serde_json::Value;
 
-use super::{in_app, read};
+use super::{demangle, in_app, read};
 
 /// Frames of a stack that are read; of a longer one, both ends.
 const MAX_FRAMES: usize = 250;
@@ -373,7 +373,9 @@ fn frame(value: &Value, platform: &str) -> Frame {
         keep(all).iter().map(|l| read::cut(l.as_str().unwrap_or_default(), LINE).to_owned()).collect()
     };
     let frame = Frame {
-        function: name("function").filter(|f| f != "?"),
+        function: read::field(value, "function", demangle::LONGEST)
+            .filter(|f| f != "?")
+            .map(|f| demangle::readable(f, NAME)),
         module: name("module"),
         filename: name("filename"),
         abs_path: name("abs_path"),

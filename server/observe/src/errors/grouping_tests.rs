@@ -21,6 +21,15 @@ fn raised(kind: &str, value: &str, frames: &[Value]) -> Value {
 }
 
 #[test]
+fn what_compilers_made_of_a_name_is_the_name() {
+    let native = |function: &str| raised("panic", "x", &[json!({"function": function, "in_app": true})]);
+    let first = native("_ZN4shop4cart5total17h0123456789abcdefE");
+    assert!(same(&first, &native("_ZN4shop4cart5total17hfedcba9876543210E")), "another build");
+    assert!(same(&first, &native("shop::cart::total")));
+    assert!(!same(&first, &native("_ZN4shop4cart5items17h0123456789abcdefE")));
+}
+
+#[test]
 fn moved_lines_other_values_and_other_machines_are_the_same() {
     let a = raised(
         "KeyError",

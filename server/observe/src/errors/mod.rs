@@ -1,19 +1,22 @@
 //! Errors of apps: from the bytes that Sentry's clients send to issues.
 //!
-//! Pure: [`envelope`], [`auth`], [`event`], [`grouping`], [`scrub`], [`accept`]. Around them: [`Ingest`], which makes
-//! what was accepted durable, and [`Digester`], which makes issues of it.
+//! Pure: [`envelope`], [`auth`], [`event`], [`grouping`], [`scrub`], [`accept`], [`person`]. Around them: [`Ingest`],
+//! which makes what was accepted durable, [`Digester`], which makes issues of it, and [`Eraser`], which forgets a person.
 
 pub mod accept;
 mod agent;
 pub mod auth;
+mod demangle;
 mod digester;
 pub mod envelope;
+mod eraser;
 pub mod event;
 pub mod grouping;
 mod in_app;
 mod ingest;
 pub mod maps;
 mod parameters;
+pub mod person;
 mod read;
 pub mod rules;
 pub mod scrub;
@@ -21,6 +24,7 @@ pub mod search;
 pub mod show;
 
 pub use digester::Digester;
+pub use eraser::{Eraser, Traces};
 pub use ingest::{Ingest, Refused, Target};
 pub use maps::Maps;
 pub use search::ErrorIndex;

@@ -199,86 +199,6 @@ impl Errors<'_> {
         write.commit().await
     }
 
-    /// How many events of an app are of a user, who is known by an id, an address or a name.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn count_of_user(self, app: AppId, user: &str) -> Result<i64> {
-        let keys = user_keys(user);
-        let row = sqlx::query(
-            "SELECT COUNT(*) AS n FROM error_events WHERE app_id = $1 AND user_key IN ($2, $3, $4, $5)",
-        )
-        .bind(app.0)
-        .bind(keys[0].clone())
-        .bind(keys[1].clone())
-        .bind(keys[2].clone())
-        .bind(keys[3].clone())
-        .fetch_one(self.0.read())
-        .await?;
-        Ok(row.try_get("n")?)
-    }
-
-    /// Removes all events of a user from an app; the rows that went.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn delete_user(self, by: &Principal, app: AppId, user: &str) -> Result<Vec<i64>> {
-        let keys = user_keys(user);
-        let mut write = Write::begin(self.0).await?;
-        let rows = sqlx::query(
-            "DELETE FROM error_events WHERE app_id = $1 AND user_key IN ($2, $3, $4, $5) RETURNING id, issue_id, event_id",
-        )
-        .bind(app.0)
-        .bind(keys[0].clone())
-        .bind(keys[1].clone())
-        .bind(keys[2].clone())
-        .bind(keys[3].clone())
-        .fetch_all(write.conn())
-        .await?;
-        let mut gone = Vec::new();
-        let mut issues = std::collections::BTreeSet::new();
-        for row in &rows {
-            gone.push(row.try_get("id")?);
-            issues.insert(row.try_get::<i64, _>("issue_id")?);
-            for table in ["error_attachments", "error_feedback", "telemetry"] {
-                sqlx::query(assembled(format!("DELETE FROM {table} WHERE app_id = $1 AND event_id = $2")))
-                    .bind(app.0)
-                    .bind(row.try_get::<String, _>("event_id")?)
-                    .execute(write.conn())
-                    .await?;
-            }
-        }
-        for issue in issues {
-            for key in &keys {
-                sqlx::query("DELETE FROM error_users WHERE issue_id = $1 AND user_key = $2")
-                    .bind(issue)
-                    .bind(key.clone())
-                    .execute(write.conn())
-                    .await?;
-            }
-        }
-        for key in &keys {
-            sqlx::query(
-                "DELETE FROM error_release_users WHERE user_key = $1
-                 AND release_id IN (SELECT id FROM error_releases WHERE app_id = $2)",
-            )
-            .bind(key.clone())
-            .bind(app.0)
-            .execute(write.conn())
-            .await?;
-        }
-        let event = NewEvent {
-            kind: "error.user_deleted",
-            by: by.name.clone(),
-            app: Some(app),
-            summary: format!("the {} events of a user were deleted", gone.len()),
-            data: json!({ "events": gone.len() }),
-        };
-        write.event(event).await?;
-        write.commit().await?;
-        Ok(gone)
-    }
-
     /// Removes what is older than an app's rules or `usual` want it, and of each app the oldest events beyond their number;
     /// counts of issues stay. Issues that were not seen for twice as long and have no events go, too. Says how many rows
     /// went, and of which apps the events before which time.
@@ -440,11 +360,6 @@ pub struct ErrorsKept {
     pub age: Duration,
     /// The newest so many stay.
     pub events: i64,
-}
-
-/// What [`crate::DigestedEvent::user_key`] may be for a user.
-fn user_keys(user: &str) -> [String; 4] {
-    ["id", "email", "username", "ip"].map(|kind| storable(&format!("{kind}:{user}"), 250))
 }
 
 fn there(issue: &IssueRow, rows: u64) -> Result<()> {

@@ -10,7 +10,9 @@ use serde_json::json;
 use sqlx::Row;
 
 use super::{
-    Errors, IntakeRow, ItemKind, WantedMap, compress,
+    Errors, IntakeRow, ItemKind, WantedMap,
+    attached::{keep_attachment, keep_feedback},
+    compress,
     decision::{Decision, Seen},
     intake::{HOUR, count_dropped, count_up, note_done},
     maps::wait_for,
@@ -598,19 +600,12 @@ pub(super) async fn next_number(write: &mut Write<'_>, app: AppId) -> Result<i64
 /// Keeps an item that is no event where it belongs.
 async fn keep_other(write: &mut Write<'_>, row: &IntakeRow) -> Result<()> {
     match row.kind {
-        ItemKind::Attachment => {
-            let bytes = i64::try_from(row.inflated()?.len()).unwrap_or(i64::MAX);
-            sqlx::query("INSERT INTO error_attachments (app_id, event_id, name, bytes, at, body) VALUES ($1, $2, $3, $4, $5, $6)")
-                .bind(row.app.0)
-                .bind(row.event_id.clone().unwrap_or_default())
-                .bind(row.name.clone().unwrap_or_else(|| "attachment".into()))
-                .bind(bytes)
-                .bind(row.received_at.0)
-                .bind(row.body.clone())
-                .execute(write.conn())
-                .await?;
+        ItemKind::Attachment => keep_attachment(write, row).await?,
+        ItemKind::Feedback | ItemKind::UserReport => {
+            if !keep_feedback(write, row).await? {
+                return Ok(());
+            }
         }
-        ItemKind::Feedback | ItemKind::UserReport => keep_feedback(write, row).await?,
         ItemKind::Dropped => return count_dropped(write, row).await,
         kind => {
             sqlx::query("INSERT INTO telemetry (app_id, environment_id, at, kind, event_id, body) VALUES ($1, $2, $3, $4, $5, $6)")
@@ -629,24 +624,4 @@ async fn keep_other(write: &mut Write<'_>, row: &IntakeRow) -> Result<()> {
         kind => kind.as_str(),
     };
     count_up(write, row.environment, row.received_at, category, "", 1).await
-}
-
-/// What a user wrote, in either form.
-async fn keep_feedback(write: &mut Write<'_>, row: &IntakeRow) -> Result<()> {
-    let body: serde_json::Value = serde_json::from_slice(&row.inflated()?).unwrap_or_default();
-    let at = |paths: &[&str]| paths.iter().find_map(|p| body.pointer(p)?.as_str()).map(|t| storable(t, 4096));
-    let Some(message) = at(&["/contexts/feedback/message", "/comments"]) else {
-        return count_up(write, row.environment, row.received_at, "feedback", "invalid", 1).await;
-    };
-    let event = at(&["/contexts/feedback/associated_event_id", "/event_id"]);
-    sqlx::query("INSERT INTO error_feedback (app_id, event_id, at, name, email, message) VALUES ($1, $2, $3, $4, $5, $6)")
-        .bind(row.app.0)
-        .bind(event.map(|e| e.replace('-', "").to_ascii_lowercase()))
-        .bind(row.received_at.0)
-        .bind(at(&["/contexts/feedback/name", "/name"]))
-        .bind(at(&["/contexts/feedback/contact_email", "/email"]))
-        .bind(message)
-        .execute(write.conn())
-        .await?;
-    Ok(())
 }

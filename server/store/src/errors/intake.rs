@@ -141,12 +141,25 @@ impl Errors<'_> {
     /// # Errors
     /// When the file cannot be read.
     pub async fn backlog(self) -> Result<i64> {
-        let intake = &self.0.database.intake;
         // By their numbers: counting rows would read all of them.
+        Ok((self.newest_accepted().await? - self.digested_to()).max(0))
+    }
+
+    /// The row of the newest item that was accepted; 0 if there is none that waits.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn newest_accepted(self) -> Result<i64> {
         let row = sqlx::query("SELECT COALESCE(MAX(id), 0) AS newest FROM intake")
-            .fetch_one(&intake.readers)
+            .fetch_one(&self.0.database.intake.readers)
             .await?;
-        Ok((row.try_get::<i64, _>("newest")? - intake.done()).max(0))
+        Ok(row.try_get("newest")?)
+    }
+
+    /// The row up to which what was accepted has been digested.
+    #[must_use]
+    pub fn digested_to(self) -> i64 {
+        self.0.database.intake.done()
     }
 
     /// What was accepted (reason "") and dropped in an environment since a time: category, reason, count.

@@ -2,7 +2,10 @@
 
 use std::collections::HashSet;
 
-use berth_schemas::issue::GroupingReason;
+use berth_schemas::{
+    Untrusted,
+    issue::{GroupingReason, ReleaseCommit},
+};
 use sqlx::Row;
 
 use super::{
@@ -14,7 +17,7 @@ use crate::{
     database::{assembled, storable},
     error::Result,
     model::{AppId, ReleaseId},
-    row::{flag, to_json},
+    row::{self, flag, to_json},
     write::Write,
 };
 
@@ -325,6 +328,41 @@ impl Errors<'_> {
         write.commit().await?;
         Ok(new > 0)
     }
+
+    /// The commits that a client told of a release, the newest first; none if none did.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn release_commits(self, app: AppId, name: &str) -> Result<Vec<ReleaseCommit>> {
+        let row = sqlx::query("SELECT commits FROM error_releases WHERE app_id = $1 AND name = $2")
+            .bind(app.0)
+            .bind(storable(name, 400))
+            .fetch_optional(self.0.read())
+            .await?;
+        let kept: Option<Vec<KeptCommit>> =
+            row.map(|r| row::json_opt(&r, "error_releases", "commits")).transpose()?.flatten();
+        let shown = |kept: KeptCommit| {
+            let first = |text: &String| text.lines().next().unwrap_or_default().chars().take(200).collect();
+            Some(ReleaseCommit {
+                id: kept.id?.into(),
+                author: Untrusted::maybe(kept.author),
+                message: Untrusted::maybe(
+                    kept.message.as_ref().map(first).filter(|m: &String| !m.is_empty()),
+                ),
+                at: Untrusted::maybe(kept.at),
+            })
+        };
+        Ok(kept.into_iter().flatten().filter_map(shown).collect())
+    }
+}
+
+/// A commit as it is kept: what a client told, some of it perhaps not.
+#[derive(serde::Deserialize)]
+struct KeptCommit {
+    id: Option<String>,
+    author: Option<String>,
+    message: Option<String>,
+    at: Option<String>,
 }
 
 /// Keeps an event's new body, and has what looks the same go where such a one would go that came now.

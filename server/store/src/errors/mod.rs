@@ -3,9 +3,11 @@
 //! What a client sends is durable as soon as it is in the intake ([`Errors::accept`]), a file of its own;
 //! [`Errors::digest`] makes issues and events of it, many at a time in one transaction. Bodies are JSON or bytes, compressed with Zstandard.
 
+mod attached;
 mod change;
 mod decision;
 mod digest;
+mod erase;
 mod intake;
 mod join;
 mod maps;
@@ -17,8 +19,10 @@ use berth_schemas::issue::{GroupingReason, IssueState, Level};
 use berth_schemas::{AppSlug, IssueRef, Timestamp};
 use zstd::bulk::{Compressor, Decompressor};
 
+pub use attached::{AttachmentRow, FeedbackRow};
 pub use change::{ErrorsKept, Until};
 pub use digest::{Body, DigestedEvent, Filed};
+pub use erase::{LookedTo, PersonNames, TelemetryRow};
 pub use intake::{IntakeRow, NewIntake};
 pub use join::Joined;
 pub use maps::{DeployedMaps, NewMap, Remapped, WantedMap};

@@ -9,7 +9,7 @@ use sqlx::{Row, any::AnyRow};
 use super::{Ends, ErrorEventRow, Errors, IssueRow, inflate, intake::HOUR};
 use crate::{
     database::{assembled, visible},
-    error::{Result, StoreError},
+    error::Result,
     model::{AppId, EnvironmentId, Visible},
     row,
 };
@@ -412,50 +412,6 @@ impl Errors<'_> {
             .fetch_all(self.0.read())
             .await?;
         rows.iter().map(issue_row).collect()
-    }
-
-    /// Names and sizes of the files that came with an event.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn attachments(self, app: AppId, event_id: &str) -> Result<Vec<(String, i64)>> {
-        let rows = sqlx::query(
-            "SELECT name, bytes FROM error_attachments WHERE app_id = $1 AND event_id = $2 ORDER BY id LIMIT 50",
-        )
-        .bind(app.0)
-        .bind(event_id.to_owned())
-        .fetch_all(self.0.read())
-        .await?;
-        rows.iter().map(|r| Ok((r.try_get("name")?, r.try_get("bytes")?))).collect()
-    }
-
-    /// What users wrote about events of an issue, newest first.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn feedback(self, issue: &IssueRow, limit: i64) -> Result<Vec<berth_schemas::issue::Feedback>> {
-        let rows = sqlx::query(
-            "SELECT f.at, f.name, f.email, f.message FROM error_feedback f JOIN error_events e
-                 ON e.app_id = f.app_id AND e.event_id = f.event_id
-             WHERE f.app_id = $1 AND e.issue_id = $2 ORDER BY f.id DESC LIMIT $3",
-        )
-        .bind(issue.app_id.0)
-        .bind(issue.id)
-        .bind(limit)
-        .fetch_all(self.0.read())
-        .await?;
-        let text =
-            |r: &AnyRow, column| Ok::<_, StoreError>(r.try_get::<Option<String>, _>(column)?.map(Into::into));
-        rows.iter()
-            .map(|r| {
-                Ok(berth_schemas::issue::Feedback {
-                    at: row::time(r, "at")?,
-                    name: text(r, "name")?,
-                    email: text(r, "email")?,
-                    message: r.try_get::<String, _>("message")?.into(),
-                })
-            })
-            .collect()
     }
 
     /// The newest row of an event; 0 if there is none.

@@ -140,17 +140,3 @@ async fn state_events(berth: &Berth) -> i64 {
     let page = berth.rest().get("/v1/errors?query=events:%3E0").await.ok();
     page["issues"][0]["events"].as_i64().unwrap_or(0)
 }
-
-#[tokio::test]
-async fn a_user_can_be_forgotten() {
-    let berth = Berth::without_docker().await;
-    let dsn = dsn(&berth, "web").await;
-    for (n, user) in [(1, "ann"), (2, "bob"), (3, "ann")] {
-        send(&dsn, envelope(&event(n, json!({ "user": { "id": user } })))).await;
-    }
-    found(&berth, "user.id:ann", 1).await;
-    let gone = berth.rest().delete("/v1/apps/web/errors/users/ann?confirm=ann").await.ok();
-    assert_eq!((&gone["events"], &gone["deleted"]), (&json!(2), &json!(true)));
-    found(&berth, "user.id:ann", 0).await;
-    found(&berth, "user.id:bob", 1).await;
-}

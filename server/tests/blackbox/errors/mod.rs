@@ -10,6 +10,7 @@ mod ingest;
 mod issues;
 mod maps;
 mod next;
+mod people;
 mod rust_sdk;
 mod sdks;
 

@@ -10,6 +10,7 @@ mod errors;
 mod grants;
 mod identity;
 mod isolation;
+mod people;
 mod pushing;
 mod repositories;
 mod sameness;
@@ -26,6 +27,7 @@ pub use errors::*;
 pub use grants::*;
 pub use identity::*;
 pub use isolation::*;
+pub use people::*;
 pub use pushing::*;
 pub use repositories::*;
 pub use sameness::*;
@@ -54,6 +56,11 @@ macro_rules! scenarios {
             what_is_old_goes_and_its_counts_stay,
             the_intake_goes_on_where_it_was_read_to,
             what_an_earlier_version_accepted_is_read,
+            what_is_erased_leaves_no_count,
+            a_name_goes_from_counts_and_feedback,
+            rows_are_looked_through_once_each,
+            a_release_tells_its_commits,
+            a_job_forgets_whom_it_forgot,
             a_code_is_good_once_and_for_its_client_only,
             a_refresh_token_is_good_once,
             a_grant_is_never_more_than_its_token,
