@@ -159,6 +159,7 @@ async fn context(data_dir: &std::path::Path, shutdown: &CancellationToken) -> Ar
         control: None,
         errors: None,
         maps: None,
+        eraser: None,
     };
     let pipeline =
         Pipeline::open(store.clone(), engine, instance, proxy, collector, config, shutdown.child_token());
