@@ -11,13 +11,12 @@ use berth_schemas::{
     Code, EnvironmentName, Problem, Scope, Timestamp, Untrusted,
     issue::{
         AttachmentShown, ErrorEvent, ErrorEventGet, ErrorEventList, ErrorField, ErrorFieldList, ErrorFields,
-        ErrorGet, ErrorIndexRebuild, ErrorIndexState, ErrorReleaseCompare, ErrorSearch, EventDetail,
-        EventSummary, EventSummaryPage, FacetValue, IssueDetail, IssuePage, IssueSort, ReleaseCommit,
-        ReleaseComparison, ReleaseErrors, StandingOut,
+        ErrorGet, ErrorIndexRebuild, ErrorIndexState, ErrorSearch, EventDetail, EventSummary,
+        EventSummaryPage, FacetValue, IssueDetail, IssuePage, IssueSort, ReleaseCommit, StandingOut,
     },
 };
 use berth_store::{
-    ErrorEventRow, ErrorReleaseRow, IssueOrder, IssueRow, WantedMap,
+    ErrorEventRow, IssueOrder, IssueRow, WantedMap,
     model::{AppId, DeploymentRow},
 };
 use serde_json::Value;
@@ -40,8 +39,6 @@ const OTHERS: (i64, i64) = (25, 2);
 const MAX_FACETS: usize = 5;
 /// Commits of a release that are shown with an issue.
 const COMMITS: usize = 10;
-/// Commits of a release that are shown when it is compared.
-const COMPARED_COMMITS: usize = 20;
 /// Bytes of an event as the client sent it, in an answer.
 const MAX_RAW: usize = 200_000;
 
@@ -101,15 +98,6 @@ pub(crate) fn tools() -> Vec<Tool> {
                 "/v1/errors/{issue}/event",
             ),
             event,
-        ),
-        Tool::new(
-            read(
-                "error_release_compare",
-                "Compare a release's errors",
-                "Tell whether a release is worse than the one before: new and returned issues, events and users an hour, with numbers and reasons.",
-                "/v1/apps/{app}/errors/releases",
-            ),
-            compare,
         ),
         Tool::new(
             Spec {
@@ -451,81 +439,6 @@ async fn event(call: Call, input: ErrorEventGet) -> Result<ErrorEvent, Problem> 
     Ok(ErrorEvent { event, raw })
 }
 
-async fn compare(call: Call, input: ErrorReleaseCompare) -> Result<ReleaseComparison, Problem> {
-    let app = find::app(&call, &input.app).await?;
-    let releases = call.context.store.errors().releases(app.id, 500).await?;
-    let names: Vec<String> = releases.iter().take(10).map(|r| r.name.clone()).collect();
-    let find = |field: &str, name: &str| {
-        releases.iter().position(|r| r.name == name).ok_or_else(|| Problem {
-            field: Some(field.to_owned()),
-            ..Problem::not_found("release", name, &names)
-        })
-    };
-    let position = match &input.release {
-        Some(name) => find("release", name)?,
-        None => 0,
-    };
-    let Some(release) = releases.get(position) else {
-        return Err(Problem::new(Code::NotFound, format!("No error of {} names a release.", app.slug))
-            .hint("Set release in the SDK's init, or deploy with SENTRY_RELEASE, which Berth sets."));
-    };
-    let with = match &input.with {
-        Some(name) => releases.get(find("with", name)?),
-        None => releases.get(position + 1),
-    };
-    let until = |release: &ErrorReleaseRow| {
-        let after = releases.iter().rev().find(|r| r.id > release.id);
-        after.map_or_else(|| time(&call), |r| r.first_seen)
-    };
-    let new = call.context.store.errors().issues_new_in(app.id, release, 20).await?;
-    let ours = stats(&call, release, until(release)).await?;
-    let theirs = match with {
-        Some(with) => Some(stats(&call, with, until(with)).await?),
-        None => None,
-    };
-    let mut why = Vec::new();
-    let count = |regressed: bool| new.iter().filter(|i| i.regressed == regressed).count();
-    if count(false) > 0 {
-        why.push(format!("{} issues were first seen in it", count(false)));
-    }
-    if count(true) > 0 {
-        why.push(format!("{} resolved issues came back", count(true)));
-    }
-    if let Some(theirs) = &theirs
-        && ours.events >= 10
-        && ours.per_hour > 2.0 * theirs.per_hour
-    {
-        why.push(format!("{:.1} events an hour instead of {:.1}", ours.per_hour, theirs.per_hour));
-    }
-    let commits = call.context.store.errors().release_commits(app.id, &release.name).await?;
-    Ok(ReleaseComparison {
-        commit_count: commits.len(),
-        commits: commits.into_iter().take(COMPARED_COMMITS).collect(),
-        worse: theirs.is_some() && !why.is_empty(),
-        release: ours,
-        with: theirs,
-        why,
-        new_issues: new.iter().map(summary).collect(),
-    })
-}
-
-async fn stats(call: &Call, release: &ErrorReleaseRow, until: Timestamp) -> Result<ReleaseErrors, Problem> {
-    let stats = call.context.store.errors().release_stats(release.id).await?;
-    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-    let (hours, events) =
-        ((until.millis_since(release.first_seen) as f64 / 3_600_000.0).max(0.1), stats.events as f64);
-    let round = |n: f64| (n * 100.0).round() / 100.0;
-    Ok(ReleaseErrors {
-        release: release.name.as_str().into(),
-        first_seen: release.first_seen,
-        events: stats.events,
-        hours: round(hours),
-        per_hour: round(events / hours),
-        issues: stats.issues,
-        users: stats.users,
-    })
-}
-
 async fn rebuild(call: Call, _: ErrorIndexRebuild) -> Result<ErrorIndexState, Problem> {
     find::demand_all_projects(&call, "error_index_rebuild")?;
     call.context.error_index.rebuild().await;
@@ -644,7 +557,7 @@ impl Brief for IssueDetail {
 }
 
 /// A commit in a line.
-fn commit_line(commit: &ReleaseCommit) -> String {
+pub(crate) fn commit_line(commit: &ReleaseCommit) -> String {
     let of = |text: &Option<Untrusted>| text.as_ref().map(|t| format!(" {}", t.0)).unwrap_or_default();
     let id: String = commit.id.0.chars().take(12).collect();
     let author = commit.author.as_ref().map(|a| format!(" ({})", a.0)).unwrap_or_default();
@@ -670,32 +583,6 @@ impl Brief for ErrorEvent {
         let event = &self.event;
         let text = Text::from(format!("Event {} of {} at {}:\n", event.event, event.issue, event.at));
         text.quote_lines(story(event).into_iter().map(Into::into))
-    }
-}
-
-impl Brief for ReleaseComparison {
-    fn brief(&self) -> Text {
-        let rate = |r: &ReleaseErrors| {
-            format!("{} events ({:.1} an hour), {} issues, {} users", r.events, r.per_hour, r.issues, r.users)
-        };
-        let mut text = Text::new().quote(&self.release.release).say(format!(": {}.", rate(&self.release)));
-        if let Some(with) = &self.with {
-            text = text.say(" Before, ").quote(&with.release).say(format!(": {}.", rate(with)));
-        }
-        let verdict = match (self.worse, &self.with) {
-            (true, _) => format!(" It is worse: {}.", self.why.join("; ")),
-            (false, Some(_)) => " It is not worse.".to_owned(),
-            (false, None) => " There is no release before it to compare with.".to_owned(),
-        };
-        text = text.say(verdict);
-        if !self.commits.is_empty() {
-            text = text.say(format!("\nIts {} commits, the newest first:\n", self.commit_count));
-            text = text.quote_lines(self.commits.iter().map(|c| commit_line(c).into()));
-        }
-        if !self.new_issues.is_empty() {
-            text = text.say("\nNew or back:\n").quote_lines(self.new_issues.iter().map(|i| line(i).into()));
-        }
-        text
     }
 }
 

@@ -17,6 +17,7 @@ mod dotenv;
 mod environments;
 pub mod error_attachments;
 mod error_events;
+mod error_releases;
 mod errors;
 mod events;
 mod feedback;
@@ -74,6 +75,7 @@ pub fn registry() -> Registry {
         (Group::Apps, environments::tools()),
         (Group::Errors, error_attachments::tools()),
         (Group::Errors, error_events::tools()),
+        (Group::Errors, error_releases::tools()),
         (Group::Errors, errors::tools()),
         (Group::Platform, events::tools()),
         (Group::Errors, feedback::tools()),

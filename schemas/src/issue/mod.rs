@@ -27,7 +27,10 @@ pub use self::{
         CrumbShown, ErrorEvent, ErrorEventGet, ErrorEventList, EventDetail, EventSummary, EventSummaryPage,
         ExceptionShown, FrameShown, RequestShown, TagShown,
     },
-    release::{ErrorReleaseCompare, ReleaseCommit, ReleaseComparison, ReleaseErrors},
+    release::{
+        ErrorReleaseCompare, ReleaseCommit, ReleaseComparison, ReleaseErrors, ReleaseIssue, ReleaseVerdict,
+        WorseBy, error_release,
+    },
     rules::{Dropped, Dsn, DsnGet, ErrorRules, ErrorRulesGet, ErrorRulesSet},
     search::{ErrorField, ErrorFieldList, ErrorFields, ErrorSearch, Facet, FacetValue, IssuePage, IssueSort},
 };

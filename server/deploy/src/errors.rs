@@ -1,5 +1,6 @@
 //! How an app's errors find the way to Berth: its DSN, and the path on its own host that takes them from browsers.
 
+pub use berth_schemas::issue::error_release;
 use berth_schemas::{DeploymentRef, Problem, issue::ErrorRules};
 use berth_store::{
     StoreError,
@@ -22,15 +23,6 @@ const RECENT: i64 = 50;
 pub fn dsn(control_url: &str, key: &str, environment: EnvironmentId) -> String {
     let (scheme, rest) = control_url.split_once("://").unwrap_or(("https", control_url));
     format!("{scheme}://{key}@{}/{}", rest.trim_end_matches('/'), environment.0)
-}
-
-/// What a release is called in its errors, unless the app says otherwise: its commit, or `web@42`.
-#[must_use]
-pub fn error_release(deployment: &DeploymentRef, commit: Option<&str>) -> String {
-    match commit {
-        Some(commit) => commit.to_owned(),
-        None => format!("{}@{}", deployment.app, deployment.number.unwrap_or_default()),
-    }
 }
 
 impl Pipeline {

@@ -69,8 +69,9 @@ pub use environments::Environments;
 pub use error::{Result, StoreError};
 pub use errors::{
     AttachmentRow, Body, DeployedMaps, DigestedEvent, Ends, ErrorEventRow, ErrorItem, ErrorReleaseRow, Errors,
-    ErrorsKept, FeedbackRow, Filed, IntakeRow, IssueFilter, IssueOrder, IssueRow, ItemKind, Joined, LookedTo,
-    NewIntake, NewMap, PackedItem, PersonNames, ReleaseStats, Remapped, TelemetryRow, Until, WantedMap,
+    ErrorsKept, FeedbackRow, Filed, IntakeRow, IssueFilter, IssueOrder, IssueRow, IssueShare, ItemKind,
+    Joined, LookedTo, NewIntake, NewMap, PackedItem, PersonNames, PlacedRelease, ReleaseStats, Remapped,
+    Stretch, TelemetryRow, Until, WantedMap,
 };
 pub use events::Events;
 pub use forge_reports::{ForgeReports, ReportRow};

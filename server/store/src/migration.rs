@@ -54,6 +54,7 @@ pub(crate) const ALL: &[Migration] = &[
         sql: include_str!("../migrations/0018_proposed_uploads.sql"),
     },
     Migration { version: 19, name: "people", sql: include_str!("../migrations/0019_people.sql") },
+    Migration { version: 20, name: "floods", sql: include_str!("../migrations/0020_floods.sql") },
     Migration { version: 21, name: "image_maps", sql: include_str!("../migrations/0021_image_maps.sql") },
 ];
 

@@ -243,8 +243,45 @@ impl Requests<'_> {
         .bind(release)
         .fetch_one(self.0.read())
         .await?;
-        let count = |name| row.try_get::<i64, _>(name).map(|n| n.max(0).unsigned_abs());
-        Ok(AnswerCounts { total: count("n")?, server_errors: count("errors")? })
+        counts(&row)
+    }
+
+    /// What visitors of an environment got in a time: of these releases, or of all.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn answers_between(
+        self,
+        app: AppId,
+        environment: EnvironmentId,
+        releases: Option<&[i64]>,
+        (from, to): (Timestamp, Timestamp),
+    ) -> Result<AnswerCounts> {
+        let which = match releases {
+            Some([]) => return Ok(AnswerCounts::default()),
+            Some(numbers) => {
+                let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+                format!("release_number IN ({})", numbers.join(", "))
+            }
+            None => of_environment(environment),
+        };
+        let sql = format!(
+            "SELECT COUNT(*) AS n, CAST(COALESCE(SUM(CASE WHEN status >= 500 THEN 1 ELSE 0 END), 0) AS BIGINT)
+             AS errors FROM requests WHERE app_id = $1 AND at >= $2 AND at < $3 AND status > 0 AND {which}"
+        );
+        let row =
+            sqlx::query(assembled(sql)).bind(app.0).bind(from.0).bind(to.0).fetch_one(self.0.read()).await?;
+        counts(&row)
+    }
+
+    /// When the oldest record is of that is kept; none if there is none.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn oldest(self) -> Result<Option<Timestamp>> {
+        let row =
+            sqlx::query("SELECT at FROM requests ORDER BY id LIMIT 1").fetch_optional(self.0.read()).await?;
+        row.map(|r| row::time(&r, "at")).transpose()
     }
 
     /// What the kept records amount to.
@@ -272,6 +309,11 @@ impl Requests<'_> {
     pub(crate) async fn remove_app(self, app: AppId) -> Result<()> {
         remove_rows(self.0, TABLE, &format!("app_id = {}", app.0)).await
     }
+}
+
+fn counts(row: &AnyRow) -> Result<AnswerCounts> {
+    let count = |name| row.try_get::<i64, _>(name).map(|n| n.max(0).unsigned_abs());
+    Ok(AnswerCounts { total: count("n")?, server_errors: count("errors")? })
 }
 
 /// Place, from 1, of a percentile among `total` sorted values.

@@ -14,6 +14,7 @@ pub mod event;
 pub mod grouping;
 mod in_app;
 mod ingest;
+pub mod judge;
 pub mod maps;
 mod parameters;
 pub mod person;
@@ -21,6 +22,7 @@ mod read;
 pub mod rules;
 pub mod scrub;
 pub mod search;
+pub mod sessions;
 pub mod show;
 
 pub use digester::Digester;

@@ -16,6 +16,7 @@ use super::{
     decision::{Decision, Seen},
     intake::{HOUR, count_dropped, count_up, note_done},
     maps::wait_for,
+    releases::{Places, keep_places, note_place},
 };
 use crate::{
     database::{assembled, pieces, placeholders, storable},
@@ -159,6 +160,7 @@ impl Errors<'_> {
             releases: HashMap::new(),
             sums: BTreeMap::new(),
             release_users: BTreeSet::new(),
+            places: Places::new(),
         };
         let alive = batch.alive(events, others).await?;
         let fresh = batch.fresh(events, &alive).await?;
@@ -193,6 +195,8 @@ struct Batch<'b, 'a> {
     sums: BTreeMap<i64, Sum>,
     /// Users by release.
     release_users: BTreeSet<(i64, String)>,
+    /// When releases were seen where.
+    places: Places,
 }
 
 impl Batch<'_, '_> {
@@ -320,6 +324,7 @@ impl Batch<'_, '_> {
         sum.any_without_release |= release.is_none();
         if let Some(release) = release {
             *sum.releases.entry(release).or_default() += 1;
+            note_place(&mut self.places, release, event, at);
             self.release_users.extend(event.user_key.as_deref().map(|user| (release, storable(user, 250))));
         }
         *sum.hours.entry((event.environment, at.0 / HOUR * HOUR)).or_default() += 1;
@@ -548,7 +553,7 @@ impl Batch<'_, '_> {
                 .fold(sqlx::query(assembled(sql)), |q, (release, user)| q.bind(*release).bind(user.clone()));
             query.execute(self.write.conn()).await?;
         }
-        Ok(())
+        keep_places(self.write, std::mem::take(&mut self.places)).await
     }
 
     /// Counts what was accepted, and what was sent twice.

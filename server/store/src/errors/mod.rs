@@ -12,6 +12,7 @@ mod intake;
 mod join;
 mod maps;
 mod query;
+mod releases;
 
 use std::cell::RefCell;
 
@@ -27,6 +28,7 @@ pub use intake::{IntakeRow, NewIntake};
 pub use join::Joined;
 pub use maps::{DeployedMaps, NewMap, Remapped, WantedMap};
 pub use query::{ErrorReleaseRow, IssueFilter, IssueOrder, ReleaseStats};
+pub use releases::{IssueShare, PlacedRelease, Stretch};
 
 use crate::{
     error::{Result, StoreError},

@@ -338,32 +338,6 @@ impl Errors<'_> {
         })
     }
 
-    /// Issues whose first event is of a release, or that came back in it.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn issues_new_in(
-        self,
-        app: AppId,
-        release: &ErrorReleaseRow,
-        limit: i64,
-    ) -> Result<Vec<IssueRow>> {
-        let sql = format!(
-            "SELECT {ISSUE} FROM error_issues i JOIN apps a ON a.id = i.app_id
-             WHERE i.app_id = $1 AND (i.first_release = $2 OR (i.regressed = 1 AND EXISTS
-                 (SELECT 1 FROM error_issue_releases e WHERE e.issue_id = i.id AND e.release_id = $3)))
-             ORDER BY i.events DESC, i.id DESC LIMIT $4"
-        );
-        let rows = sqlx::query(assembled(sql))
-            .bind(app.0)
-            .bind(release.name.clone())
-            .bind(release.id)
-            .bind(limit)
-            .fetch_all(self.0.read())
-            .await?;
-        rows.iter().map(issue_row).collect()
-    }
-
     /// Events since `since` of issues that were first seen since then, by issue, the most frequent first. What comes from
     /// the release named `but` is not counted.
     ///

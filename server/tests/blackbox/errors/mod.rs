@@ -3,6 +3,7 @@
 mod alerts;
 mod browser;
 mod captured;
+mod compare;
 mod deployed_maps;
 mod hostile;
 mod image_maps;
