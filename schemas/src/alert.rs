@@ -120,6 +120,11 @@ impl ChannelKind {
     }
 }
 
+/// Messages that a channel takes in an hour unless it says otherwise.
+fn usual_per_hour() -> u32 {
+    30
+}
+
 /// A channel without what is secret about it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Channel {
@@ -129,6 +134,8 @@ pub struct Channel {
     pub kind: ChannelKind,
     /// Where it leads, as far as that is no secret: recipients, or a host.
     pub to: String,
+    /// Messages that it takes in an hour.
+    pub max_per_hour: u32,
     /// When it was last set.
     pub updated_at: Timestamp,
     /// Who did that.
@@ -146,6 +153,10 @@ pub struct ChannelSet {
     pub channel: ChannelName,
     /// Where it leads.
     pub target: ChannelTarget,
+    /// Messages that it takes in an hour at most, 1 to 500. What comes beyond waits, and is told together. Default 30.
+    #[schemars(range(min = 1, max = 500))]
+    #[serde(default = "usual_per_hour")]
+    pub max_per_hour: u32,
 }
 
 /// Input of `channel_list`.
@@ -259,6 +270,11 @@ pub struct AlertRule {
     #[schemars(range(min = 0, max = 10080))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quiet_minutes: Option<u32>,
+    /// After a message, how long further issues are gathered for the next one, in minutes, at most 1440; 0 tells each at
+    /// once. Default 5.
+    #[schemars(range(min = 0, max = 1440))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gather_minutes: Option<u32>,
 }
 
 /// Input of `alert_list`.
@@ -284,8 +300,13 @@ pub struct AlertDelivery {
     pub alert: String,
     /// The channel.
     pub channel: String,
-    /// What it is about.
+    /// What it is about, at most 50 of them.
     pub issues: Vec<IssueRef>,
+    /// How many issues it is about.
+    pub count: u64,
+    /// It waits since then, as its channel takes no more in an hour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_since: Option<Timestamp>,
     /// Where it stands.
     pub state: DeliveryState,
     /// How often it was tried.

@@ -48,7 +48,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             spec(
                 "channel_set",
                 "Set a channel",
-                "Make or change a channel that alerts go by. A webhook gets a signing secret, which is shown this once. channel_test tries it; alert_set uses it.",
+                "Make or change a channel that alerts go by, and how many messages it takes in an hour. A webhook gets a signing secret, which is shown this once. channel_test tries it; alert_set uses it.",
                 Hints::UPDATE,
                 Scope::Admin,
                 Method::Put,
@@ -96,7 +96,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             spec(
                 "alert_set",
                 "Set an alert",
-                "Tell channels when an error is new, comes back, is seen too often or hits too many users; of one app or all. One message tells of all that happens together, and of the same issue only once in quiet_minutes.",
+                "Tell channels when an error is new, comes back, is seen too often or hits too many users; of one app or all. One message tells of all that happens together; after it, further issues are gathered for gather_minutes, and the same issue is told once in quiet_minutes.",
                 Hints::UPDATE,
                 Scope::Write,
                 Method::Put,
@@ -129,8 +129,12 @@ async fn set_channel(call: Call, input: ChannelSet) -> Result<Channel, Problem> 
     let mut target = input.target;
     let secret = call.context.sender.complete(&mut target)?;
     let shown = berth_monitor::shown(&target);
-    let channel =
-        call.context.store.alerts().set_channel(&call.principal, &input.channel, &target, &shown).await?;
+    let most = input.max_per_hour;
+    if !(1..=500).contains(&most) {
+        return Err(Problem::invalid("max_per_hour", "max_per_hour must be from 1 to 500."));
+    }
+    let alerts = call.context.store.alerts();
+    let channel = alerts.set_channel(&call.principal, &input.channel, &target, &shown, most).await?;
     Ok(Channel { secret, ..channel })
 }
 
@@ -147,7 +151,7 @@ async fn test(call: Call, input: ChannelTest) -> Result<ChannelTested, Problem> 
     find::demand_all_projects(&call, "channel_test")?;
     known(&call, &input.channel).await?;
     let store = &call.context.store;
-    let Some(target) = store.alerts().target(&input.channel).await? else {
+    let Some((target, _)) = store.alerts().target(&input.channel).await? else {
         return Err(Problem::not_found("channel", input.channel.as_str(), &[]));
     };
     let now = store.clock().now().0;
@@ -293,7 +297,9 @@ impl Brief for AlertPage {
         let text = Text::from(format!("{}\nLast messages:\n", rules.join("\n")));
         text.quote_lines(self.deliveries.iter().map(|d| {
             let error = d.error.as_ref().map(|e| format!(" ({})", e.0)).unwrap_or_default();
-            format!("{} {} to {}: {}{error}", d.at, d.alert, d.channel, d.state.as_str()).into()
+            let held = d.held_since.map(|at| format!(", held back since {at}")).unwrap_or_default();
+            let (state, count) = (d.state.as_str(), d.count);
+            format!("{} {} to {}, {count} issues: {state}{held}{error}", d.at, d.alert, d.channel).into()
         }))
     }
 }

@@ -10,13 +10,13 @@ use berth_schemas::{
     alert::{AlertRule, AlertTrigger, DeliveryState},
 };
 use berth_store::{
-    IssueFilter, IssueOrder, IssueRow, NewDelivery, Often, Result, Store,
+    DeliveryRow, IssueFilter, IssueOrder, IssueRow, NewDelivery, NewMessage, Often, Result, Store,
     model::{AppId, EventRow, Visible},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    message::message,
+    message::{self, Message},
     rules::{self, Happened},
     send::Sender,
 };
@@ -33,6 +33,10 @@ const LOOK: Duration = Duration::from_secs(20);
 const TRIES: i64 = 6;
 /// How long a rule keeps quiet about an issue unless it says otherwise, in minutes.
 const QUIET: u32 = 60;
+/// How long after a message further issues are gathered unless the rule says otherwise, in minutes.
+const GATHERED: u32 = 5;
+/// Seconds of an hour, for which a channel's limit is.
+const HOUR: i64 = 3600;
 
 /// Tells by all rules, until `shutdown`.
 pub async fn alert(store: Store, sender: Sender, control_url: String, shutdown: CancellationToken) {
@@ -92,7 +96,7 @@ async fn collect(store: &Store, control_url: &str) -> Result<()> {
                 issues.push((issue.clone(), None));
             }
         }
-        told.extend(delivery(rule, issues, now, control_url));
+        told.extend(delivery(store, rule, issues, now, control_url).await?);
     }
     // The first time the cursor is set to the end of the log.
     store.alerts().tell(Some((CURSOR, upto)), &told).await
@@ -107,21 +111,44 @@ async fn issue_of(store: &Store, event: &EventRow) -> Result<Option<IssueRow>> {
     store.errors().issue(&Visible::All, &IssueRef { app, number }).await
 }
 
-fn delivery(
+/// What is to be told of issues: at once, or after a while together with what comes until then.
+async fn delivery(
+    store: &Store,
     rule: AlertRule,
     issues: Vec<(IssueRow, Option<Often>)>,
     now: Timestamp,
     control_url: &str,
-) -> Option<NewDelivery> {
+) -> Result<Option<NewDelivery>> {
     if issues.is_empty() {
-        return None;
+        return Ok(None);
     }
-    Some(NewDelivery {
-        message: message(&rule, &issues, control_url),
+    let told = Message::new(&rule, &issues, control_url);
+    let gather = i64::from(rule.gather_minutes.unwrap_or(GATHERED)) * 60;
+    let mut messages = Vec::new();
+    for channel in &rule.channels {
+        let last = store.alerts().last(&rule.alert, channel).await?;
+        let waiting = last.as_ref().filter(|last| last.waits);
+        let joined = waiting.and_then(|last| Some((last.id, Message::read(&last.message)?)));
+        let (message, instead_of) = match joined {
+            Some((id, mut message)) => {
+                message.join(&told);
+                (message, Some(id))
+            }
+            None => (told.clone(), None),
+        };
+        messages.push(NewMessage {
+            channel: channel.clone(),
+            message: serde_json::to_value(message).unwrap_or_default(),
+            try_at: last.map_or(now, |last| now.max(last.at.plus_seconds(gather))),
+            instead_of,
+        });
+    }
+    Ok(Some(NewDelivery {
         issues: issues.iter().map(|(issue, _)| (issue.id, issue.reference())).collect(),
+        messages,
         quiet_until: now.plus_seconds(i64::from(rule.quiet_minutes.unwrap_or(QUIET)) * 60),
         rule,
-    })
+    }))
 }
 
 /// Looks at how often errors are seen, and keeps what is to be told of that.
@@ -156,7 +183,7 @@ async fn count(store: &Store, control_url: &str) -> Result<()> {
             rules::tells_often(&rule, &issue, often, &quiet).then_some((issue, Some(*often)))
         });
         let issues = issues.collect();
-        told.extend(delivery(rule, issues, now, control_url));
+        told.extend(delivery(store, rule, issues, now, control_url).await?);
     }
     if told.is_empty() {
         return Ok(());
@@ -172,12 +199,20 @@ async fn send_due(store: &Store, sender: &Sender, shutdown: &CancellationToken) 
         }
         let now = store.clock().now();
         let sent = match store.alerts().target(&row.channel).await? {
-            Some(target) => {
+            Some((target, limit)) => {
+                if let Some(until) = full(store, &row, limit, now).await? {
+                    store.alerts().hold(row.id, until).await?;
+                    continue;
+                }
+                let message = match row.held_since {
+                    Some(since) => {
+                        let others = store.alerts().held(&row.channel, row.id).await?;
+                        message::held(&row.message, since, limit, others)
+                    }
+                    None => row.message.clone(),
+                };
                 let id = format!("alert_{}_{}", row.created_at.0, row.id);
-                sender
-                    .send(&target, &id, &row.message, now.0 / 1_000_000)
-                    .await
-                    .map_err(|e| (e.why, e.transient))
+                sender.send(&target, &id, &message, now.0 / 1_000_000).await.map_err(|e| (e.why, e.transient))
             }
             None => Err((format!("the channel {} is gone", row.channel), false)),
         };
@@ -200,3 +235,16 @@ async fn send_due(store: &Store, sender: &Sender, shutdown: &CancellationToken) 
     }
     Ok(())
 }
+
+/// Until when a channel takes no more, if it took as much in the last hour as it may.
+async fn full(store: &Store, row: &DeliveryRow, limit: i64, now: Timestamp) -> Result<Option<Timestamp>> {
+    let taken = store.alerts().taken_since(&row.channel, now.plus_seconds(-HOUR)).await?;
+    let limit = usize::try_from(limit).unwrap_or(1).max(1);
+    // With this one gone it is one less than the limit.
+    let leaves = taken.len().checked_sub(limit).and_then(|at| taken.get(at));
+    Ok(leaves.map(|at| at.plus_seconds(HOUR)))
+}
+
+#[cfg(test)]
+#[path = "alert_tests.rs"]
+mod tests;

@@ -71,6 +71,9 @@ pub fn check(rule: &AlertRule) -> Result<(), Problem> {
     if rule.quiet_minutes.is_some_and(|m| m > 10_080) {
         return Err(Problem::invalid("quiet_minutes", "quiet_minutes is at most 10080, a week."));
     }
+    if rule.gather_minutes.is_some_and(|m| m > 1440) {
+        return Err(Problem::invalid("gather_minutes", "gather_minutes is at most 1440, a day."));
+    }
     if rule.channels.is_empty() || rule.channels.len() > MAX_CHANNELS {
         return Err(Problem::invalid("channels", format!("An alert goes by 1 to {MAX_CHANNELS} channels."))
             .hint("channel_list shows those there are; channel_set makes one."));
@@ -95,6 +98,7 @@ mod tests {
             level: None,
             channels: vec!["mail".parse().unwrap()],
             quiet_minutes: None,
+            gather_minutes: None,
         }
     }
 
@@ -149,6 +153,7 @@ mod tests {
             AlertRule { minutes: Some(0), threshold: Some(1), ..rule(AlertTrigger::Frequency) },
             AlertRule { channels: Vec::new(), ..rule(AlertTrigger::NewError) },
             AlertRule { quiet_minutes: Some(20_000), ..rule(AlertTrigger::NewError) },
+            AlertRule { gather_minutes: Some(1441), ..rule(AlertTrigger::NewError) },
         ] {
             assert!(check(&bad).is_err(), "{bad:?}");
         }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
-    database::storable,
+    database::{assembled, storable},
     error::{Result, StoreError},
     forge_reports::advance,
     model::{AppId, NewEvent, Principal},
@@ -21,10 +21,15 @@ use crate::{
 
 /// Messages that are remembered.
 const KEPT: i64 = 1_000;
+/// Seconds of an hour.
+const HOUR: i64 = 3600;
 
 /// Alerts of a [`crate::Store`].
 #[derive(Clone, Copy)]
 pub struct Alerts<'a>(pub(crate) &'a Inner);
+
+/// Names of issues that a message's row keeps.
+const NAMES: usize = 50;
 
 /// A message that is to be sent.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,19 +44,47 @@ pub struct DeliveryRow {
     pub attempts: i64,
     /// When it was made.
     pub created_at: Timestamp,
+    /// Since when it waits for its channel's limit.
+    pub held_since: Option<Timestamp>,
 }
 
-/// A message to be kept, for each channel of its rule.
+/// Messages to be kept, for the channels of a rule.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewDelivery {
     /// The rule.
     pub rule: AlertRule,
-    /// Issues that it tells of: row and name.
+    /// Issues that they tell of: row and name.
     pub issues: Vec<(i64, IssueRef)>,
-    /// What it says.
-    pub message: Value,
+    /// What is said where.
+    pub messages: Vec<NewMessage>,
     /// Until when these issues are not told by this rule again.
     pub quiet_until: Timestamp,
+}
+
+/// A message for a channel.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewMessage {
+    /// The channel.
+    pub channel: ChannelName,
+    /// What it says.
+    pub message: Value,
+    /// When it may be sent.
+    pub try_at: Timestamp,
+    /// The one that waits and that it takes the place of, as it says what that says, too.
+    pub instead_of: Option<i64>,
+}
+
+/// The newest message of a rule by a channel that was not given up.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LastMessage {
+    /// Row id.
+    pub id: i64,
+    /// What it says.
+    pub message: Value,
+    /// Whether it waits and was never tried, so that it may say more.
+    pub waits: bool,
+    /// When it is due, or was sent.
+    pub at: Timestamp,
 }
 
 /// How often an issue was seen within a time.
@@ -71,26 +104,28 @@ impl Alerts<'_> {
     /// # Errors
     /// When the database fails.
     pub async fn channels(self) -> Result<Vec<Channel>> {
-        let rows =
-            sqlx::query("SELECT name, kind, shown, updated_at, updated_by FROM channels ORDER BY name")
-                .fetch_all(self.0.read())
-                .await?;
+        let rows = sqlx::query(
+            "SELECT name, kind, shown, max_per_hour, updated_at, updated_by FROM channels ORDER BY name",
+        )
+        .fetch_all(self.0.read())
+        .await?;
         rows.iter().map(channel).collect()
     }
 
-    /// What a channel leads to, opened; none if there is none of this name.
+    /// What a channel leads to, opened, and how many messages it takes in an hour; none if there is none of this name.
     ///
     /// # Errors
     /// When it was tampered with or the database fails.
-    pub async fn target(self, name: &ChannelName) -> Result<Option<ChannelTarget>> {
-        let row = sqlx::query("SELECT sealed FROM channels WHERE name = $1")
+    pub async fn target(self, name: &ChannelName) -> Result<Option<(ChannelTarget, i64)>> {
+        let row = sqlx::query("SELECT sealed, max_per_hour FROM channels WHERE name = $1")
             .bind(name.as_str().to_owned())
             .fetch_optional(self.0.read())
             .await?;
         let Some(row) = row else { return Ok(None) };
         let clear = self.0.sealer.open(&place(name), &row.try_get::<String, _>("sealed")?)?;
-        let target = serde_json::from_slice(&clear);
-        target.map(Some).map_err(|_| StoreError::corrupt("channels", "sealed", ""))
+        let target =
+            serde_json::from_slice(&clear).map_err(|_| StoreError::corrupt("channels", "sealed", ""))?;
+        Ok(Some((target, row.try_get("max_per_hour")?)))
     }
 
     /// Sets a channel; `shown` is what may be seen of its target.
@@ -103,6 +138,7 @@ impl Alerts<'_> {
         name: &ChannelName,
         target: &ChannelTarget,
         shown: &str,
+        max_per_hour: u32,
     ) -> Result<Channel> {
         let clear = serde_json::to_vec(target).map(zeroize::Zeroizing::new);
         let clear = clear.map_err(|_| StoreError::corrupt("channels", "sealed", ""))?;
@@ -110,9 +146,11 @@ impl Alerts<'_> {
         let mut write = Write::begin(self.0).await?;
         let now = write.now;
         sqlx::query(
-            "INSERT INTO channels (name, kind, sealed, shown, updated_at, updated_by) VALUES ($1, $2, $3, $4, $5, $6)
+            "INSERT INTO channels (name, kind, sealed, shown, updated_at, updated_by, max_per_hour)
+             VALUES ($1, $2, $3, $4, $5, $6, $7)
              ON CONFLICT (name) DO UPDATE SET kind = excluded.kind, sealed = excluded.sealed, shown = excluded.shown,
-                 updated_at = excluded.updated_at, updated_by = excluded.updated_by",
+                 updated_at = excluded.updated_at, updated_by = excluded.updated_by,
+                 max_per_hour = excluded.max_per_hour",
         )
         .bind(name.as_str().to_owned())
         .bind(target.kind().as_str())
@@ -120,6 +158,7 @@ impl Alerts<'_> {
         .bind(storable(shown, 500))
         .bind(now.0)
         .bind(by.name.clone())
+        .bind(i64::from(max_per_hour))
         .execute(write.conn())
         .await?;
         told(
@@ -134,6 +173,7 @@ impl Alerts<'_> {
             channel: name.clone(),
             kind: target.kind(),
             to: shown.to_owned(),
+            max_per_hour,
             updated_at: now,
             updated_by: by.name.clone(),
             secret: None,
@@ -254,21 +294,10 @@ impl Alerts<'_> {
     /// When the database fails.
     pub async fn tell(self, cursor: Option<(&str, i64)>, deliveries: &[NewDelivery]) -> Result<()> {
         let mut write = Write::begin(self.0).await?;
-        let now = write.now.0;
+        let write_now = write.now;
         for new in deliveries {
-            let names: Vec<&IssueRef> = new.issues.iter().map(|(_, name)| name).collect();
-            for channel in &new.rule.channels {
-                sqlx::query(
-                    "INSERT INTO alert_deliveries (rule_name, channel, issues, message, state, try_at, created_at)
-                     VALUES ($1, $2, $3, $4, 'pending', $5, $5)",
-                )
-                .bind(new.rule.alert.as_str().to_owned())
-                .bind(channel.as_str().to_owned())
-                .bind(to_json("alert_deliveries", "issues", &names)?)
-                .bind(new.message.to_string())
-                .bind(now)
-                .execute(write.conn())
-                .await?;
+            for message in &new.messages {
+                keep(&mut write, new, message).await?;
             }
             for (issue, _) in &new.issues {
                 // An issue or a rule may be gone by now.
@@ -288,10 +317,12 @@ impl Alerts<'_> {
             advance(&mut write, name, event).await?;
         }
         sqlx::query(
-            "DELETE FROM alert_deliveries WHERE state <> 'pending' AND id <
+            "DELETE FROM alert_deliveries WHERE state <> 'pending' AND try_at < $2 AND id <
                  (SELECT COALESCE(MAX(id), 0) - $1 FROM alert_deliveries)",
         )
         .bind(KEPT)
+        // What was sent in the last hour counts for its channel's limit.
+        .bind(write_now.plus_seconds(-HOUR).0)
         .execute(write.conn())
         .await?;
         write.commit().await
@@ -303,7 +334,7 @@ impl Alerts<'_> {
     /// When the database fails.
     pub async fn due(self, now: Timestamp, limit: i64) -> Result<Vec<DeliveryRow>> {
         let rows = sqlx::query(
-            "SELECT id, channel, message, attempts, created_at FROM alert_deliveries
+            "SELECT id, channel, message, attempts, created_at, held_since FROM alert_deliveries
              WHERE state = 'pending' AND try_at <= $1 ORDER BY try_at, id LIMIT $2",
         )
         .bind(now.0)
@@ -318,9 +349,84 @@ impl Alerts<'_> {
                     message: row::json(r, "alert_deliveries", "message")?,
                     attempts: r.try_get("attempts")?,
                     created_at: row::time(r, "created_at")?,
+                    held_since: row::time_opt(r, "held_since")?,
                 })
             })
             .collect()
+    }
+
+    /// The newest message of a rule by a channel that was not given up.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn last(self, rule: &AlertName, channel: &ChannelName) -> Result<Option<LastMessage>> {
+        let row = sqlx::query(
+            "SELECT id, message, state, attempts, try_at FROM alert_deliveries
+             WHERE rule_name = $1 AND channel = $2 AND state <> 'failed' ORDER BY id DESC LIMIT 1",
+        )
+        .bind(rule.as_str().to_owned())
+        .bind(channel.as_str().to_owned())
+        .fetch_optional(self.0.read())
+        .await?;
+        row.map(|r| {
+            let state = row::word(&r, "alert_deliveries", "state", DeliveryState::parse)?;
+            Ok(LastMessage {
+                id: r.try_get("id")?,
+                message: row::json(&r, "alert_deliveries", "message")?,
+                waits: state == DeliveryState::Pending && r.try_get::<i64, _>("attempts")? == 0,
+                at: row::time(&r, "try_at")?,
+            })
+        })
+        .transpose()
+    }
+
+    /// When a channel took its messages since a time, the oldest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn taken_since(self, channel: &ChannelName, since: Timestamp) -> Result<Vec<Timestamp>> {
+        let rows = sqlx::query(
+            "SELECT try_at FROM alert_deliveries WHERE channel = $1 AND state = 'sent' AND try_at > $2 ORDER BY try_at",
+        )
+        .bind(channel.as_str().to_owned())
+        .bind(since.0)
+        .fetch_all(self.0.read())
+        .await?;
+        rows.iter().map(|r| row::time(r, "try_at")).collect()
+    }
+
+    /// Has a message wait until its channel takes one more.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn hold(self, id: i64, until: Timestamp) -> Result<()> {
+        let mut write = Write::begin(self.0).await?;
+        let now = write.now.0;
+        sqlx::query(
+            "UPDATE alert_deliveries SET try_at = $2, held_since = COALESCE(held_since, $3) WHERE id = $1",
+        )
+        .bind(id)
+        .bind(until.0)
+        .bind(now)
+        .execute(write.conn())
+        .await?;
+        write.commit().await
+    }
+
+    /// How many other messages wait for a channel's limit.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn held(self, channel: &ChannelName, but: i64) -> Result<i64> {
+        let row = sqlx::query(
+            "SELECT COUNT(*) AS n FROM alert_deliveries
+             WHERE channel = $1 AND state = 'pending' AND held_since IS NOT NULL AND id <> $2",
+        )
+        .bind(channel.as_str().to_owned())
+        .bind(but)
+        .fetch_one(self.0.read())
+        .await?;
+        Ok(row.try_get("n")?)
     }
 
     /// Notes how a try went: the new state, the reason of a failure, and when to try again.
@@ -353,26 +459,76 @@ impl Alerts<'_> {
     /// When the database fails.
     pub async fn deliveries(self, limit: i64) -> Result<Vec<AlertDelivery>> {
         let rows = sqlx::query(
-            "SELECT created_at, rule_name, channel, issues, state, attempts, error FROM alert_deliveries
-             ORDER BY id DESC LIMIT $1",
+            "SELECT created_at, rule_name, channel, issues, message, state, attempts, error, held_since
+             FROM alert_deliveries ORDER BY id DESC LIMIT $1",
         )
         .bind(limit)
         .fetch_all(self.0.read())
         .await?;
         rows.iter()
             .map(|r| {
+                let issues: Vec<IssueRef> = row::json(r, "alert_deliveries", "issues")?;
+                let message: Value = row::json(r, "alert_deliveries", "message")?;
+                let state = row::word(r, "alert_deliveries", "state", DeliveryState::parse)?;
                 Ok(AlertDelivery {
                     at: row::time(r, "created_at")?,
                     alert: r.try_get("rule_name")?,
                     channel: r.try_get("channel")?,
-                    issues: row::json(r, "alert_deliveries", "issues")?,
-                    state: row::word(r, "alert_deliveries", "state", DeliveryState::parse)?,
+                    count: message.get("count").and_then(Value::as_u64).unwrap_or(issues.len() as u64),
+                    issues,
+                    held_since: match state {
+                        DeliveryState::Pending => row::time_opt(r, "held_since")?,
+                        DeliveryState::Sent | DeliveryState::Failed => None,
+                    },
+                    state,
                     attempts: r.try_get("attempts")?,
                     error: r.try_get::<Option<String>, _>("error")?.map(Untrusted),
                 })
             })
             .collect()
     }
+}
+
+/// Keeps a message, in the place of one that waits where it was made of that.
+async fn keep(write: &mut Write<'_>, new: &NewDelivery, message: &NewMessage) -> Result<()> {
+    let mut names: Vec<IssueRef> = new.issues.iter().map(|(_, name)| name.clone()).collect();
+    if let Some(id) = message.instead_of {
+        let waits = "id = $1 AND state = 'pending' AND attempts = 0";
+        let row = sqlx::query(assembled(format!("SELECT issues FROM alert_deliveries WHERE {waits}")))
+            .bind(id)
+            .fetch_optional(write.conn())
+            .await?;
+        if let Some(row) = row {
+            let mut all: Vec<IssueRef> = row::json(&row, "alert_deliveries", "issues")?;
+            names.retain(|name| !all.contains(name));
+            all.append(&mut names);
+            all.truncate(NAMES);
+            sqlx::query(assembled(format!(
+                "UPDATE alert_deliveries SET issues = $2, message = $3 WHERE {waits}"
+            )))
+            .bind(id)
+            .bind(to_json("alert_deliveries", "issues", &all)?)
+            .bind(message.message.to_string())
+            .execute(write.conn())
+            .await?;
+            return Ok(());
+        }
+    }
+    names.truncate(NAMES);
+    let now = write.now.0;
+    sqlx::query(
+        "INSERT INTO alert_deliveries (rule_name, channel, issues, message, state, try_at, created_at)
+         VALUES ($1, $2, $3, $4, 'pending', $5, $6)",
+    )
+    .bind(new.rule.alert.as_str().to_owned())
+    .bind(message.channel.as_str().to_owned())
+    .bind(to_json("alert_deliveries", "issues", &names)?)
+    .bind(message.message.to_string())
+    .bind(message.try_at.0)
+    .bind(now)
+    .execute(write.conn())
+    .await?;
+    Ok(())
 }
 
 async fn told(write: &mut Write<'_>, by: &Principal, kind: &'static str, summary: String) -> Result<()> {
@@ -389,6 +545,7 @@ fn channel(r: &AnyRow) -> Result<Channel> {
         channel: row::name(r, "channels", "name")?,
         kind: row::word(r, "channels", "kind", ChannelKind::parse)?,
         to: r.try_get("shown")?,
+        max_per_hour: u32::try_from(r.try_get::<i64, _>("max_per_hour")?).unwrap_or(u32::MAX),
         updated_at: row::time(r, "updated_at")?,
         updated_by: r.try_get("updated_by")?,
         secret: None,

@@ -55,7 +55,7 @@ mod variables;
 mod write;
 
 pub use acme::{Acme, Fault, NewOrder, OrderId, OrderRow};
-pub use alerts::{Alerts, DeliveryRow, NewDelivery, Often};
+pub use alerts::{Alerts, DeliveryRow, LastMessage, NewDelivery, NewMessage, Often};
 pub use apps::Apps;
 pub use build_cache::BuildCache;
 pub use calls::{CallQuery, Calls, Ended, NewCall};

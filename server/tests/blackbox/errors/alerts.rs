@@ -28,6 +28,103 @@ async fn receiver() -> (String, tokio::sync::mpsc::UnboundedReceiver<Got>) {
     (url, received)
 }
 
+/// What Slack's incoming webhooks take, by their documentation: JSON with a text, of at most 40,000 characters.
+fn slack(headers: &http::HeaderMap, body: &str) -> Result<(StatusCode, &'static str), &'static str> {
+    let body: Value = serde_json::from_str(body).map_err(|_| "invalid_payload")?;
+    let json = headers["content-type"].to_str().is_ok_and(|t| t.starts_with("application/json"));
+    let text = body["text"].as_str().filter(|t| !t.is_empty()).ok_or("no_text")?;
+    let known = ["text", "blocks", "attachments", "thread_ts", "mrkdwn"];
+    let known = body.as_object().is_some_and(|o| o.keys().all(|k| known.contains(&k.as_str())));
+    // A mention, or a link that says otherwise than where it leads.
+    let calls = text.contains("<!") || text.contains("<@") || text.contains("<http");
+    match json && known && !calls && text.chars().count() <= 40_000 {
+        true => Ok((StatusCode::OK, "ok")),
+        false => Err("invalid_payload"),
+    }
+}
+
+/// What Discord's webhooks take, by their documentation: JSON with content of at most 2,000 characters; 204 is the answer.
+fn discord(headers: &http::HeaderMap, body: &str) -> Result<(StatusCode, &'static str), &'static str> {
+    let body: Value = serde_json::from_str(body).map_err(|_| "no JSON")?;
+    let json = headers["content-type"].to_str().is_ok_and(|t| t.starts_with("application/json"));
+    let content = body["content"].as_str().filter(|t| !t.is_empty()).ok_or("an empty message")?;
+    let known = ["content", "username", "avatar_url", "tts", "embeds", "allowed_mentions", "flags"];
+    let known = body.as_object().is_some_and(|o| o.keys().all(|k| known.contains(&k.as_str())));
+    let nobody = body["allowed_mentions"] == json!({ "parse": [] });
+    match json && known && nobody && content.chars().count() <= 2_000 {
+        true => Ok((StatusCode::NO_CONTENT, "")),
+        false => Err("invalid form body"),
+    }
+}
+
+type Takes = fn(&http::HeaderMap, &str) -> Result<(StatusCode, &'static str), &'static str>;
+
+/// A stand-in that refuses what the real one would.
+async fn chat(takes: Takes) -> (String, tokio::sync::mpsc::UnboundedReceiver<Value>) {
+    let (sender, received) = tokio::sync::mpsc::unbounded_channel();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/services/T0/B0/secret", listener.local_addr().unwrap());
+    let router = axum::Router::new().route(
+        "/services/T0/B0/secret",
+        axum::routing::post(move |headers: http::HeaderMap, body: String| {
+            let sender = sender.clone();
+            async move {
+                match takes(&headers, &body) {
+                    Ok(answer) => {
+                        let _ = sender.send(serde_json::from_str(&body).unwrap());
+                        answer
+                    }
+                    Err(why) => (StatusCode::BAD_REQUEST, why),
+                }
+            }
+        }),
+    );
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    (url, received)
+}
+
+#[tokio::test]
+async fn chats_get_what_they_take() {
+    let berth = Berth::without_docker_with(&["--allow-private-sources", "true"]).await;
+    let dsn = dsn(&berth, "web").await;
+    let (slack_url, mut slack_told) = chat(slack).await;
+    let (discord_url, mut discord_told) = chat(discord).await;
+    let set = async |path: &str, body: Value| berth.rest().send(Method::PUT, path, Some(body)).await.ok();
+    for (name, url) in [("slack", &slack_url), ("discord", &discord_url)] {
+        let shown = set(
+            &format!("/v1/channels/{name}"),
+            json!({ "target": { "kind": name, "url": url }, "max_per_hour": 7 }),
+        )
+        .await;
+        assert_eq!((&shown["to"], &shown["max_per_hour"]), (&json!("127.0.0.1"), &json!(7)));
+        let tested = berth.rest().post(&format!("/v1/channels/{name}/test"), json!({})).await.ok();
+        assert_eq!(tested["delivered"], true, "{tested:#}");
+    }
+    assert!(slack_told.recv().await.unwrap()["text"].as_str().unwrap().contains("This channel works"));
+    assert!(discord_told.recv().await.unwrap()["content"].as_str().unwrap().contains("This channel works"));
+    set("/v1/alerts/new", json!({ "when": "new_error", "channels": ["slack", "discord"] })).await;
+    let said = format!("<!channel> @everyone <https://evil.example|click> {}", "long ".repeat(2_000));
+    for n in 1..=30 {
+        let more = json!({ "exception": {"values": [{ "type": format!("E{n}"), "value": said }]} });
+        assert_eq!(send(&dsn, envelope(&event(n, more))).await.0, StatusCode::OK);
+    }
+    for (told, field) in [(&mut slack_told, "text"), (&mut discord_told, "content")] {
+        let told = tokio::time::timeout(Duration::from_secs(30), told.recv()).await.unwrap().unwrap();
+        let text = told[field].as_str().unwrap();
+        assert!(text.contains("WEB-1 E1:") && !text.contains("@everyone"), "{text}");
+    }
+    let url = "http://127.0.0.1:9/services/T0/B0/secret";
+    set("/v1/channels/slack", json!({ "target": { "kind": "slack", "url": url } })).await;
+    let tested = berth.rest().post("/v1/channels/slack/test", json!({})).await.ok();
+    assert_eq!(tested["delivered"], false);
+    assert!(!tested.to_string().contains("secret"), "its URL is a secret: {tested:#}");
+    for limit in [0, 501] {
+        let body = json!({ "target": { "kind": "slack", "url": url }, "max_per_hour": limit });
+        let answer = berth.rest().send(Method::PUT, "/v1/channels/slack", Some(body)).await;
+        answer.problem(400, "invalid_input");
+    }
+}
+
 #[tokio::test]
 async fn alerts_reach_their_channels_once() {
     let berth = Berth::without_docker_with(&["--allow-private-sources", "true"]).await;
