@@ -169,8 +169,13 @@ impl ControlPlane {
         .await?;
         certs.approve_by(Arc::new(certificates::Asks(pipeline.clone())));
         let remains = Remains::start(store.clone(), &daemon.outlet);
-        let retention =
-            Retention::start(store.clone(), index.clone(), retention_config(config), shutdown.child_token());
+        let retention = Retention::start(
+            store.clone(),
+            index.clone(),
+            maps.clone(),
+            retention_config(config),
+            shutdown.child_token(),
+        );
         let ingest = Ingest::start(store.clone(), shutdown.child_token());
         let digester = Digester::start(
             store.clone(),
@@ -406,6 +411,8 @@ fn retention_config(config: &Config) -> RetentionConfig {
         calls: config.audit_calls,
         error_age: config.error_retention,
         error_events: config.error_max_events,
+        map_age: config.map_retention,
+        map_releases: config.map_releases,
         ..RetentionConfig::default()
     }
 }

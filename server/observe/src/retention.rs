@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use berth_schemas::Timestamp;
-use berth_store::{ErrorsKept, Result, Store};
-use tokio::time::sleep;
+use berth_store::{ErrorsKept, MapsKept, Result, Store};
+use tokio::time::{Instant, sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::errors::ErrorIndex;
+use crate::errors::{ErrorIndex, Maps, maps::MapError};
 
 /// Pages of a SQLite file that are given back after a pruning, at most: some 4 MiB, a short pause for writers.
 const SHRINK_PAGES: u32 = 1024;
+
+/// How often maps are looked at: they come with releases, and go by days.
+const MAPS: Duration = Duration::from_secs(3600);
 
 /// How long and how much to keep, of all apps together.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +30,10 @@ pub struct RetentionConfig {
     pub error_age: Duration,
     /// Error events of each app without rules of its own.
     pub error_events: u64,
+    /// Age of source maps of a release that neither serves nor has events.
+    pub map_age: Duration,
+    /// Releases of each app whose source maps are kept anyway, the newest.
+    pub map_releases: u64,
     /// Age of the oldest call in the audit log.
     pub call_age: Duration,
     /// Calls in the audit log.
@@ -45,6 +52,8 @@ impl Default for RetentionConfig {
             request_bytes: 256 << 20,
             error_age: Duration::from_secs(90 * DAY),
             error_events: 1_000_000,
+            map_age: Duration::from_secs(90 * DAY),
+            map_releases: 100,
             call_age: Duration::from_secs(90 * DAY),
             calls: 500_000,
             every: Duration::from_secs(60),
@@ -63,11 +72,13 @@ impl Retention {
     pub fn start(
         store: Store,
         index: ErrorIndex,
+        maps: Maps,
         config: RetentionConfig,
         shutdown: CancellationToken,
     ) -> Self {
         let tasks = TaskTracker::new();
         tasks.spawn(async move {
+            let mut maps_at = Instant::now();
             loop {
                 tokio::select! {
                     () = shutdown.cancelled() => return,
@@ -78,6 +89,16 @@ impl Retention {
                     () = shutdown.cancelled() => return,
                     done = prune(&store, &index, &config) => if let Err(error) = done {
                         tracing::warn!(%error, "old logs, requests, errors and calls were not removed");
+                    },
+                }
+                if Instant::now() < maps_at {
+                    continue;
+                }
+                maps_at = Instant::now() + MAPS;
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    done = prune_maps(&maps, &config) => if let Err(error) = done {
+                        tracing::warn!(%error, "old source maps were not removed");
                     },
                 }
             }
@@ -109,6 +130,16 @@ async fn prune(store: &Store, index: &ErrorIndex, config: &RetentionConfig) -> R
         let (lines, requests, errors, calls) = (logs.rows, requests.rows, errors.rows, calls.rows);
         tracing::debug!(lines, requests, errors, calls, "removed old logs, requests, errors and calls");
         store.shrink(SHRINK_PAGES).await?;
+    }
+    Ok(())
+}
+
+async fn prune_maps(maps: &Maps, config: &RetentionConfig) -> std::result::Result<(), MapError> {
+    let releases = usize::try_from(config.map_releases).unwrap_or(usize::MAX);
+    let kept = MapsKept { age: config.map_age, releases, events: config.error_age };
+    let gone = maps.prune(kept).await?;
+    if gone > 0 {
+        tracing::debug!(gone, "removed old source maps");
     }
     Ok(())
 }

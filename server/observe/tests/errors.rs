@@ -2,7 +2,13 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
 
 use berth_observe::errors::{Digester, ErrorIndex, Ingest, Maps, maps::bundle::Pair};
 use berth_schemas::{Problem, Timestamp, app::AppSettings};
@@ -20,7 +26,9 @@ struct World {
     ingest: Ingest,
     digester: Digester,
     shutdown: CancellationToken,
-    _dir: tempfile::TempDir,
+    /// Microseconds that the store's clock is ahead.
+    ahead: Arc<AtomicI64>,
+    dir: tempfile::TempDir,
 }
 
 impl World {
@@ -29,7 +37,10 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let key = MasterKey::load_or_create(dir.path()).unwrap();
         let config = StoreConfig { data_dir: dir.path().to_owned(), database_url: None };
-        let store = Store::open(config, key).await.unwrap();
+        let ahead = Arc::new(AtomicI64::new(0));
+        let by = Arc::clone(&ahead);
+        let clock = Clock::from_fn(move || Timestamp(Timestamp::now().0 + by.load(Ordering::SeqCst)));
+        let store = Store::with_clock(config, key, clock).await.unwrap();
         let project = store.projects().list(&Visible::All).await.unwrap()[0].id;
         let (root, name) = (Principal::daemon(), "web".parse().unwrap());
         let app = store.apps().create(&root, project, name, AppSettings::default()).await.unwrap();
@@ -40,7 +51,7 @@ impl World {
         let ingest = Ingest::start(store.clone(), shutdown.clone());
         let digester =
             Digester::start(store.clone(), ingest.clone(), index.clone(), maps.clone(), shutdown.clone());
-        let world = Self { store, app, index, maps, ingest, digester, shutdown, _dir: dir };
+        let world = Self { store, app, index, maps, ingest, digester, shutdown, ahead, dir };
         world.found(i64::try_from(events.len()).unwrap()).await;
         world
     }
@@ -80,6 +91,29 @@ impl World {
         counted(&self.index, query, field).await
     }
 
+    fn advance(&self, days: i64) {
+        self.ahead.fetch_add(days * DAY, Ordering::SeqCst);
+    }
+
+    /// Which of these releases have maps; "" stands for those without a release.
+    async fn mapped(&self, pairs: &[(&'static str, &str)]) -> Vec<&'static str> {
+        let mut found = Vec::new();
+        for (release, name) in pairs {
+            let errors = self.store.errors();
+            let debug = (release.is_empty()).then(|| debug_id(name));
+            let url = format!("~/{name}.js");
+            let file = errors.find_map(self.app.id, debug.as_deref(), Some(release), &url).await.unwrap();
+            found.extend(file.map(|_| *release));
+        }
+        found
+    }
+
+    /// Caches on disk.
+    fn files(&self) -> usize {
+        let entries = std::fs::read_dir(self.dir.path().join("maps")).unwrap();
+        entries.flatten().filter(|e| e.file_type().unwrap().is_file()).count()
+    }
+
     async fn stop(self) {
         self.shutdown.cancel();
         self.digester.stopped().await;
@@ -110,6 +144,14 @@ fn intake(store: &Store, app: &AppRow, events: &[Value]) -> NewIntake {
         items: events.iter().enumerate().map(item).collect(),
         dropped: Vec::new(),
     }
+}
+
+/// Microseconds of a day.
+const DAY: i64 = 24 * 3_600_000_000;
+
+/// The debug id of a pair.
+fn debug_id(name: &str) -> String {
+    format!("00000000-0000-0000-0000-{:0>12}", hex::encode(name))
 }
 
 /// A minified file of one function, and the map to what it was.
@@ -266,5 +308,94 @@ async fn an_index_of_an_earlier_format_is_built_anew() {
         read["payload"] = "1 2".into();
         std::fs::write(&meta, read.to_string()).unwrap();
     }
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn maps_go_with_releases_that_nobody_has_any_more() {
+    let frame =
+        |name: &str| json!({ "abs_path": format!("https://a.example/{name}.js"), "lineno": 1, "colno": 1 });
+    let event = |release: &str, name: &str| {
+        json!({ "platform": "javascript", "release": release, "exception": { "values": [
+            { "type": "TypeError", "value": "no", "stacktrace": { "frames": [frame(name)] } }] } })
+    };
+    let world = World::with(&[event("seen", "a")]).await;
+    let (maps, app) = (&world.maps, world.app.id);
+    let days = |days: u64| Duration::from_secs(days * 24 * 3600);
+    let kept = |events| MapsKept { age: days(90), releases: 100, events: days(events) };
+    let without = |name: &str| Pair { debug_id: Some(debug_id(name)), ..pair(name) };
+    for (release, name) in [("seen", "a"), ("unseen", "b"), ("read", "c"), ("newest", "d")] {
+        maps.add(app, Some(release), vec![pair(name)]).await.unwrap();
+    }
+    maps.add(app, None, vec![without("e")]).await.unwrap();
+    world.store.errors().add_release(app, "newest", None, true).await.unwrap();
+    // The newest that the environment saw serves, whatever its age.
+    let mut request = intake(&world.store, &world.app, &[]);
+    let (event_id, body) = (Some("f".repeat(32)), event("newest", "d").to_string().into_bytes());
+    request.items = vec![ErrorItem { kind: ItemKind::Event, event_id, name: None, body }.pack().unwrap()];
+    world.store.errors().accept(&[request]).await.unwrap();
+    world.found(2).await;
+    for _ in 0..300 {
+        let seen = world.store.errors().events_after(0, 1).await.unwrap().remove(0);
+        if files(&seen) == ["src/a.ts"] {
+            break;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(maps.prune(kept(90)).await.unwrap(), 0, "and it is noted what was read today");
+    let all = [("seen", "a"), ("unseen", "b"), ("read", "c"), ("newest", "d"), ("", "e")];
+    let names = ["seen", "unseen", "read", "newest", ""];
+    world.advance(89);
+    assert_eq!(maps.prune(kept(90)).await.unwrap(), 0, "none is old");
+    world.advance(11);
+    // Somebody still has that release, though nothing of it was kept.
+    let mut body = event("read", "c");
+    assert!(maps.put_right(app, &mut body, &mut Vec::new()).await.unwrap());
+    assert_eq!(world.mapped(&all).await, names);
+    assert_eq!(maps.prune(kept(365)).await.unwrap(), 1);
+    assert_eq!(
+        world.mapped(&all).await,
+        ["seen", "read", "newest", ""],
+        "the newest build without a release stays"
+    );
+    assert_eq!(world.files(), 5, "a file may lie there before its row comes");
+    let old = SystemTime::now() - Duration::from_secs(2 * 3600);
+    let chunks = maps.chunks_dir();
+    std::fs::create_dir_all(&chunks).unwrap();
+    for name in ["old", "new"] {
+        std::fs::write(chunks.join(name), "chunk").unwrap();
+    }
+    let aged = |path: &std::path::Path, at| {
+        std::fs::File::options().write(true).open(path).unwrap().set_modified(at)
+    };
+    aged(&chunks.join("old"), SystemTime::now() - days(2)).unwrap();
+    for entry in std::fs::read_dir(world.dir.path().join("maps")).unwrap().flatten() {
+        if entry.file_type().unwrap().is_file() {
+            aged(&entry.path(), old).unwrap();
+        }
+    }
+    maps.add(app, None, vec![without("f")]).await.unwrap();
+    assert_eq!(
+        maps.prune(kept(90)).await.unwrap(),
+        2,
+        "its events are not kept any more; another build came"
+    );
+    let all = [all[0], all[2], all[3], all[4], ("", "f")];
+    assert_eq!(world.mapped(&all).await, ["read", "newest", ""]);
+    assert_eq!(world.files(), 3, "their files went, and those that are read stayed");
+    let left: Vec<_> = std::fs::read_dir(&chunks).unwrap().flatten().map(|e| e.file_name()).collect();
+    assert_eq!(left, ["new"], "chunks that nobody put together went");
+    // More releases than are kept, of any age.
+    for release in ["1", "2", "3"] {
+        maps.add(app, Some(release), vec![pair(release)]).await.unwrap();
+    }
+    let few = MapsKept { age: days(3650), releases: 2, events: days(90) };
+    assert_eq!(maps.prune(few).await.unwrap(), 1);
+    let all = [("1", "1"), ("2", "2"), ("3", "3"), ("newest", "d"), ("read", "c")];
+    assert_eq!(
+        world.mapped(&all).await,
+        ["2", "3", "newest", "read"],
+        "what was read or is the newest stays"
+    );
     world.stop().await;
 }

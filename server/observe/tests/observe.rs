@@ -292,7 +292,9 @@ async fn retention_keeps_to_its_limits() {
         ..RetentionConfig::default()
     };
     let index = ErrorIndex::start(world.store.clone(), None, shutdown.clone()).unwrap();
-    let retention = Retention::start(world.store.clone(), index, config, shutdown.clone());
+    let maps =
+        Maps::start(world.store.clone(), world._dir.path().join("maps"), index.clone(), shutdown.clone());
+    let retention = Retention::start(world.store.clone(), index, maps, config, shutdown.clone());
     for _ in 0..100 {
         if world.store.requests().volume().await.unwrap().rows == 50 {
             break;
@@ -352,7 +354,8 @@ async fn old_events_leave_the_store_and_the_search() {
         error_age: Duration::from_secs(10 * 24 * 3600),
         ..RetentionConfig::default()
     };
-    let retention = Retention::start(world.store.clone(), index.clone(), config, shutdown.clone());
+    let retention =
+        Retention::start(world.store.clone(), index.clone(), maps.clone(), config, shutdown.clone());
     until(1).await;
     shutdown.cancel();
     retention.stopped().await;

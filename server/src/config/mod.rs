@@ -115,6 +115,10 @@ pub struct Config {
     pub error_retention: Duration,
     /// Error events of an app that are kept.
     pub error_max_events: u64,
+    /// Age of source maps of releases that are seen nowhere.
+    pub map_retention: Duration,
+    /// Releases of an app whose source maps are kept anyway.
+    pub map_releases: u64,
     /// Bytes that must stay free on the data directory's disk.
     pub min_free_disk: u64,
     /// Bytes of build cache that Berth keeps.
@@ -195,6 +199,8 @@ impl Config {
             log_max_bytes: read.number("log_max_mb") * MIB,
             error_retention: DAY * u32::try_from(read.number("error_retention_days")).unwrap_or(1),
             error_max_events: read.number("error_max_events"),
+            map_retention: DAY * u32::try_from(read.number("error_map_retention_days")).unwrap_or(1),
+            map_releases: read.number("error_map_releases"),
             audit_retention: DAY * u32::try_from(read.number("audit_retention_days")).unwrap_or(1),
             audit_calls: read.number("audit_max_calls"),
             destructive_per_minute: u32::try_from(read.number("destructive_per_minute")).unwrap_or(1),

@@ -158,6 +158,18 @@ pub const SETTINGS: &[Setting] = &[
         "1000000",
         "Error events that are kept of each app, the newest ones.",
     ),
+    setting(
+        "error_map_retention_days",
+        number(1, 3650),
+        "90",
+        "Days for which source maps are kept of releases that neither serve nor have events.",
+    ),
+    setting(
+        "error_map_releases",
+        number(1, 10_000),
+        "100",
+        "Releases of each app whose source maps are kept, the newest; more while they serve or have events.",
+    ),
     setting("request_retention_days", number(1, 3650), "7", "Days for which access records are kept."),
     setting("audit_retention_days", number(1, 3650), "90", "Days for which calls stay in the audit log."),
     setting(

@@ -6,7 +6,6 @@
 use std::{
     io::Read as _,
     path::{Path as FilePath, PathBuf},
-    time::Duration,
 };
 
 use axum::{
@@ -16,6 +15,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
+use berth_observe::errors::maps::chunks;
 use berth_schemas::{AppSlug, Code, IssueRef, Problem, Scope};
 use berth_store::{
     IssueFilter, IssueOrder, IssueRow,
@@ -37,10 +37,6 @@ const REQUEST: usize = 32 << 20;
 const PER_REQUEST: usize = 64;
 /// Largest bundle in bytes.
 const BUNDLE: usize = 256 << 20;
-/// All chunks that wait together, in bytes.
-const ALL_CHUNKS: u64 = 2 << 30;
-/// How long chunks wait.
-const WAIT: Duration = Duration::from_secs(24 * 3600);
 
 /// The routes, all behind a token.
 pub fn router() -> Router<Shared> {
@@ -186,7 +182,7 @@ fn sha1_of(bytes: &[u8]) -> String {
 }
 
 fn chunks_dir(control: &Shared) -> PathBuf {
-    control.context.data_dir.join("uploads").join("chunks")
+    control.context.maps.chunks_dir()
 }
 
 /// A change by one of these clients, for the audit log.
@@ -250,32 +246,10 @@ fn keep_chunk(dir: &FilePath, name: &str, bytes: &Bytes, gzip: bool) -> Result<(
         return Err(bad("the chunk's content is not what its name says"));
     }
     std::fs::create_dir_all(dir).map_err(io)?;
-    make_room(dir).map_err(io)?;
+    chunks::make_room(dir).map_err(io)?;
     let mut file = tempfile::NamedTempFile::new_in(dir).map_err(io)?;
     std::io::Write::write_all(&mut file, &inflated).map_err(io)?;
     file.persist(dir.join(name)).map_err(|e| io(e.error))?;
-    Ok(())
-}
-
-/// Removes chunks that nobody assembled, and the oldest if there are too many.
-fn make_room(dir: &FilePath) -> std::io::Result<()> {
-    let mut files: Vec<(std::time::SystemTime, u64, PathBuf)> = std::fs::read_dir(dir)?
-        .flatten()
-        .filter_map(|e| {
-            let about = e.metadata().ok()?;
-            Some((about.modified().ok()?, about.len(), e.path()))
-        })
-        .collect();
-    files.sort();
-    let mut all: u64 = files.iter().map(|(_, size, _)| size).sum();
-    for (at, size, path) in files {
-        let old = at.elapsed().is_ok_and(|age| age > WAIT);
-        if !old && all <= ALL_CHUNKS {
-            break;
-        }
-        std::fs::remove_file(path)?;
-        all -= size;
-    }
     Ok(())
 }
 

@@ -70,7 +70,7 @@ pub use error::{Result, StoreError};
 pub use errors::{
     AttachmentRow, Body, DeployedMaps, DigestedEvent, Ends, ErrorEventRow, ErrorItem, ErrorReleaseRow, Errors,
     ErrorsKept, FeedbackRow, Filed, IntakeRow, IssueFilter, IssueOrder, IssueRow, IssueShare, ItemKind,
-    Joined, LookedTo, NewIntake, NewMap, PackedItem, PersonNames, PlacedRelease, ReleaseStats, Remapped,
+    Joined, LookedTo, MapsKept, NewIntake, NewMap, PackedItem, PersonNames, PlacedRelease, ReleaseStats, Remapped,
     Stretch, TelemetryRow, Until, WantedMap,
 };
 pub use events::Events;

@@ -18,7 +18,7 @@ use crate::{
 
 /// Rows that are removed in one piece.
 const PIECE: i64 = 1_000;
-const DAY: Duration = Duration::from_secs(24 * 3600);
+pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// What ends an issue's being ignored; nothing means for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

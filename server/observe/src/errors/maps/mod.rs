@@ -5,10 +5,11 @@
 
 pub mod apply;
 pub mod bundle;
+pub mod chunks;
 pub mod found;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io::Write as _,
     path::{Path, PathBuf},
     sync::{
@@ -19,7 +20,7 @@ use std::{
 };
 
 use apply::Need;
-use berth_store::{ErrorEventRow, Joined, NewMap, Remapped, Store, WantedMap, model::AppId};
+use berth_store::{ErrorEventRow, Joined, MapsKept, NewMap, Remapped, Store, WantedMap, model::AppId};
 use bundle::{BundleError, Pair};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -33,6 +34,8 @@ use super::{event::Event, grouping, search::ErrorIndex};
 const IN_MEMORY: usize = 64 << 20;
 /// Largest cache in bytes.
 const MAX_CACHE: usize = 256 << 20;
+/// How long a file may lie there before its row comes.
+const UNNAMED: Duration = Duration::from_secs(3600);
 /// Events that are put right at a time.
 const BATCH: i64 = 100;
 
@@ -71,6 +74,10 @@ struct Shared {
     dir: PathBuf,
     /// Newest last.
     memory: Mutex<Vec<(String, Cache)>>,
+    /// Files that were read since that was last noted.
+    used: Mutex<HashSet<String>>,
+    /// Held while a file is written or removed, so that none is removed that somebody just found there.
+    disk: Arc<Mutex<()>>,
     /// How often maps came.
     added: AtomicU64,
     wake: Notify,
@@ -102,6 +109,8 @@ impl Maps {
             store,
             dir,
             memory: Mutex::default(),
+            used: Mutex::default(),
+            disk: Arc::default(),
             added: AtomicU64::new(0),
             wake: Notify::new(),
             tasks: TaskTracker::new(),
@@ -115,6 +124,12 @@ impl Maps {
     /// Waits until the task has ended, after the shutdown.
     pub async fn stopped(&self) {
         self.shared.tasks.wait().await;
+    }
+
+    /// Where chunks of bundles wait until they are put together.
+    #[must_use]
+    pub fn chunks_dir(&self) -> PathBuf {
+        self.shared.dir.join("chunks")
     }
 
     /// Keeps the maps of a bundle; how many. What events wait for is put right soon after.
@@ -161,16 +176,15 @@ impl Maps {
         pairs: Vec<(Pair, Vec<String>)>,
         deployed: bool,
     ) -> Result<usize, MapError> {
-        let dir = self.shared.dir.clone();
         let mut count = 0;
         for (pair, also) in pairs {
-            let dir = dir.clone();
+            let (dir, disk) = (self.shared.dir.clone(), Arc::clone(&self.shared.disk));
             let (url, debug_id) = (pair.url.clone(), pair.debug_id.clone());
             let (file, size) = aside(move || {
                 let cache = build(&pair.source, &pair.map)
                     .map_err(|why| MapError::Map { url: pair.url.clone(), why })?;
                 let file = hex::encode(Sha256::digest(&cache));
-                write(&dir, &file, &cache)?;
+                write(&dir, &file, &cache, &disk)?;
                 Ok((file, cache.len()))
             })
             .await?;
@@ -258,6 +272,9 @@ impl Maps {
     }
 
     async fn load(&self, file: String) -> Result<Cache, MapError> {
+        if let Ok(mut used) = self.shared.used.lock() {
+            used.insert(file.clone());
+        }
         if let Ok(mut memory) = self.shared.memory.lock()
             && let Some(at) = memory.iter().position(|(name, _)| *name == file)
         {
@@ -279,21 +296,39 @@ impl Maps {
         Ok(cache)
     }
 
-    /// Removes files that no row speaks of any more.
+    /// Removes maps that nobody will ask for, files that no row speaks of any more, and chunks of bundles that were never put
+    /// together; how many maps.
     ///
     /// # Errors
-    /// When the store or the directory cannot be read.
-    pub async fn sweep(&self) -> Result<(), MapError> {
+    /// When the store or the directory does not answer.
+    pub async fn prune(&self, kept: MapsKept) -> Result<i64, MapError> {
+        let used = self.shared.used.lock().map(|mut used| std::mem::take(&mut *used)).unwrap_or_default();
+        let errors = self.shared.store.errors();
+        errors.maps_used(&used.into_iter().collect::<Vec<_>>()).await?;
+        let gone = errors.prune_maps(kept).await?;
+        self.sweep().await?;
+        let chunks = self.chunks_dir();
+        aside(move || Ok(chunks::make_room(&chunks)?)).await?;
+        Ok(gone)
+    }
+
+    /// Removes files that no row speaks of.
+    async fn sweep(&self) -> Result<(), MapError> {
         let kept = self.shared.store.errors().map_files().await?;
-        let dir = self.shared.dir.clone();
+        let (dir, disk) = (self.shared.dir.clone(), Arc::clone(&self.shared.disk));
         aside(move || {
             let Ok(entries) = std::fs::read_dir(&dir) else { return Ok(()) };
             for entry in entries.flatten() {
-                let old = entry.metadata().and_then(|m| m.modified()).is_ok_and(|at| {
-                    // A file is written before its row.
-                    at.elapsed().is_ok_and(|age| age > Duration::from_secs(3600))
+                if entry.file_name().to_str().is_some_and(|name| kept.contains(name)) {
+                    continue;
+                }
+                let _alone = disk.lock();
+                // A file is written before its row.
+                let old = entry.metadata().is_ok_and(|about| {
+                    let at = about.modified().ok().filter(|_| about.is_file());
+                    at.and_then(|at| at.elapsed().ok()).is_some_and(|age| age > UNNAMED)
                 });
-                if old && !entry.file_name().to_str().is_some_and(|name| kept.contains(name)) {
+                if old {
                     std::fs::remove_file(entry.path())?;
                 }
             }
@@ -310,10 +345,14 @@ async fn aside<T: Send + 'static>(
 }
 
 /// Writes a cache so that it is whole or not there.
-fn write(dir: &Path, file: &str, cache: &[u8]) -> std::io::Result<()> {
+fn write(dir: &Path, file: &str, cache: &[u8], disk: &Mutex<()>) -> std::io::Result<()> {
     let path = dir.join(file);
-    if path.exists() {
-        return Ok(());
+    let _alone = disk.lock();
+    match std::fs::File::options().write(true).open(&path) {
+        // As good as new: its row comes.
+        Ok(there) => return there.set_modified(std::time::SystemTime::now()),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        Err(_) => {}
     }
     std::fs::create_dir_all(dir)?;
     let mut temporary = tempfile::NamedTempFile::new_in(dir)?;
