@@ -588,7 +588,10 @@ impl Brief for ErrorEvent {
 
 impl Brief for ErrorIndexState {
     fn brief(&self) -> Text {
-        format!("The index is being built anew from {} events; searches find more and more.", self.events)
-            .into()
+        format!(
+            "The index is being built anew from {} events; searches find what they found before until it is done.",
+            self.events
+        )
+        .into()
     }
 }

@@ -145,10 +145,7 @@ impl SearchIndex {
     /// When another has the lock.
     pub(super) fn writer(&self) -> Result<Writer> {
         let writer = self.index.writer_with_num_threads(1, WRITER_BYTES)?;
-        let mut policy = LogMergePolicy::default();
-        policy.set_max_docs_before_merge(MAX_MERGED);
-        policy.set_del_docs_ratio_before_merge(MAX_DELETED);
-        writer.set_merge_policy(Box::new(policy));
+        set_merging(&writer);
         Ok(Writer { writer, fields: self.fields })
     }
 
@@ -319,6 +316,14 @@ pub(super) struct Writer {
     fields: Fields,
 }
 
+/// Says which segments become one; a writer that was rolled back has forgotten it.
+fn set_merging(writer: &IndexWriter) {
+    let mut policy = LogMergePolicy::default();
+    policy.set_max_docs_before_merge(MAX_MERGED);
+    policy.set_del_docs_ratio_before_merge(MAX_DELETED);
+    writer.set_merge_policy(Box::new(policy));
+}
+
 impl Writer {
     /// Adds an event.
     ///
@@ -374,6 +379,9 @@ impl Writer {
     /// # Errors
     /// When the index cannot be written.
     pub(super) fn remove_all(&mut self) -> Result<()> {
+        // Emptying leaves what was added and not committed: it would be there twice once it is added again.
+        self.writer.rollback()?;
+        set_merging(&self.writer);
         self.writer.delete_all_documents()?;
         Ok(())
     }

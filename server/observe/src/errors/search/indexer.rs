@@ -135,7 +135,7 @@ impl ErrorIndex {
         self.order(Order::Again(issue)).await;
     }
 
-    /// Builds the index anew from the store; searching goes on meanwhile and finds more and more.
+    /// Begins to build the index anew from the store; searches find what they found before until it is done.
     pub async fn rebuild(&self) {
         self.order(Order::Rebuild).await;
     }
@@ -282,6 +282,8 @@ struct Follower {
     position: i64,
     dirty: bool,
     committed: Instant,
+    /// Until this row is there, what is built anew is not shown: searches find what they found before.
+    hidden_until: Option<i64>,
     names: HashMap<EnvironmentId, String>,
 }
 
@@ -298,6 +300,7 @@ async fn follow(
         position,
         dirty: false,
         committed: Instant::now(),
+        hidden_until: None,
         names: HashMap::new(),
     };
     // What an earlier version wrote looks otherwise, and would be found beside what is written now.
@@ -320,6 +323,10 @@ async fn follow(
                 false
             }
         };
+        if !added {
+            // There is no more, even if the newest ones went meanwhile.
+            follower.hidden_until = None;
+        }
         follower.commit_if_due(false).await;
         if added && orders.is_empty() {
             continue;
@@ -340,6 +347,8 @@ async fn follow(
             () = shutdown.cancelled() => {}
         }
     }
+    // What is not done goes on from here at the next start.
+    follower.hidden_until = None;
     follower.commit_if_due(true).await;
 }
 
@@ -391,9 +400,11 @@ impl Follower {
     }
 
     async fn commit_if_due(&mut self, now: bool) {
-        if !self.dirty || (!now && self.committed.elapsed() < COMMIT) {
+        let hidden = self.hidden_until.is_some_and(|row| self.position < row);
+        if !self.dirty || hidden || (!now && self.committed.elapsed() < COMMIT) {
             return;
         }
+        self.hidden_until = None;
         let Some(mut writer) = self.writer.take() else { return };
         let (shared, position) = (Arc::clone(&self.shared), self.position);
         let done = tokio::task::spawn_blocking(move || {
@@ -440,7 +451,10 @@ impl Follower {
                     tracing::warn!(%error, "an issue's events were not indexed again; error_index_rebuild helps");
                 }
             }
-            Order::Rebuild => self.rebuild().await,
+            Order::Rebuild => {
+                self.hidden_until = self.shared.store.errors().highest_event().await.ok();
+                self.rebuild().await;
+            }
             Order::RemoveIssue(_) | Order::RemoveEvents(_) | Order::RemoveBefore(_) => {}
         }
         self.commit_if_due(true).await;
@@ -466,7 +480,10 @@ impl Follower {
         if let Some(writer) = &mut self.writer
             && let Err(error) = writer.remove_all()
         {
-            tracing::warn!(%error, "the index of errors was not emptied");
+            // Adding all again to what is there would double it.
+            tracing::warn!(%error, "the index of errors was not emptied, and stays as it is");
+            self.hidden_until = None;
+            return;
         }
         self.position = 0;
         self.dirty = true;
