@@ -8,7 +8,7 @@ use berth_schemas::{
     issue::{
         Dropped, Dsn, DsnGet, ErrorAssign, ErrorDelete, ErrorDeleted, ErrorIgnore, ErrorMerge, ErrorReopen,
         ErrorResolve, ErrorRules, ErrorRulesGet, ErrorRulesSet, ErrorSplit, ErrorUserDelete,
-        ErrorUserDeleted, IssueState, IssueSummary,
+        ErrorUserDeleted, IssueState, IssueSummary, Kept,
     },
 };
 use berth_store::{IssueRow, Until};
@@ -50,7 +50,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             Spec {
                 name: "dsn_get",
                 title: "Show an app's Sentry DSN",
-                description: "Show the DSN by which any unmodified Sentry SDK sends an app's errors to Berth, the tunnel path for browsers, and how many events came and were dropped in the last 24 hours. Deployments get it as SENTRY_DSN by themselves.",
+                description: "Show the DSN by which any unmodified Sentry SDK sends an app's errors to Berth, the tunnel path for browsers, and how many events and other items came and were dropped in the last 24 hours. Deployments get it as SENTRY_DSN by themselves.",
                 hints: Hints::READ,
                 scope: Scope::Read,
                 tier: Tier::Extended,
@@ -240,6 +240,14 @@ async fn dsn(call: Call, input: DsnGet) -> Result<Dsn, Problem> {
     let counts = store.errors().counts(app.environment.id, store.clock().now().plus_seconds(-DAY)).await?;
     let accepted = counts.iter().filter(|(category, reason, _)| category == "error" && reason.is_empty());
     let accepted_24h = accepted.map(|(_, _, count)| count).sum();
+    let others = counts.iter().filter(|(category, reason, _)| category != "error" && reason.is_empty());
+    let kept_24h = others
+        .map(|(kind, _, count)| Kept {
+            kind: kind.clone(),
+            count: *count,
+            shown_by: shown_by(kind).map(str::to_owned),
+        })
+        .collect();
     let dropped = counts.iter().filter(|(_, reason, _)| !reason.is_empty());
     let dropped_24h = dropped
         .map(|(category, reason, count)| Dropped {
@@ -260,7 +268,18 @@ async fn dsn(call: Call, input: DsnGet) -> Result<Dsn, Problem> {
         0 => "Give it to the SDK (Sentry.init({ dsn })). Then error_search shows what comes.".to_owned(),
         _ => format!("error_search(app={:?}) shows what came.", app.slug.as_str()),
     };
-    Ok(Dsn { dsn, tunnel: berth_deploy::TUNNEL_PATH.to_owned(), injected, accepted_24h, dropped_24h, next })
+    let tunnel = berth_deploy::TUNNEL_PATH.to_owned();
+    Ok(Dsn { dsn, tunnel, injected, accepted_24h, kept_24h, dropped_24h, next })
+}
+
+/// The tool that shows what clients send besides errors. The rest is kept as it came, for what will read it.
+fn shown_by(kind: &str) -> Option<&'static str> {
+    match kind {
+        "attachment" => Some("error_event_get"),
+        "feedback" => Some("error_get"),
+        "session" => Some("error_release_compare"),
+        _ => None,
+    }
 }
 
 async fn resolve(call: Call, input: ErrorResolve) -> Result<IssueSummary, Problem> {
@@ -417,8 +436,10 @@ fn limit(
 impl Brief for Dsn {
     fn brief(&self) -> Text {
         let dropped: i64 = self.dropped_24h.iter().map(|d| d.count).sum();
+        let kept: Vec<String> = self.kept_24h.iter().map(|k| format!("{} {}", k.count, k.kind)).collect();
+        let kept = if kept.is_empty() { String::new() } else { format!(" (and {})", kept.join(", ")) };
         format!(
-            "DSN: {}\nTunnel for browsers: {}\n{} events came in the last 24 hours, {dropped} things were dropped. {}",
+            "DSN: {}\nTunnel for browsers: {}\n{} events{kept} came in the last 24 hours, {dropped} things were dropped. {}",
             self.dsn, self.tunnel, self.accepted_24h, self.next
         )
         .into()

@@ -31,7 +31,7 @@ pub use self::{
         ErrorReleaseCompare, ReleaseCommit, ReleaseComparison, ReleaseErrors, ReleaseIssue, ReleaseVerdict,
         WorseBy, error_release,
     },
-    rules::{Dropped, Dsn, DsnGet, ErrorRules, ErrorRulesGet, ErrorRulesSet},
+    rules::{Dropped, Dsn, DsnGet, ErrorRules, ErrorRulesGet, ErrorRulesSet, Kept},
     search::{ErrorField, ErrorFieldList, ErrorFields, ErrorSearch, Facet, FacetValue, IssuePage, IssueSort},
 };
 

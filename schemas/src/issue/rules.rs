@@ -27,10 +27,24 @@ pub struct Dsn {
     pub injected: bool,
     /// Events that were accepted in the last 24 hours.
     pub accepted_24h: i64,
+    /// What else was kept in the last 24 hours: sessions, transactions, logs and the like.
+    pub kept_24h: Vec<Kept>,
     /// What was not kept in the last 24 hours, by what it was and why.
     pub dropped_24h: Vec<Dropped>,
     /// What comes next.
     pub next: String,
+}
+
+/// What was kept besides error events.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Kept {
+    /// What: "session", "transaction", "attachment" …
+    pub kind: String,
+    /// How many.
+    pub count: i64,
+    /// The tool that shows it; none keeps it as it came, until one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shown_by: Option<String>,
 }
 
 /// What was not kept.
