@@ -179,3 +179,38 @@ async fn a_variable_that_cannot_be_is_refused_without_repeating_its_value() {
         assert!(!refused.problem.to_string().contains(SESAME), "{refused:#?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_is_told_where_its_errors_go_unless_somebody_says_otherwise() {
+    needs_docker!();
+    // An address that apps could reach; without one they are told none.
+    let berth = Berth::start_with(Options::default().with("public-url", "https://berth.example.com")).await;
+    berth.post("/v1/apps", json!({ "name": "web" })).await;
+    let dsn = berth.get("/v1/apps/web/dsn").await;
+    assert_eq!(dsn["injected"], true, "{dsn:#}");
+    berth.deploy_live("web", apps::probe("1")).await;
+    let env = async || berth.visit("web", "/env").await.json();
+    let told = env().await;
+    assert_eq!(told["SENTRY_DSN"], dsn["dsn"]);
+    assert!(dsn["dsn"].as_str().unwrap().contains("@berth.example.com/"), "{dsn:#}");
+    assert_eq!(
+        (&told["SENTRY_RELEASE"], &told["SENTRY_ENVIRONMENT"]),
+        (&json!("web@1"), &json!("production"))
+    );
+    // A variable of one's own wins, and leaves the rest.
+    let own = "https://key@elsewhere.example/7";
+    let set = json!({ "variables": { "SENTRY_DSN": own }, "redeploy": true });
+    let answer = berth.send(Method::PUT, "/v1/apps/web/variables", set).await;
+    berth.settled(answer["deployment"].as_str().unwrap()).await;
+    let told = env().await;
+    assert_eq!((&told["SENTRY_DSN"], &told["SENTRY_RELEASE"]), (&json!(own), &json!("web@2")));
+    berth.cli(&["env", "delete", "web", "SENTRY_DSN", "--json"]).await.ok();
+    // Switched off, nothing is told from the next deployment on.
+    berth.send(Method::PATCH, "/v1/apps/web/errors/rules", json!({ "inject_dsn": false })).await;
+    assert_eq!(berth.get("/v1/apps/web/dsn").await["injected"], false);
+    berth.deploy_live("web", apps::probe("2")).await;
+    let told = env().await;
+    for name in ["SENTRY_DSN", "SENTRY_RELEASE", "SENTRY_ENVIRONMENT"] {
+        assert_eq!(told[name], Value::Null, "{name}");
+    }
+}

@@ -51,6 +51,17 @@ async fn every_way_to_send_is_understood_and_every_mistake_is_answered() {
         encoder.write_all(bytes).unwrap();
         encoder.finish().unwrap()
     };
+    let deflate = |bytes: &[u8]| {
+        let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    let br = |bytes: &[u8]| {
+        let mut out = Vec::new();
+        let params = brotli::enc::BrotliEncoderParams { quality: 1, ..Default::default() };
+        brotli::BrotliCompress(&mut &*bytes, &mut out, &params).unwrap();
+        out
+    };
     let mut n = 100;
     let mut next = || {
         n += 1;
@@ -68,6 +79,9 @@ async fn every_way_to_send_is_understood_and_every_mistake_is_answered() {
             format!("{}\n{{\"type\":\"event\"}}\n{event}", json!({ "dsn": dsn.dsn }))
         }),
         http.post(keyed("envelope/")).header("content-encoding", "gzip").body(gzip(&envelope(&next()))),
+        http.post(keyed("envelope/")).header("content-encoding", "deflate").body(deflate(&envelope(&next()))),
+        http.post(keyed("envelope/")).header("content-encoding", "br").body(br(&envelope(&next()))),
+        http.post(keyed("store/")).header("content-encoding", "br").body(br(next().to_string().as_bytes())),
         http.post(keyed("envelope/")).header("content-encoding", "zstd").body(zstd::encode_all(envelope(&next()).as_slice(), 1).unwrap()),
         http.post(keyed("store/")).header("content-type", "text/plain").body(next().to_string()),
         http.post(keyed("security/")).header("content-type", "application/csp-report").body(
@@ -89,7 +103,12 @@ async fn every_way_to_send_is_understood_and_every_mistake_is_answered() {
     let allowed = http.request(Method::OPTIONS, &dsn.url).send().await.unwrap();
     assert_eq!(allowed.status(), StatusCode::OK);
     assert!(allowed.headers()["access-control-allow-headers"].to_str().unwrap().contains("x-sentry-auth"));
-    let bomb = gzip(&vec![b'x'; 60 << 20]);
+    // Each is small as it comes, and more than may be when inflated.
+    let much = vec![b'x'; 60 << 20];
+    let (bomb, deflate_bomb, br_bomb) = (gzip(&much), deflate(&much), br(&much));
+    let zstd_bomb = zstd::encode_all(much.as_slice(), 1).unwrap();
+    assert!([&bomb, &deflate_bomb, &br_bomb, &zstd_bomb].iter().all(|b| b.len() < 1 << 20));
+    drop(much);
     let wrong_key = "0".repeat(32);
     for (status, request) in [
         (401, http.post(&dsn.url).body("{}\n")),
@@ -99,7 +118,12 @@ async fn every_way_to_send_is_understood_and_every_mistake_is_answered() {
         (400, http.post(keyed("envelope/")).body("no json\n")),
         (400, http.post(keyed("envelope/")).header("content-encoding", "gzip").body("no gzip")),
         (400, http.post(keyed("store/")).body("[]")),
+        (400, http.post(keyed("envelope/")).header("content-encoding", "deflate").body("no deflate")),
+        (400, http.post(keyed("envelope/")).header("content-encoding", "br").body("no br")),
         (413, http.post(keyed("envelope/")).header("content-encoding", "gzip").body(bomb)),
+        (413, http.post(keyed("envelope/")).header("content-encoding", "deflate").body(deflate_bomb)),
+        (413, http.post(keyed("envelope/")).header("content-encoding", "br").body(br_bomb)),
+        (413, http.post(keyed("envelope/")).header("content-encoding", "zstd").body(zstd_bomb)),
     ] {
         let answer = request.send().await.unwrap();
         assert_eq!(answer.status().as_u16(), status, "{:?}", answer.headers());

@@ -14,6 +14,7 @@ mod next;
 mod people;
 mod rust_sdk;
 mod sdks;
+mod searching;
 
 use std::time::Duration;
 

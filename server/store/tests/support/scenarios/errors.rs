@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use berth_schemas::issue::{ErrorRules, IssueState, Level};
-use berth_store::ErrorsKept;
+use berth_store::{ErrorsKept, MapsKept};
 
 use crate::support::*;
 
@@ -272,4 +272,131 @@ pub async fn what_an_earlier_version_accepted_is_read(mut world: World) {
     assert_eq!((row.environment.0, row.app.0, row.received_at.0, row.kind), (1, 2, 3, ItemKind::Session));
     assert_eq!((row.event_id.as_deref(), row.body.as_slice()), (None, b"abc".as_slice()));
     assert_eq!(world.tamper("DELETE FROM error_intake").await, 0, "they moved");
+}
+
+pub async fn what_is_ignored_opens_when_its_time_or_number_has_come(world: World) {
+    let app = world.app("web").await;
+    let (errors, root) = (world.store.errors(), Principal::daemon());
+    let state = async || issue(&world, 1).await.state;
+    let ignore = async |until| errors.ignore(&root, &issue(&world, 1).await, until).await.unwrap();
+    sent(&world, &app, &[(1, "A", "1", "ann"), (2, "A", "1", "bob")]).await;
+    // For two hours, counted from now.
+    let now = world.store.clock().now();
+    ignore(Until { time: Some(now.plus_seconds(7200)), ..Until::default() }).await;
+    assert_eq!(issue(&world, 1).await.ends.until, Some(now.plus_seconds(7200)));
+    world.advance(7100);
+    sent(&world, &app, &[(3, "A", "1", "eve")]).await;
+    assert_eq!(state().await, IssueState::Ignored, "however many come");
+    world.advance(200);
+    assert_eq!(state().await, IssueState::Ignored, "nobody has it any more");
+    sent(&world, &app, &[(4, "A", "1", "ann")]).await;
+    let open = issue(&world, 1).await;
+    assert_eq!((open.state, open.regressed, open.ends.until), (IssueState::Open, false, None));
+    // Until three more events, whatever time passes and whoever has them.
+    ignore(Until { events: Some(3), ..Until::default() }).await;
+    world.advance(30 * 24 * 3600);
+    sent(&world, &app, &[(5, "A", "1", "fay"), (6, "A", "1", "gus")]).await;
+    assert_eq!(state().await, IssueState::Ignored);
+    sent(&world, &app, &[(7, "A", "1", "ann")]).await;
+    assert_eq!(state().await, IssueState::Open);
+    // Until two more users: those who had it before are none.
+    ignore(Until { users: Some(2), ..Until::default() }).await;
+    sent(&world, &app, &[(8, "A", "1", "ann"), (9, "A", "1", "bob"), (10, "A", "1", "hal")]).await;
+    assert_eq!(state().await, IssueState::Ignored);
+    sent(&world, &app, &[(11, "A", "1", "ida")]).await;
+    assert_eq!(state().await, IssueState::Open);
+    // Whichever comes first.
+    let now = world.store.clock().now();
+    let either = Until { time: Some(now.plus_seconds(3600)), events: Some(100), users: Some(100) };
+    ignore(either).await;
+    world.advance(3601);
+    sent(&world, &app, &[(12, "A", "1", "ann")]).await;
+    assert_eq!(state().await, IssueState::Open);
+    // For ever.
+    ignore(Until::default()).await;
+    world.advance(365 * 24 * 3600);
+    sent(&world, &app, &[(13, "A", "2", "joe")]).await;
+    assert_eq!(state().await, IssueState::Ignored);
+    let told = world
+        .store
+        .events()
+        .list(&Visible::All, Some(&app.slug), Some("error."), None, None, 50)
+        .await
+        .unwrap();
+    let by = |e: &&berth_schemas::event::Event| e.kind == "error.reopened" && e.by == "berth";
+    assert_eq!(told.iter().filter(by).count(), 4, "{told:?}");
+}
+
+pub async fn a_release_is_known_by_the_environments_that_saw_it(world: World) {
+    let app = world.app("web").await;
+    let errors = world.store.errors();
+    let begun = world.store.clock().now();
+    sent(&world, &app, &[(1, "A", "1", "ann"), (2, "B", "1", "bob")]).await;
+    world.advance(3600);
+    let later = world.store.clock().now();
+    sent(&world, &app, &[(3, "A", "2", "ann"), (4, "A", "1", "ann"), (5, "C", "2", "ann")]).await;
+    errors.add_release(app.id, "3", None, false).await.unwrap();
+    let known = errors.releases_placed(app.id, app.environment.id, 10).await.unwrap();
+    let names: Vec<_> =
+        known.iter().map(|k| (k.release.name.as_str(), k.here.is_some(), k.elsewhere)).collect();
+    assert_eq!(names, [("3", false, false), ("2", true, false), ("1", true, false)]);
+    let elsewhere = errors.releases_placed(app.id, EnvironmentId(999), 10).await.unwrap();
+    assert_eq!(
+        elsewhere.iter().map(|k| (k.here, k.elsewhere)).collect::<Vec<_>>(),
+        [(None, false), (None, true), (None, true)]
+    );
+    let (two, one) = (&known[1], &known[2]);
+    assert!(one.here.unwrap() >= begun && one.here.unwrap() < later && two.here.unwrap() >= later);
+    let stretch =
+        |release, from, to| Stretch { app: app.id, environment: app.environment.id, release, from, to };
+    let end = world.store.clock().now();
+    let shares = async |of: Stretch| {
+        let shares = errors.shares(&of).await.unwrap();
+        shares.into_iter().map(|s| (s.number, s.events, s.users)).collect::<Vec<_>>()
+    };
+    assert_eq!(shares(stretch(one.release.id, begun, later)).await, [(1, 1, 1), (2, 1, 1)]);
+    assert_eq!(shares(stretch(one.release.id, later, end)).await, [(1, 1, 1)]);
+    let two = stretch(two.release.id, begun, end);
+    assert_eq!((shares(two).await.len(), errors.users_in(&two).await.unwrap()), (2, 1));
+    assert_eq!(shares(Stretch { environment: EnvironmentId(999), ..two }).await, []);
+    assert_eq!(errors.complete_since(app.id).await.unwrap(), None);
+    let age = Duration::from_secs(24 * 3600);
+    errors.prune(ErrorsKept { age, events: 2 }).await.unwrap();
+    assert!(
+        errors.complete_since(app.id).await.unwrap().unwrap() >= later,
+        "what was before is not all there"
+    );
+    let requests = world.store.requests();
+    assert_eq!(requests.oldest().await.unwrap(), None);
+    let counts = requests.answers_between(app.id, app.environment.id, None, (begun, end)).await.unwrap();
+    assert_eq!(counts.total, 0);
+}
+
+pub async fn maps_of_what_serves_stay(world: World) {
+    let app = world.app("web").await;
+    let errors = world.store.errors();
+    let map = |release: &str| NewMap {
+        app: app.id,
+        debug_id: None,
+        release: Some(release.into()),
+        url: "~/a.js".into(),
+        file: format!("file of {release}"),
+        bytes: 1,
+        deployed: true,
+    };
+    for n in 1..=3 {
+        world.deploy(&app).await;
+        errors.add_map(&map(&format!("web@{n}"))).await.unwrap();
+    }
+    errors.add_map(&map("gone")).await.unwrap();
+    world.advance(100 * 24 * 3600);
+    let age = Duration::from_secs(90 * 24 * 3600);
+    let kept = MapsKept { age, releases: 100, events: age };
+    assert_eq!(errors.prune_maps(kept).await.unwrap(), 1, "what may be rolled back to may be seen again");
+    assert_eq!(world.tamper("UPDATE releases SET removed = 1").await, 3);
+    assert_eq!(errors.prune_maps(kept).await.unwrap(), 2);
+    assert_eq!(errors.map_files().await.unwrap().into_iter().collect::<Vec<_>>(), ["file of web@3"]);
+    // Noted once a day, not at each look.
+    errors.maps_used(&["file of web@3".into(), "another".into()]).await.unwrap();
+    assert_eq!(world.tamper("UPDATE error_maps SET release_name = NULL WHERE used_at IS NOT NULL").await, 1);
 }
