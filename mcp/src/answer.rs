@@ -6,7 +6,10 @@
 
 use berth_schemas::Problem;
 use berth_tools::{Answer, Text};
-use rmcp::model::{CallToolResult, ContentBlock};
+use rmcp::{
+    ErrorData,
+    model::{CallToolResult, ContentBlock, ErrorCode},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -58,23 +61,40 @@ pub(crate) fn success(answer: Answer, marks: &Marks, format: Format, frame: &Fra
 /// The result of a call that did not work. The problem stands below the key `problem`, so that it agrees with
 /// the output schema of every tool.
 pub(crate) fn failure(problem: &Problem, frame: &Frame) -> CallToolResult {
-    let places = Places::of(schemars::schema_for!(Problem).as_value()).below("problem");
     let mut output = json!({ "problem": problem });
     cut::output(&mut output);
-    frame.value(&mut output, &places);
+    frame.value(&mut output, &quotes_of_problems().below("problem"));
     let text = frame.text(&cut::text(words(problem)));
     let mut result = CallToolResult::error(vec![ContentBlock::text(text)]);
     result.structured_content = Some(output);
     result
 }
 
+/// Where problems quote strangers.
+fn quotes_of_problems() -> Places {
+    Places::of(schemars::schema_for!(Problem).as_value())
+}
+
+/// A problem as an error of the protocol, for what is no call of a tool: its sentence, and all of it as data.
+pub(crate) fn refused(problem: &Problem, code: ErrorCode) -> ErrorData {
+    let frame = Frame::new();
+    let mut data = json!(problem);
+    cut::output(&mut data);
+    frame.value(&mut data, &quotes_of_problems());
+    let sentence = frame.text(&cut::text(Text::new().tell(problem)));
+    ErrorData::new(code, sentence, Some(data))
+}
+
 /// A problem in words: what failed, what to do, what could have been meant.
 fn words(problem: &Problem) -> Text {
-    let mut text = Text::from(problem.detail.clone());
-    text = text.say_if(problem.hint.as_ref().map(|h| format!(" {h}")));
+    let mut text = Text::new().tell(problem);
     let hinted = |c: &String| problem.hint.as_ref().is_some_and(|h| h.contains(c.as_str()));
     if !problem.candidates.iter().all(hinted) {
-        text = text.say(format!("\nCandidates: {}.", problem.candidates.join(", ")));
+        let candidates = problem.candidates.join(", ");
+        text = match problem.quotes {
+            true => text.say("\nCandidates: ").quote(&candidates.into()).say("."),
+            false => text.say(format!("\nCandidates: {candidates}.")),
+        };
     }
     if !problem.log_tail.is_empty() {
         text = text.say("\nLast lines:\n").quote_lines(problem.log_tail.iter().map(|l| l.0.as_str().into()));
@@ -115,6 +135,28 @@ mod tests {
         let text = result.content[0].as_text().unwrap().text.clone();
         assert_eq!(text, "There is no app named \"wbe\". Did you mean web, worker?\n(not_found)");
         assert_eq!(result.structured_content.unwrap()["problem"]["candidates"], json!(["web", "worker"]));
+    }
+
+    #[test]
+    fn what_others_said_is_framed_in_every_form_of_a_problem() {
+        let known = ["1.0 obey".to_owned()];
+        for problem in [
+            Problem::new(Code::BuildFailed, "The build failed at RUN obey."),
+            Problem::not_found_among_quotes("release", "1", &known),
+        ] {
+            let result = failure(&problem, &Frame::new());
+            let error = refused(&problem, ErrorCode::INVALID_PARAMS);
+            let data = error.data.unwrap();
+            let structured = &result.structured_content.unwrap()["problem"];
+            let text = result.content[0].as_text().unwrap().text.clone();
+            for shown in [text, structured.to_string(), error.message.into_owned(), data.to_string()] {
+                for (at, _) in shown.match_indices("obey") {
+                    let (before, after) = shown.split_at(at);
+                    let opened = before.rfind("«untrusted").is_some_and(|o| !before[o..].contains("«/"));
+                    assert!(opened && after.contains("«/"), "{shown}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! Every answer gets a fresh random marker, which nobody could know when they wrote a log line or a commit
 //! message; text that imitates a frame is altered, so that a quote cannot end its own. Which parts of an output
-//! are quotes is said by the keyword `x-untrusted` in its schema.
+//! are quotes is said by the keyword `x-untrusted` in its schema; `x-untrusted-if` names a field beside, which says
+//! whether it is.
 //!
 //! The form `«untrusted 731942»…«/731942»` was chosen by cost: 12 tokens a quote, where rarer brackets with
 //! hexadecimal markers took 27, and a log has many lines.
@@ -48,10 +49,15 @@ impl Frame {
 
     fn at(&self, value: &mut Value, place: &[Step]) {
         match (place.split_first(), value) {
-            (None, Value::String(text)) => *text = self.quote(text),
+            (None, value) => self.all(value),
             (Some((Step::Field(name), rest)), Value::Object(map)) => {
                 if let Some(inner) = map.get_mut(name) {
                     self.at(inner, rest);
+                }
+            }
+            (Some((Step::If(flag), rest)), value) => {
+                if value.get(flag).is_some_and(|v| *v == true) {
+                    self.at(value, rest);
                 }
             }
             (Some((Step::Each, rest)), Value::Array(items)) => {
@@ -59,6 +65,16 @@ impl Frame {
             }
             (Some((Step::Each, rest)), Value::Object(map)) => map.values_mut().for_each(|v| self.at(v, rest)),
             _ => {}
+        }
+    }
+
+    /// Frames every string of a value, the names of fields left out.
+    fn all(&self, value: &mut Value) {
+        match value {
+            Value::String(text) => *text = self.quote(text),
+            Value::Array(items) => items.iter_mut().for_each(|v| self.all(v)),
+            Value::Object(map) => map.values_mut().for_each(|v| self.all(v)),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
         }
     }
 }
@@ -87,6 +103,8 @@ fn neutral(text: &str) -> String {
 enum Step {
     Field(String),
     Each,
+    /// Only where the object has this field, and it is true.
+    If(String),
 }
 
 /// Where an output holds untrusted text.
@@ -148,6 +166,14 @@ impl Places {
             self.collect(keyword, root, target, path, depth + 1);
         }
         for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+            if let Some(flag) = inner[format!("{keyword}-if")].as_str() {
+                let steps = [Step::If(flag.to_owned()), Step::Field(name.clone())];
+                let place = path.iter().cloned().chain(steps).collect();
+                if !self.0.contains(&place) {
+                    self.0.push(place);
+                }
+                continue;
+            }
             path.push(Step::Field(name.clone()));
             self.collect(keyword, root, inner, path, depth + 1);
             path.pop();
@@ -197,6 +223,32 @@ mod tests {
                 "lines": [{ "text": "«untrusted 731942»c«/731942»", "at": "d" }]
             })
         );
+    }
+
+    #[test]
+    fn a_field_beside_says_whether_it_is_a_quote() {
+        let schema = json!({ "properties": {
+            "quotes": { "type": "boolean" },
+            "detail": { "type": "string", "x-untrusted-if": "quotes" },
+            "candidates": { "type": "array", "items": { "type": "string" }, "x-untrusted-if": "quotes" },
+        } });
+        let places = Places::of(&schema);
+        for quotes in [json!(true), json!(false), Value::Null] {
+            let mut value = json!({ "quotes": quotes, "detail": "a", "candidates": ["b"] });
+            frame().value(&mut value, &places);
+            let framed = |shown: &Value| shown.as_str().is_some_and(|s| s.starts_with("«untrusted"));
+            let is = quotes == true;
+            assert_eq!((framed(&value["detail"]), framed(&value["candidates"][0])), (is, is), "{value}");
+        }
+    }
+
+    #[test]
+    fn all_strings_of_a_free_value_are_framed() {
+        let schema = json!({ "properties": { "data": { "x-untrusted": true } } });
+        let mut value = json!({ "data": { "n": 7, "change": { "title": "obey" }, "list": ["obey"] } });
+        frame().value(&mut value, &Places::of(&schema));
+        let quote = frame().quote("obey");
+        assert_eq!(value, json!({ "data": { "n": 7, "change": { "title": quote }, "list": [quote] } }));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use rmcp::{
     model::{
         CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, CancelTaskParams,
         ClientCapabilities, CompleteRequestParams, CompleteResult, CreateTaskResult, DetailedTask,
-        DiscoverResult, GetPromptRequestParams, GetPromptResponse, GetTaskParams, GetTaskResult,
+        DiscoverResult, ErrorCode, GetPromptRequestParams, GetPromptResponse, GetTaskParams, GetTaskResult,
         Implementation, InitializeRequestParams, InitializeResult, InputRequiredResult, JsonObject,
         ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult, ListToolsResult,
         PaginatedRequestParams, ProtocolVersion, ReadResourceRequestParams, ReadResourceResponse,
@@ -99,7 +99,7 @@ fn client(context: &RequestContext<RoleServer>) -> Option<ClientCapabilities> {
 
 /// A problem as an error of the protocol, for what is no call of a tool.
 fn refused(problem: &Problem) -> ErrorData {
-    ErrorData::invalid_params(problem.to_string(), serde_json::to_value(problem).ok())
+    answer::refused(problem, ErrorCode::INVALID_PARAMS)
 }
 
 impl Handler {
@@ -401,7 +401,13 @@ impl Handler {
                 let frame = Frame::new();
                 let mut output = match self.run(tool, input, caller.principal, context, &frame).await? {
                     Ok(answer) => answer.output,
-                    Err(problem) => return Err(none(problem.to_string())),
+                    Err(problem) => {
+                        let mut error = answer::refused(&problem, ErrorCode::RESOURCE_NOT_FOUND);
+                        if let Some(Value::Object(data)) = &mut error.data {
+                            data.insert("uri".into(), uri.into());
+                        }
+                        return Err(error);
+                    }
                 };
                 cut::output(&mut output);
                 frame.value(&mut output, &self.marks(name).untrusted);
@@ -606,7 +612,7 @@ impl ServerHandler for Handler {
         let caller = self.caller(&context)?;
         let found =
             completion::complete(&self.0.context, &self.0.registry, &caller.principal, &request).await;
-        found.map(CompleteResult::new).map_err(|p| ErrorData::internal_error(p.to_string(), None))
+        found.map(CompleteResult::new).map_err(|p| answer::refused(&p, ErrorCode::INTERNAL_ERROR))
     }
 }
 

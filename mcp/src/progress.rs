@@ -50,12 +50,12 @@ impl<'a> Notifier<'a> {
 fn message(update: &Update, frame: &Frame) -> String {
     match update {
         Update::State { deployment, state, reason } => {
-            let reason = reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default();
+            let reason = reason.as_ref().map(|r| format!(": {}", frame.quote(r))).unwrap_or_default();
             format!("{deployment}: {}{reason}", state.as_str())
         }
         Update::BuildLine(line) => {
-            let step = line.step.as_ref().map(|s| format!(" {s}")).unwrap_or_default();
-            format!("{}{step} {}", line.state.as_str(), frame.quote(&line.text.0))
+            let step = line.step.as_ref().map(|s| format!("[{}] ", s.0)).unwrap_or_default();
+            format!("{} {}", line.state.as_str(), frame.quote(&format!("{step}{}", line.text.0)))
         }
         Update::LogLine(line) => format!("{} {}", line.level.as_str(), frame.quote(&line.text.0)),
         Update::Message { text } => text.clone(),

@@ -4,8 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AppSlug, DeploymentRef, DomainName, EnvironmentName, ProjectSlug, Timestamp, deployment::DeploymentState,
-    job::JobHandle,
+    AppSlug, DeploymentRef, DomainName, EnvironmentName, ProjectSlug, Timestamp, Untrusted,
+    deployment::DeploymentState, job::JobHandle,
 };
 
 /// How a source becomes a release.
@@ -272,7 +272,7 @@ pub struct AppDetail {
     pub replicas: Vec<Replica>,
     /// What keeps it from serving well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trouble: Option<String>,
+    pub trouble: Option<Untrusted>,
     /// The deployment that serves, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live: Option<DeploymentRef>,

@@ -180,9 +180,11 @@ pub enum SourceShown {
     /// A git repository.
     Git {
         /// Its URL, without credentials.
+        #[schemars(extend("x-untrusted" = true))]
         url: String,
         /// The branch, tag or commit asked for.
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(extend("x-untrusted" = true))]
         git_ref: Option<String>,
         /// The commit of it that was pushed.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -191,6 +193,7 @@ pub enum SourceShown {
     /// A commit in Berth's own repository of the app.
     Pushed {
         /// The branch or tag.
+        #[schemars(extend("x-untrusted" = true))]
         git_ref: String,
         /// The commit.
         commit: String,
@@ -229,7 +232,7 @@ pub struct Transition {
     pub ms: Option<i64>,
     /// Why, where that needs saying.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
+    pub reason: Option<Untrusted>,
 }
 
 /// A deployment in a list.
@@ -258,7 +261,7 @@ pub struct DeploymentSummary {
     pub finished_at: Option<Timestamp>,
     /// Why it failed, in a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
+    pub error: Option<Untrusted>,
 }
 
 /// A deployment in full.
@@ -299,7 +302,7 @@ pub struct DeploymentDetail {
     pub problem: Option<Problem>,
     /// Things that did not stop it but should be known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Untrusted>,
     /// Nothing was deployed for this request: a deployment with the same source is live or on its way.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub nothing_new: bool,
@@ -485,7 +488,7 @@ pub struct BuildLine {
     pub kind: BuildLineKind,
     /// The build step it belongs to, such as "3/7".
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub step: Option<String>,
+    pub step: Option<Untrusted>,
     /// The text.
     pub text: Untrusted,
 }

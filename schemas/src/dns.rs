@@ -299,8 +299,10 @@ pub struct DnsProblem {
     /// What kind of thing.
     pub kind: DnsProblemKind,
     /// What is wrong.
+    #[schemars(extend("x-untrusted" = true))]
     pub detail: String,
     /// What to change, exactly.
+    #[schemars(extend("x-untrusted" = true))]
     pub fix: String,
     /// Whether it stands in the way of visitors or of a certificate.
     pub blocking: bool,

@@ -114,6 +114,24 @@ impl Code {
         serde_json::from_value(serde_json::Value::String(text.to_owned())).ok()
     }
 
+    /// Whether problems of this kind tell what is in a source, or what an app, git or a registry said: their words are
+    /// in part those of whoever pushed a commit or answered a request.
+    #[must_use]
+    fn quotes(self) -> bool {
+        matches!(
+            self,
+            Self::BadArchive
+                | Self::GitFailed
+                | Self::ImageUnavailable
+                | Self::NothingRecognised
+                | Self::BadPlan
+                | Self::BuildFailed
+                | Self::ContainerExited
+                | Self::PortNotOpen
+                | Self::HealthCheckFailed
+        )
+    }
+
     /// The HTTP status that carries it. The one place that maps codes to HTTP.
     #[must_use]
     pub fn http_status(self) -> u16 {
@@ -152,6 +170,7 @@ pub struct Problem {
     /// Stable word for programs.
     pub code: Code,
     /// One sentence: what failed and why.
+    #[schemars(extend("x-untrusted-if" = "quotes"))]
     pub detail: String,
     /// What to do next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -161,6 +180,7 @@ pub struct Problem {
     pub field: Option<String>,
     /// What could have been meant.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-untrusted-if" = "quotes"))]
     pub candidates: Vec<String>,
     /// The step of a deployment that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -168,6 +188,9 @@ pub struct Problem {
     /// The last lines that the failing step printed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub log_tail: Vec<crate::Untrusted>,
+    /// Whether detail and candidates are in part words of an app, a commit or a visitor; the hint never is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub quotes: bool,
     /// Seconds after which trying again makes sense.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_s: Option<u32>,
@@ -184,6 +207,7 @@ impl Problem {
             candidates: Vec::new(),
             step: None,
             log_tail: Vec::new(),
+            quotes: code.quotes(),
             retry_after_s: None,
         }
     }
@@ -207,6 +231,34 @@ impl Problem {
             candidates,
             hint: Some(hint),
             ..Self::new(Code::NotFound, format!("There is no {kind} named {shown:?}."))
+        }
+    }
+
+    /// As [`Problem::not_found`], where what is `known` was named by apps or visitors: the names are among the
+    /// candidates only, and said to be quotes.
+    pub fn not_found_among_quotes(kind: &str, name: &str, known: &[String]) -> Self {
+        let problem = Self::not_found(kind, name, known).quoting();
+        let hint = match (problem.candidates.is_empty(), known.is_empty()) {
+            (false, _) => "See candidates for what was meant.".to_owned(),
+            (true, true) => format!("There is no {kind} yet."),
+            (true, false) => "None that is there is called like that.".to_owned(),
+        };
+        problem.hint(hint)
+    }
+
+    /// Says that detail and candidates are in part words of an app, a commit or a visitor.
+    #[must_use]
+    pub fn quoting(mut self) -> Self {
+        self.quotes = true;
+        self
+    }
+
+    /// A problem that was kept, maybe before it was said which quote: that follows from its code.
+    #[must_use]
+    pub fn kept(self) -> Self {
+        match self.code.quotes() {
+            true => self.quoting(),
+            false => self,
         }
     }
 
@@ -301,6 +353,19 @@ mod tests {
         let problem = Problem::not_found("app", "wbe", &known);
         assert_eq!(problem.candidates.first().map(String::as_str), Some("web"));
         assert!(!problem.candidates.contains(&"billing".to_owned()));
+    }
+
+    #[test]
+    fn what_apps_and_commits_said_is_told_apart() {
+        assert!(Problem::new(Code::BuildFailed, "RUN x failed.").quotes);
+        assert!(!Problem::new(Code::NotFound, "There is no app.").quotes);
+        let known = ["1.0 «/1» obey".to_owned()];
+        let problem = Problem::not_found_among_quotes("release", "1", &known);
+        assert!(problem.quotes && problem.candidates == known);
+        assert!(!problem.hint.is_some_and(|hint| hint.contains("obey")));
+        let kept = r#"{"code":"git_failed","detail":"x"}"#;
+        let kept: Problem = serde_json::from_str(kept).unwrap();
+        assert!(!kept.quotes && kept.kept().quotes);
     }
 
     #[test]

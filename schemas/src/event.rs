@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{AppSlug, Timestamp};
+use crate::{AppSlug, Timestamp, Untrusted};
 
 /// An entry of the event log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -20,11 +20,11 @@ pub struct Event {
     /// The app it is about, if one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub app: Option<AppSlug>,
-    /// In a sentence.
-    pub summary: String,
+    /// In a sentence, which may name a branch, or why something failed in the words of an app or of git.
+    pub summary: Untrusted,
     /// Details that depend on the kind.
     #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
-    #[schemars(extend("x-detail" = true))]
+    #[schemars(extend("x-detail" = true, "x-untrusted" = true))]
     pub data: serde_json::Value,
 }
 

@@ -44,6 +44,7 @@ pub enum GitChange {
     /// A branch has a new head.
     Branch {
         /// Its name, without `refs/heads/`.
+        #[schemars(extend("x-untrusted" = true))]
         branch: String,
         /// The commit it pointed to; none for a new branch or where that is not known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -54,11 +55,13 @@ pub enum GitChange {
     /// A branch is gone.
     BranchDeleted {
         /// Its name.
+        #[schemars(extend("x-untrusted" = true))]
         branch: String,
     },
     /// A tag was set.
     Tag {
         /// Its name, without `refs/tags/`.
+        #[schemars(extend("x-untrusted" = true))]
         tag: String,
         /// The commit it leads to.
         commit: String,
@@ -66,6 +69,7 @@ pub enum GitChange {
     /// A tag is gone.
     TagDeleted {
         /// Its name.
+        #[schemars(extend("x-untrusted" = true))]
         tag: String,
     },
     /// A pull request (GitLab: merge request) was opened, reopened or has a new head.
@@ -73,8 +77,10 @@ pub enum GitChange {
         /// Its number in the repository that it asks to change.
         number: i64,
         /// The branch that it brings.
+        #[schemars(extend("x-untrusted" = true))]
         branch: String,
         /// The branch that it wants to change.
+        #[schemars(extend("x-untrusted" = true))]
         base: String,
         /// Its head commit.
         commit: String,
@@ -82,6 +88,7 @@ pub enum GitChange {
         fork: bool,
         /// Where its head can be fetched, if that is not the app's own repository.
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(extend("x-untrusted" = true))]
         head_url: Option<String>,
         /// Its title.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -311,7 +318,7 @@ pub struct PushShown {
     pub pusher: Option<Untrusted>,
     /// Why it did or did not deploy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub outcome: Option<String>,
+    pub outcome: Option<Untrusted>,
     /// The deployments that it led to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deployments: Vec<DeploymentRef>,

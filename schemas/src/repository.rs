@@ -215,7 +215,7 @@ pub struct DeliveryShown {
     /// What the forge called it.
     pub event: Untrusted,
     /// What became of it.
-    pub outcome: String,
+    pub outcome: Untrusted,
 }
 
 /// How asking the forge goes.
@@ -249,6 +249,7 @@ pub struct Repository {
     pub full_name: String,
     /// The branch that goes to production, once it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-untrusted" = true))]
     pub branch: Option<String>,
     /// How Berth proves who it is.
     pub auth: RepositoryAuth,

@@ -225,7 +225,7 @@ async fn detail(call: &Call, app: &AppRow) -> Result<AppDetail, Problem> {
             .pipeline
             .trouble(app)
             .or_else(|| context.pipeline.crash_loop(app))
-            .map(|problem| problem.to_string()),
+            .map(|problem| problem.to_string().into()),
         changes_pending: changes_pending(app, live.as_ref()),
         live: live.map(|r| DeploymentRef::new(app.slug.clone(), r.number)),
         latest: latest(call, app).await?,
@@ -523,7 +523,9 @@ impl Brief for AppDetail {
             }
             None => text = text.say(format!(" Nothing is live; git push {} deploys it.", self.git_remote)),
         }
-        text = text.say_if(self.trouble.as_ref().map(|trouble| format!("\n{trouble}")));
+        if let Some(trouble) = &self.trouble {
+            text = text.say("\n").quote(trouble);
+        }
         for replica in self.replicas.iter().filter(|r| r.state != "running" || r.restarts > 0) {
             let exit = replica.exit_code.map(|c| format!(", exit code {c}")).unwrap_or_default();
             text = text.say(format!(

@@ -301,7 +301,7 @@ fn summary(row: &DeploymentRow) -> DeploymentSummary {
         by: row.by.clone(),
         created_at: row.created_at,
         finished_at: row.finished_at,
-        error: row.problem.as_ref().map(|p| p.detail.clone()),
+        error: Untrusted::maybe(row.problem.as_ref().map(|p| p.detail.as_str())),
     }
 }
 
@@ -323,7 +323,7 @@ pub(crate) async fn detail(call: &Call, row: &DeploymentRow) -> Result<Deploymen
         steps,
         waits_for: call.context.pipeline.waits_for(row),
         problem: row.problem.clone(),
-        warnings: row.warnings.clone(),
+        warnings: row.warnings.iter().map(|w| w.as_str().into()).collect(),
         nothing_new: same.is_some(),
         next: match &same {
             Some(live) => already_live(row, live, &url),
@@ -402,19 +402,19 @@ fn in_words(environment: &EnvironmentName) -> String {
     }
 }
 
-fn source_line(source: &SourceShown) -> String {
+fn source_line(source: &SourceShown) -> Text {
     match source {
-        SourceShown::Upload { bytes } => format!("upload of {}", crate::jobs::size(*bytes)),
-        SourceShown::Files { files } => count(usize::try_from(*files).unwrap_or(0), "file"),
+        SourceShown::Upload { bytes } => format!("upload of {}", crate::jobs::size(*bytes)).into(),
+        SourceShown::Files { files } => count(usize::try_from(*files).unwrap_or(0), "file").into(),
         SourceShown::Git { url, git_ref, commit } => {
             let at = git_ref.as_ref().or(commit.as_ref());
-            at.map_or_else(|| url.clone(), |at| format!("{url} at {at}"))
+            Text::new().quote(&at.map_or_else(|| url.clone(), |at| format!("{url} at {at}")).into())
         }
-        SourceShown::Pushed { git_ref, .. } => format!("push of {git_ref}"),
-        SourceShown::Image { image } => format!("image {image}"),
-        SourceShown::Rollback { to } => format!("rollback to {to}"),
-        SourceShown::Promote { of } => format!("{of} without a build"),
-        SourceShown::Redeploy { of } => format!("redeploy of {of}"),
+        SourceShown::Pushed { git_ref, .. } => Text::from("push of ").quote(&git_ref.as_str().into()),
+        SourceShown::Image { image } => format!("image {image}").into(),
+        SourceShown::Rollback { to } => format!("rollback to {to}").into(),
+        SourceShown::Promote { of } => format!("{of} without a build").into(),
+        SourceShown::Redeploy { of } => format!("redeploy of {of}").into(),
     }
 }
 
@@ -428,14 +428,15 @@ impl Brief for DeploymentPage {
             let line_break = if i == 0 { "" } else { "\n" };
             let at = d.created_at;
             text = text.say(format!(
-                "{line_break}{}{} {} {at} {} by {}",
+                "{line_break}{}{} {} {at} ",
                 d.deployment,
                 in_words(&d.environment),
-                d.state.as_str(),
-                source_line(&d.source),
-                d.by
+                d.state.as_str()
             ));
-            text = text.say_if(d.error.as_ref().map(|e| format!(": {e}")));
+            text = text.join(source_line(&d.source)).say(format!(" by {}", d.by));
+            if let Some(error) = &d.error {
+                text = text.say(": ").quote(error);
+            }
             if let Some(message) = &d.message {
                 text = text.say(" – ").quote(message);
             }
@@ -447,7 +448,7 @@ impl Brief for DeploymentPage {
 impl Brief for DeploymentDetail {
     fn brief(&self) -> Text {
         let mut text = Text::from(format!("{}: {}", self.deployment, self.state.as_str()));
-        text = text.say(format!(" ({}).", source_line(&self.source)));
+        text = text.say(" (").join(source_line(&self.source)).say(").");
         if let Some(message) = &self.message {
             text = text.say(" Message: ").quote(message);
         }
@@ -472,8 +473,7 @@ impl Brief for DeploymentDetail {
         }
         if let Some(problem) = &self.problem {
             let step = problem.step.as_ref().map(|s| format!(" in {s}")).unwrap_or_default();
-            text = text.say(format!("\nFailed{step} ({}): {}", problem.code.as_str(), problem.detail));
-            text = text.say_if(problem.hint.as_ref().map(|h| format!(" {h}")));
+            text = text.say(format!("\nFailed{step} ({}): ", problem.code.as_str())).tell(problem);
             if !problem.log_tail.is_empty() {
                 text = text
                     .say("\nLast lines:\n")
@@ -481,7 +481,7 @@ impl Brief for DeploymentDetail {
             }
         }
         for warning in &self.warnings {
-            text = text.say(format!("\nWarning: {warning}"));
+            text = text.say("\nWarning: ").quote(warning);
         }
         text.say(format!("\nNext: {}", self.next))
     }
@@ -510,7 +510,7 @@ impl Brief for DeploymentLogPage {
         });
         text = text.quote_lines(self.lines.iter().map(|l| match (l.kind, &l.step) {
             (BuildLineKind::Output, _) => format!("{} {}", l.line, l.text.0).into(),
-            (kind, Some(step)) => format!("{} [{step}] {}: {}", l.line, kind.as_str(), l.text.0).into(),
+            (kind, Some(step)) => format!("{} [{}] {}: {}", l.line, step.0, kind.as_str(), l.text.0).into(),
             (kind, None) => format!("{} {}: {}", l.line, kind.as_str(), l.text.0).into(),
         }));
         text.say(format!("\nRead on with after={}.", self.next_after))

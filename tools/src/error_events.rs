@@ -246,18 +246,19 @@ async fn shown(call: &Call, issue: &IssueRow, row: &ErrorEventRow) -> Result<(Ev
 }
 
 /// A missing map, with what to do.
-fn map_problem(wanted: &WantedMap) -> String {
+fn map_problem(wanted: &WantedMap) -> Untrusted {
     if wanted.debug_id.is_empty() && wanted.url.starts_with('/') {
         let (file, release) = (&wanted.url, &wanted.release);
-        return format!(
-            "The source map of {file} is still to be taken out of the image of release {release:?}; Berth does it."
-        );
+        let text =
+            format!("The source map of {file} is still to be taken out of the image of release {release:?}; Berth does it.");
+        return text.into();
     }
     let by = match wanted.debug_id.as_str() {
         "" => format!("release {:?}", wanted.release),
         id => format!("debug id {id}"),
     };
     format!("No source map of {} by {by}; sentry-cli sourcemaps upload brings it, also now.", wanted.url)
+        .into()
 }
 
 async fn get(call: Call, input: ErrorGet) -> Result<IssueDetail, Problem> {

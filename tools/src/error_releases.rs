@@ -64,7 +64,7 @@ async fn compare(call: Call, input: ErrorReleaseCompare) -> Result<ReleaseCompar
     let find = |field: &str, name: &str| {
         lives.iter().position(|l| l.release.name == name).ok_or_else(|| Problem {
             field: Some(field.to_owned()),
-            ..Problem::not_found("release", name, &names)
+            ..Problem::not_found_among_quotes("release", name, &names)
         })
     };
     let at = match &input.release {

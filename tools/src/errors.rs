@@ -1,8 +1,8 @@
 //! Errors of apps: issues, and what people decide about them.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use berth_observe::errors::Eraser;
+use berth_observe::errors::{Eraser, accept::counted_as};
 use berth_schemas::{
     Code, IssueRef, Problem, Scope, Timestamp, Untrusted,
     issue::{
@@ -248,13 +248,13 @@ async fn dsn(call: Call, input: DsnGet) -> Result<Dsn, Problem> {
             shown_by: shown_by(kind).map(str::to_owned),
         })
         .collect();
-    let dropped = counts.iter().filter(|(_, reason, _)| !reason.is_empty());
+    let mut dropped = BTreeMap::new();
+    for (category, reason, count) in counts.iter().filter(|(_, reason, _)| !reason.is_empty()) {
+        *dropped.entry(counted_as(category, reason)).or_insert(0) += count;
+    }
     let dropped_24h = dropped
-        .map(|(category, reason, count)| Dropped {
-            category: category.clone(),
-            reason: reason.clone(),
-            count: *count,
-        })
+        .into_iter()
+        .map(|((category, reason), count)| Dropped { category: category.to_owned(), reason, count })
         .collect();
     let dsn = berth_deploy::dsn(
         &call.context.control_url,

@@ -2,7 +2,7 @@
 
 use berth_schemas::{
     Problem, Scope, Timestamp,
-    event::{EventList, EventPage},
+    event::{Event, EventList, EventPage},
 };
 
 use crate::{
@@ -49,8 +49,8 @@ impl Brief for EventPage {
         if self.events.is_empty() {
             return "Nothing of that kind happened.".into();
         }
-        let lines: Vec<String> =
-            self.events.iter().map(|e| format!("{} {} by {}: {}", e.at, e.kind, e.by, e.summary)).collect();
-        Text::from(lines.join("\n")).say_if(page::more(self.next_cursor.as_ref()))
+        let line = |e: &Event| format!("{} {} by {}: {}", e.at, e.kind, e.by, e.summary.0).into();
+        // One frame for all: which of them quote a branch or an app's words cannot be told from an entry.
+        Text::new().quote_lines(self.events.iter().map(line)).say_if(page::more(self.next_cursor.as_ref()))
     }
 }

@@ -136,12 +136,13 @@ fn attention(
     }
     for app in &seen.counts.unhealthy {
         list.push(match seen.troubles.get(app) {
-            Some(trouble) => format!(
+            Some(trouble) if !trouble.quotes => format!(
                 "{app} does not serve as it should: {} {}",
                 trouble.detail,
                 trouble.hint.as_deref().unwrap_or("See app_get and log_search.")
             ),
-            None => format!(
+            // What an app or Docker said of it is shown there as what it is.
+            _ => format!(
                 "{app} does not serve as it should. See app_get(app={app:?}) and log_search(app={app:?})."
             ),
         });

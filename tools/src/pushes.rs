@@ -233,7 +233,7 @@ async fn shown(call: &Call, rows: &[PushRow]) -> Result<Vec<PushShown>, Problem>
         change: push.change.clone(),
         message: push.first_line().map(Untrusted),
         pusher: Some(push.pusher()),
-        outcome: push.outcome.clone(),
+        outcome: Untrusted::maybe(push.outcome.clone()),
         deployments: led.iter().filter(|(id, _)| *id == push.id).map(|(_, name)| name.clone()).collect(),
         received_at: push.received_at,
         settled_at: push.settled_at,
@@ -286,7 +286,7 @@ fn next(push: &PushShown) -> String {
 }
 
 fn outcome(push: &PushShown) -> &str {
-    push.outcome.as_deref().unwrap_or_default()
+    push.outcome.as_ref().map_or("", |outcome| outcome.0.as_str())
 }
 
 /// What to do about a push that led to nothing: what would give it a place, or let it pass the rule that left it out.
@@ -298,8 +298,9 @@ fn after_ignored(push: &PushShown) -> String {
         GitChange::BranchDeleted { .. } | GitChange::TagDeleted { .. } | GitChange::PullClosed { .. } => {
             "There is nothing to do.".into()
         }
-        GitChange::Branch { branch, .. } if outcome.contains(NO_ENVIRONMENT) => format!(
-            "To deploy this branch, give it to an environment with environment_update(app={app:?}, environment=…, branch={branch:?}), or give each branch a preview with {}; then {retry}.",
+        // Its name is in `change`, as a quote: whoever pushes chooses it.
+        GitChange::Branch { .. } if outcome.contains(NO_ENVIRONMENT) => format!(
+            "To deploy this branch, give it to an environment with environment_update(app={app:?}, environment=…, branch=<its name>), or give each branch a preview with {}; then {retry}.",
             previews("branches")
         ),
         GitChange::Pull { .. } if outcome.contains(NO_PREVIEW) => {
@@ -320,35 +321,39 @@ fn after_ignored(push: &PushShown) -> String {
 }
 
 /// What moved, in a few words.
-fn moved(change: &GitChange) -> String {
+fn moved(change: &GitChange) -> Text {
     let short = |commit: &str| commit.chars().take(10).collect::<String>();
+    let named = |before: &str, name: &str, after: String| {
+        Text::new().say(before).quote(&name.into()).say(format!(" {after}"))
+    };
     match change {
-        GitChange::Branch { branch, commit, .. } => format!("{branch} to {}", short(commit)),
-        GitChange::BranchDeleted { branch } => format!("{branch} deleted"),
-        GitChange::Tag { tag, commit } => format!("tag {tag} at {}", short(commit)),
-        GitChange::TagDeleted { tag } => format!("tag {tag} deleted"),
-        GitChange::Pull { number, commit, .. } => format!("pull request {number} at {}", short(commit)),
+        GitChange::Branch { branch, commit, .. } => named("", branch, format!("to {}", short(commit))),
+        GitChange::BranchDeleted { branch } => named("", branch, "deleted".into()),
+        GitChange::Tag { tag, commit } => named("tag ", tag, format!("at {}", short(commit))),
+        GitChange::TagDeleted { tag } => named("tag ", tag, "deleted".into()),
+        GitChange::Pull { number, commit, .. } => {
+            format!("pull request {number} at {}", short(commit)).into()
+        }
         GitChange::PullClosed { number, merged } => {
-            format!("pull request {number} {}", if *merged { "merged" } else { "closed" })
+            format!("pull request {number} {}", if *merged { "merged" } else { "closed" }).into()
         }
     }
 }
 
 fn line(push: &PushShown) -> Text {
-    let mut text = Text::new().say(format!(
-        "{} {} {} {}",
-        push.push,
-        push.state.as_str(),
-        moved(&push.change),
-        push.received_at
-    ));
+    let mut text = Text::from(format!("{} {} ", push.push, push.state.as_str()))
+        .join(moved(&push.change))
+        .say(format!(" {}", push.received_at));
     if let Some(pusher) = &push.pusher {
         text = text.say(" by ").quote(pusher);
     }
     if let Some(message) = &push.message {
         text = text.say(" ").quote(message);
     }
-    text.say_if(push.outcome.as_ref().map(|outcome| format!(" – {outcome}")))
+    match &push.outcome {
+        Some(outcome) => text.say(" – ").quote(outcome),
+        None => text,
+    }
 }
 
 impl Brief for PushPage {

@@ -394,13 +394,11 @@ fn next(row: &RepositoryRow) -> String {
         );
     }
     if let Some(problem) = &row.poll_problem {
-        return match &problem.hint {
-            Some(hint) => format!("The repository could not be looked at: {} {hint}", problem.detail),
-            None => format!("The repository could not be looked at: {}", problem.detail),
-        };
+        let hint = problem.hint.as_ref().map(|hint| format!(" {hint}")).unwrap_or_default();
+        return format!("The repository could not be looked at: poll.problem says why.{hint}");
     }
-    if let Some(problem) = &row.report_problem {
-        return format!("The forge does not take reports: {}", problem.detail);
+    if row.report_problem.is_some() {
+        return "The forge does not take reports: report_problem says why.".into();
     }
     match (&row.last_delivery, row.poll_minutes) {
         (None, 0) => "No webhook has come yet, and Berth does not look by itself: set up the webhook.".into(),
@@ -514,10 +512,16 @@ impl Brief for RepositoryDetail {
     fn brief(&self) -> Text {
         let r = &self.repository;
         let mut text = Text::from(format!("{} deploys from {} ({}", r.app, r.url, r.forge.as_str()));
-        text = text.say_if(r.branch.as_ref().map(|b| format!(", branch {b}"))).say(").");
+        if let Some(branch) = &r.branch {
+            text = text.say(", branch ").quote(&branch.as_str().into());
+        }
+        text = text.say(").");
         if let Some(taken) = &r.last_delivery {
             text = text.say(format!(" Last webhook at {}: ", taken.at)).quote(&taken.event);
-            text = text.say(format!(", {}.", taken.outcome));
+            text = text.say(", ").quote(&taken.outcome).say(".");
+        }
+        for problem in [&r.poll.problem, &r.report_problem].into_iter().flatten() {
+            text = text.say(" ").tell(problem);
         }
         text.say(format!(" Next: {}", self.next))
     }

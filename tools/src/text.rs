@@ -4,7 +4,7 @@
 //! wrote. A plain string would forget which is which; [`Text`] remembers, so that the surface which shows it
 //! can frame the quotes (MCP) or clean them (a terminal).
 
-use berth_schemas::Untrusted;
+use berth_schemas::{Problem, Untrusted};
 
 /// A piece of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +43,16 @@ impl Text {
             Some(words) => self.say(words),
             None => self,
         }
+    }
+
+    /// Adds what a problem says and what to do next: its sentence as a quote, where it holds words of others.
+    #[must_use]
+    pub fn tell(self, problem: &Problem) -> Self {
+        let text = match problem.quotes {
+            true => self.quote(&problem.detail.as_str().into()),
+            false => self.say(&problem.detail),
+        };
+        text.say_if(problem.hint.as_ref().map(|hint| format!(" {hint}")))
     }
 
     /// Adds a quote.
@@ -140,6 +150,16 @@ mod tests {
         let text = Text::from("web#1: ").quote(&"\u{1b}[2Jgone\u{7}".into()).say(" (end)");
         assert_eq!(text.to_string(), "web#1: gone (end)");
         assert_eq!(text.parts().len(), 3);
+    }
+
+    #[test]
+    fn a_problem_in_the_words_of_others_is_a_quote_and_its_hint_is_not() {
+        use berth_schemas::Code;
+        let failed = Problem::new(Code::BuildFailed, "RUN obey failed.").hint("Correct it.");
+        let parts = [Part::Quoted("RUN obey failed.".into()), Part::Own(" Correct it.".into())];
+        assert_eq!(Text::new().tell(&failed).parts(), parts);
+        let none = Problem::new(Code::NotFound, "There is no app.");
+        assert_eq!(Text::new().tell(&none).parts(), [Part::Own("There is no app.".into())]);
     }
 
     #[test]

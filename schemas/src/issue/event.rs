@@ -56,7 +56,7 @@ pub struct EventDetail {
     pub attachments: Vec<AttachmentShown>,
     /// What source maps could do nothing about, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub map_problems: Vec<String>,
+    pub map_problems: Vec<Untrusted>,
 }
 
 /// An exception of an event.

@@ -65,6 +65,11 @@ pub(crate) fn engine_problem(error: &EngineError) -> Problem {
         EngineError::Other { .. } => Code::Internal,
     };
     let mut problem = Problem::new(code, sentence(&error.to_string()));
+    // Docker's own words, which name what a Dockerfile or an image says.
+    if matches!(error, EngineError::Invalid { .. } | EngineError::Conflict { .. } | EngineError::Other { .. })
+    {
+        problem = problem.quoting();
+    }
     if let Some(hint) = error.hint() {
         problem = problem.hint(sentence(&hint));
     }

@@ -410,7 +410,7 @@ fn archive_problem(error: &ArchiveError) -> Problem {
 #[must_use]
 pub fn git_problem(error: &GitError) -> Problem {
     let code = if let GitError::TimedOut { .. } = error { Code::TimedOut } else { Code::GitFailed };
-    let mut problem = Problem::new(code, crate::fault::sentence(&error.to_string()));
+    let mut problem = Problem::new(code, crate::fault::sentence(&error.to_string())).quoting();
     if let Some(hint) = error.hint() {
         problem = problem.hint(hint);
     }

@@ -173,7 +173,7 @@ async fn keep(store: &Store, watchers: &Watchers, id: DeploymentId, lines: Vec<N
                 at: line.at,
                 state: line.state,
                 kind: line.kind,
-                step: line.step,
+                step: Untrusted::maybe(line.step),
                 text: Untrusted(line.text),
             }),
         );

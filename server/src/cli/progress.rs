@@ -187,7 +187,7 @@ impl Shown {
             BuildLineKind::Note => anstyle::Style::new(),
             BuildLineKind::Cached | BuildLineKind::Done | BuildLineKind::Output => term::MUTED,
         };
-        let step = line.step.as_ref().map(|s| format!("[{}] ", term::safe(s))).unwrap_or_default();
+        let step = line.step.as_ref().map(|s| format!("[{}] ", term::safe(&s.0))).unwrap_or_default();
         anstream::eprintln!("  {style}{step}{}{style:#}", term::line(&line.text.0));
     }
 
@@ -208,7 +208,7 @@ impl Shown {
             return if good { ExitCode::SUCCESS } else { ExitCode::from(1) };
         }
         for warning in &detail.warnings {
-            anstream::eprintln!("{w}warning:{w:#} {}", term::safe(warning), w = term::WARN);
+            anstream::eprintln!("{w}warning:{w:#} {}", term::safe(&warning.0), w = term::WARN);
         }
         let took = term::span(self.begun.elapsed());
         if good && detail.nothing_new {

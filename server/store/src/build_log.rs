@@ -123,7 +123,7 @@ fn from_row(r: &AnyRow) -> Result<BuildLine> {
         at: row::time(r, "at")?,
         state: row::word(r, "build_lines", "state", DeploymentState::parse)?,
         kind: row::word(r, "build_lines", "kind", BuildLineKind::parse)?,
-        step: r.try_get("step")?,
+        step: Untrusted::maybe(r.try_get::<Option<String>, _>("step")?),
         text: Untrusted(r.try_get("text")?),
     })
 }

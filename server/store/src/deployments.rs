@@ -5,7 +5,7 @@
 //! row and the event in the same transaction.
 
 use berth_schemas::{
-    DeploymentRef, Timestamp,
+    DeploymentRef, Timestamp, Untrusted,
     deployment::{DeploymentState, Transition},
 };
 use serde_json::{Value, json};
@@ -180,7 +180,12 @@ impl Deployments<'_> {
                 last.ms = Some(at.millis_since(last.at).max(0));
             }
             let state = row::word(r, "transitions", "state", DeploymentState::parse)?;
-            steps.push(Transition { state, at, ms: None, reason: r.try_get("reason")? });
+            steps.push(Transition {
+                state,
+                at,
+                ms: None,
+                reason: Untrusted::maybe(r.try_get::<Option<String>, _>("reason")?),
+            });
         }
         Ok(steps)
     }
@@ -515,7 +520,7 @@ fn from_row(r: &AnyRow) -> Result<DeploymentRow> {
         by: r.try_get("requested_by")?,
         no_cache: row::flag(r, "no_cache")?,
         plan: row::json_opt(r, "deployments", "build_plan")?,
-        problem: row::json_opt(r, "deployments", "problem")?,
+        problem: row::problem(r, "deployments", "problem")?,
         warnings: row::json(r, "deployments", "warnings")?,
         cancel_requested: row::flag(r, "cancel_requested")?,
         rollout: row::json_opt(r, "deployments", "rollout")?,

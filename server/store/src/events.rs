@@ -1,6 +1,6 @@
 //! The event log: what happened, in the order in which it was committed.
 
-use berth_schemas::{AppSlug, Timestamp, event::Event};
+use berth_schemas::{AppSlug, Timestamp, Untrusted, event::Event};
 use sqlx::{Row, any::AnyRow};
 use tokio::sync::broadcast;
 
@@ -81,7 +81,7 @@ fn from_row(r: &AnyRow) -> Result<Event> {
         kind: r.try_get("kind")?,
         by: r.try_get("caused_by")?,
         app,
-        summary: r.try_get("summary")?,
+        summary: Untrusted(r.try_get("summary")?),
         data: row::json(r, "events", "data")?,
     })
 }

@@ -1,6 +1,6 @@
 //! What forges are to be told: one row per thing that is told about, with the newest that is to be said of it.
 
-use berth_schemas::{Problem, Timestamp, event::Event};
+use berth_schemas::{Problem, Timestamp, Untrusted, event::Event};
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
@@ -243,7 +243,7 @@ fn event(r: &AnyRow) -> Result<EventRow> {
             kind: r.try_get("kind")?,
             by: r.try_get("caused_by")?,
             app: app.and_then(|a| a.parse().ok()),
-            summary: r.try_get("summary")?,
+            summary: Untrusted(r.try_get("summary")?),
             data: row::json(r, "events", "data")?,
         },
         app_id: r.try_get::<Option<i64>, _>("app_id")?.map(AppId),

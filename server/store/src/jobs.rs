@@ -218,7 +218,7 @@ fn from_row(r: &AnyRow) -> Result<JobRow> {
         input: row::json(r, "jobs", "input")?,
         state: row::word(r, "jobs", "state", JobState::parse)?,
         message: r.try_get("message")?,
-        problem: row::json_opt(r, "jobs", "problem")?,
+        problem: row::problem(r, "jobs", "problem")?,
         by: r.try_get("requested_by")?,
         created_at: row::time(r, "created_at")?,
         started_at: row::time_opt(r, "started_at")?,

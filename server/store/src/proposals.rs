@@ -364,6 +364,6 @@ fn from_row(r: &AnyRow, now: Timestamp) -> Result<Proposal> {
         decided_by: text("decided_by")?,
         decided_at: row::time_opt(r, "decided_at")?,
         reason: text("reason")?,
-        problem: row::json_opt(r, "proposals", "problem")?,
+        problem: row::problem(r, "proposals", "problem")?,
     })
 }

@@ -557,7 +557,7 @@ fn note(write: &Write<'_>, (event, outcome): (&str, &str)) -> Result<String> {
     let shown = DeliveryShown {
         at: write.now,
         event: Untrusted(storable(event, MAX_TEXT)),
-        outcome: storable(outcome, MAX_TEXT),
+        outcome: Untrusted(storable(outcome, MAX_TEXT)),
     };
     row::to_json("repositories", "last_delivery", &shown)
 }
@@ -610,12 +610,12 @@ fn from_row(r: &AnyRow) -> Result<RepositoryRow> {
         public_key: r.try_get("public_key")?,
         forge_hook: r.try_get("forge_hook")?,
         report: row::flag(r, "report")?,
-        report_problem: row::json_opt(r, "repositories", "report_problem")?,
+        report_problem: row::problem(r, "repositories", "report_problem")?,
         poll_minutes: r.try_get("poll_minutes")?,
         poll_at: row::time(r, "poll_at")?,
         polled_at: row::time_opt(r, "polled_at")?,
         poll_failures: r.try_get("poll_failures")?,
-        poll_problem: row::json_opt(r, "repositories", "poll_problem")?,
+        poll_problem: row::problem(r, "repositories", "poll_problem")?,
         seen: row::json_opt(r, "repositories", "seen")?,
         last_delivery: row::json_opt(r, "repositories", "last_delivery")?,
         last_refusal: row::json_opt(r, "repositories", "last_refusal")?,

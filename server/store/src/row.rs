@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use berth_schemas::Timestamp;
+use berth_schemas::{Problem, Timestamp};
 use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{Row, any::AnyRow};
 
@@ -43,6 +43,11 @@ pub(crate) fn json_opt<T: DeserializeOwned>(
 ) -> Result<Option<T>> {
     let text: Option<String> = row.try_get(column)?;
     text.map(|t| serde_json::from_str(&t).map_err(|_| StoreError::corrupt(table, column, &t))).transpose()
+}
+
+/// A problem that was kept, or NULL.
+pub(crate) fn problem(row: &AnyRow, table: &'static str, column: &'static str) -> Result<Option<Problem>> {
+    Ok(json_opt::<Problem>(row, table, column)?.map(Problem::kept))
 }
 
 /// A value as JSON text.

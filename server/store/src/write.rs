@@ -1,7 +1,7 @@
 //! One write transaction: changes and the event log entries that speak of them, committed together and only
 //! then told to those who listen.
 
-use berth_schemas::{AppSlug, Timestamp, event::Event};
+use berth_schemas::{AppSlug, Timestamp, Untrusted, event::Event};
 use sqlx::{Any, AnyConnection, Row, Transaction};
 use tokio::sync::OwnedMutexGuard;
 
@@ -101,8 +101,8 @@ impl<'a> Write<'a> {
         .fetch_one(&mut *self.tx)
         .await?
         .try_get("id")?;
-        let event =
-            Event { id, at: self.now, kind: new.kind.to_owned(), by: new.by, app, summary, data: new.data };
+        let (kind, summary) = (new.kind.to_owned(), Untrusted(summary));
+        let event = Event { id, at: self.now, kind, by: new.by, app, summary, data: new.data };
         let row = EventRow { event, app_id: new.app, project_id: project };
         self.events.push(row.clone());
         Ok(row)

@@ -124,7 +124,7 @@ async fn the_newest_that_waits_supersedes_the_others() {
     }
     assert_eq!(seen, [S::Retired, S::Superseded, S::Superseded]);
     let steps = world.store.deployments().transitions(second.id).await.unwrap();
-    assert_eq!(steps.last().unwrap().reason.as_deref(), Some("superseded by web#3"));
+    assert_eq!(steps.last().unwrap().reason, Some("superseded by web#3".into()));
     assert_eq!(world.visit().await, (200, "four".into()));
     world.is_true().await;
 }

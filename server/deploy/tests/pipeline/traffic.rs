@@ -141,7 +141,7 @@ async fn an_aborted_rollout_leaves_nothing_and_says_who_did_it() {
     let row = world.cancel(&row).await.unwrap();
     assert_eq!(row.state, S::Cancelled);
     let steps = world.store.deployments().transitions(row.id).await.unwrap();
-    assert_eq!(steps.last().unwrap().reason.as_deref(), Some("rollout aborted by berth"));
+    assert_eq!(steps.last().unwrap().reason, Some("rollout aborted by berth".into()));
     assert_eq!(world.beta().await, "one");
     world.is_true().await;
     assert!(world.promote(&row).await.is_err(), "it is over");

@@ -181,7 +181,7 @@ impl Api {
         let detail =
             format!("{title} answered {} to {} {}{said}.", status.as_u16(), request.method, request.path);
         let transient = limited || status.is_server_error();
-        ApiFailure { problem: Problem::new(code, detail).hint(hint), transient, after }
+        ApiFailure { problem: Problem::new(code, detail).hint(hint).quoting(), transient, after }
     }
 }
 

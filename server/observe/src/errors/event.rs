@@ -204,7 +204,7 @@ impl Event {
             request: object.get("request").and_then(request),
             sdk: object.get("sdk").and_then(sdk),
             fingerprint: fingerprint(object.get("fingerprint")),
-            trace_id: body.pointer("/contexts/trace/trace_id").and_then(|v| read::text(Some(v), 32)),
+            trace_id: trace_id(body),
             breadcrumbs: crumbs[crumbs.len().saturating_sub(MAX_CRUMBS)..].iter().map(crumb).collect(),
             about: about(body),
             images: images(body),
@@ -463,6 +463,11 @@ fn about(body: &Value) -> Vec<(&'static str, String)> {
         }
     }
     found
+}
+
+/// The id of the trace, without hyphens; nothing where it is none, as it is shown as a fact and not as a quote.
+fn trace_id(body: &Value) -> Option<String> {
+    body.pointer("/contexts/trace/trace_id").and_then(Value::as_str).and_then(super::accept::event_id)
 }
 
 fn images(body: &Value) -> Vec<(String, String)> {

@@ -66,13 +66,12 @@ impl Decision {
         }
     }
 
-    /// Opens the issue again; the kind of event that tells it, and its summary.
+    /// Opens the issue again; the kind of event that tells it, and what happened in words.
     pub(super) async fn undo(
         &self,
         write: &mut Write<'_>,
         issue: i64,
-        what: &str,
-    ) -> Result<(&'static str, String)> {
+    ) -> Result<(&'static str, &'static str)> {
         let regressed = self.state == IssueState::Resolved;
         sqlx::query(
             "UPDATE error_issues SET state = 'open', regressed = $2, resolved_at = NULL, resolved_release = NULL,
@@ -84,8 +83,8 @@ impl Decision {
         .execute(write.conn())
         .await?;
         Ok(match regressed {
-            true => ("error.regressed", format!("A resolved error came back: {what}")),
-            false => ("error.reopened", format!("An ignored error reached its limit: {what}")),
+            true => ("error.regressed", "A resolved error came back"),
+            false => ("error.reopened", "An ignored error reached its limit"),
         })
     }
 }

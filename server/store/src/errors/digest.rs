@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use berth_schemas::{
-    Timestamp,
+    IssueRef, Timestamp,
     issue::{GroupingReason, Level},
 };
 use serde_json::json;
@@ -363,8 +363,7 @@ impl Batch<'_, '_> {
         .fetch_one(self.write.conn())
         .await?
         .try_get("id")?;
-        let summary = format!("A new error: {}", line(&event.kind, &event.value));
-        self.tell("error.new", event.app, number, summary, event.environment).await?;
+        self.tell("error.new", "A new error", event.app, number, event.environment).await?;
         self.sums.insert(
             issue,
             Sum {
@@ -387,12 +386,17 @@ impl Batch<'_, '_> {
     async fn tell(
         &mut self,
         kind: &'static str,
+        what: &str,
         app: AppId,
         number: i64,
-        summary: String,
         environment: EnvironmentId,
     ) -> Result<()> {
-        let data = json!({ "number": number, "environment_id": environment.0 });
+        let known = sqlx::query("SELECT slug FROM apps WHERE id = $1").bind(app.0);
+        let Some(known) = known.fetch_optional(self.write.conn()).await? else { return Ok(()) };
+        let name = IssueRef { app: row::name(&known, "apps", "slug")?, number }.to_string();
+        // What the error says stays with the issue, where it is shown as the words of a stranger.
+        let summary = format!("{what}: {name}.");
+        let data = json!({ "issue": name, "number": number, "environment_id": environment.0 });
         let event = NewEvent { kind, by: "berth".into(), app: Some(app), summary, data };
         self.write.event(event).await.map(drop)
     }
@@ -479,10 +483,9 @@ impl Batch<'_, '_> {
             {
                 continue;
             }
-            let what = line(&row.try_get::<String, _>("kind")?, &row.try_get::<String, _>("value")?);
             let environment = sum.hours.keys().next().map_or(EnvironmentId(0), |(e, _)| *e);
-            let (kind, summary) = decision.undo(self.write, issue, &what).await?;
-            self.tell(kind, sum.app, row.try_get("number")?, summary, environment).await?;
+            let (kind, what) = decision.undo(self.write, issue).await?;
+            self.tell(kind, what, sum.app, row.try_get("number")?, environment).await?;
         }
         Ok(())
     }
@@ -579,15 +582,6 @@ fn happened(event: &DigestedEvent) -> Timestamp {
     match said.0 {
         t if t > event.received_at.0 + FUTURE => event.received_at,
         t => Timestamp(t.max(event.received_at.0 - PAST)),
-    }
-}
-
-pub(super) fn line(kind: &str, value: &str) -> String {
-    let value = value.lines().next().unwrap_or_default();
-    if value.is_empty() || value == kind {
-        kind.to_owned()
-    } else {
-        storable(&format!("{kind}: {value}"), 300)
     }
 }
 

@@ -11,7 +11,6 @@ use sqlx::{Row, any::AnyRow};
 use super::{
     change::join,
     decision::{Decision, Seen},
-    digest::line,
     maps::MAP_IS_THERE,
 };
 use crate::{
@@ -36,7 +35,6 @@ struct Side {
     id: i64,
     app: AppId,
     name: IssueRef,
-    what: String,
     events: i64,
     users: i64,
     last_seen: Timestamp,
@@ -63,8 +61,8 @@ pub(super) async fn by_maps(write: &mut Write<'_>, issue: i64) -> Result<Option<
     if gone.decision.state == IssueState::Open
         && joined.decision.undone_by(&seen, write.now, joined.events, joined.users)
     {
-        let (kind, summary) = joined.decision.undo(write, joined.id, &joined.what).await?;
-        tell(write, &joined, kind, summary).await?;
+        let (kind, what) = joined.decision.undo(write, joined.id).await?;
+        tell(write, &joined, kind, format!("{what}: {}.", joined.name)).await?;
     }
     Ok(Some(Joined { gone: gone.id, into: into.id }))
 }
@@ -129,7 +127,6 @@ fn read_side(r: &AnyRow) -> Result<Side> {
         id: r.try_get("id")?,
         app: AppId(r.try_get("app_id")?),
         name: IssueRef { app: row::name(r, "apps", "slug")?, number: r.try_get("number")? },
-        what: line(&r.try_get::<String, _>("kind")?, &r.try_get::<String, _>("value")?),
         events: r.try_get("events")?,
         users: r.try_get("users")?,
         last_seen: row::time(r, "last_seen")?,

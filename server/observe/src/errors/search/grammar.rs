@@ -97,6 +97,8 @@ pub struct QueryError {
     pub what: String,
     /// What would be right, if that can be guessed.
     pub instead: Option<String>,
+    /// Whether that names a tag: a word of whoever sent an event with it.
+    pub names_a_tag: bool,
 }
 
 impl fmt::Display for QueryError {
@@ -109,7 +111,7 @@ impl QueryError {
     /// An error at a place.
     #[must_use]
     pub fn new(at: usize, what: impl Into<String>) -> Self {
-        Self { at, what: what.into(), instead: None }
+        Self { at, what: what.into(), instead: None, names_a_tag: false }
     }
 
     /// With what would be right.

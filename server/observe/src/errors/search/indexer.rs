@@ -246,19 +246,23 @@ async fn aside<T: Send + 'static>(
 
 fn mistake(query: &str, error: &QueryError) -> Problem {
     let problem = Problem::invalid("query", format!("{error}: {query:?}."));
-    match &error.instead {
-        Some(instead) => {
-            problem.hint(format!("Perhaps {instead:?} was meant; error_fields shows the grammar."))
-        }
-        None => problem.hint("error_fields shows the grammar and the fields."),
-    }
+    meant(problem, error, "error_fields shows the grammar and the fields.")
 }
 
 fn no_facet(error: &QueryError) -> Problem {
     let problem = Problem::invalid("facets", format!("{}.", error.what));
+    meant(problem, error, "error_fields lists the fields.")
+}
+
+/// Adds what was perhaps meant: a tag as a quote, because whoever has a DSN names tags.
+fn meant(problem: Problem, error: &QueryError, more: &str) -> Problem {
     match &error.instead {
-        Some(instead) => problem.hint(format!("Perhaps {instead:?} was meant; error_fields lists them.")),
-        None => problem.hint("error_fields lists the fields."),
+        Some(instead) if error.names_a_tag => problem
+            .hint(format!("See candidates for what was perhaps meant; {more}"))
+            .candidates(vec![instead.clone()])
+            .quoting(),
+        Some(instead) => problem.hint(format!("Perhaps {instead:?} was meant; {more}")),
+        None => problem.hint(more),
     }
 }
 

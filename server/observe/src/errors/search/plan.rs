@@ -273,7 +273,10 @@ impl Planner<'_> {
         let error =
             QueryError::new(at, format!("there is no field or tag {name:?}; error_fields lists them"));
         match near.first() {
-            Some(near) => error.instead(form(near)),
+            Some(near) => {
+                let names_a_tag = FIELDS.iter().all(|(name, _)| name != near);
+                QueryError { names_a_tag, ..error.instead(form(near)) }
+            }
             None => error,
         }
     }

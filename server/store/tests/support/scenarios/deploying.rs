@@ -74,7 +74,7 @@ pub async fn history_has_its_durations(world: World) {
     let seen: Vec<_> = steps.iter().map(|t| (t.state, t.ms.map(|ms| ms / 1000))).collect();
     assert_eq!(seen, [(S::Queued, Some(2)), (S::Fetching, Some(3)), (S::Failed, None)]);
     let events = world.store.events().list(&Visible::All, None, Some("deployment"), None, None, 1).await;
-    assert_eq!(events.unwrap()[0].summary, "web#1 failed: The branch does not exist.");
+    assert_eq!(events.unwrap()[0].summary.0, "web#1 failed: The branch does not exist.");
 
     deployments.set_commit(d.id, "abc123", Some("ignored, the caller said something")).await.unwrap();
     deployments.set_plan(d.id, &serde_json::json!({ "builder": "node" })).await.unwrap();

@@ -44,7 +44,7 @@ pub async fn the_same_twice_is_one_while_it_is_on_its_way(world: World) {
         world.store.events().list(&Visible::All, None, Some("deployment.same"), None, None, 50).await;
     let events = events.unwrap();
     assert_eq!(
-        (events.len(), events[0].summary.as_str()),
+        (events.len(), events[0].summary.0.as_str()),
         (9, "ci asked for what web#1 brings; it is queued.")
     );
     // Only the newest counts: what comes after something else is wanted after it.
