@@ -458,7 +458,7 @@ impl Batch<'_, '_> {
                 "UPDATE error_issues SET events = events + $2, users = users + $3,
                      first_seen = CASE WHEN first_seen < $4 THEN first_seen ELSE $4 END,
                      last_seen = CASE WHEN last_seen > $5 THEN last_seen ELSE $5 END
-                 WHERE id = $1 RETURNING number, kind, value, level, events, users, {}",
+                 WHERE id = $1 RETURNING number, level, events, users, {}",
                 Decision::COLUMNS
             );
             let row = sqlx::query(assembled(sql))

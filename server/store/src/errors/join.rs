@@ -114,7 +114,7 @@ fn direction(one: Side, other: Side) -> Option<(Side, Side)> {
 
 async fn side(write: &mut Write<'_>, issue: i64) -> Result<Option<Side>> {
     let sql = format!(
-        "SELECT i.id, i.app_id, a.slug, i.number, i.kind, i.value, i.events, i.users, i.last_seen, i.merged_by_hand,
+        "SELECT i.id, i.app_id, a.slug, i.number, i.events, i.users, i.last_seen, i.merged_by_hand,
              i.split_by_hand, {} FROM error_issues i JOIN apps a ON a.id = i.app_id WHERE i.id = $1",
         Decision::COLUMNS
     );
