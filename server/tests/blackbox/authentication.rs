@@ -130,6 +130,95 @@ async fn a_foreign_projects_token_finds_nothing() {
     }
 }
 
+/// What an assistant asks besides calling tools, about the app `shop`.
+fn asked_by_assistants() -> [(&'static str, Value); 11] {
+    let read = |uri: &str| ("resources/read", json!({ "uri": uri }));
+    let complete = |argument: &str| {
+        let of = json!({ "type": "ref/resource", "uri": format!("berth://{argument}s/{{{argument}}}") });
+        ("completion/complete", json!({ "ref": of, "argument": { "name": argument, "value": "" } }))
+    };
+    [
+        ("tools/list", json!({})),
+        ("resources/list", json!({})),
+        ("resources/templates/list", json!({})),
+        ("prompts/list", json!({})),
+        ("prompts/get", json!({ "name": "why_is_it_down", "arguments": { "app": "shop" } })),
+        read("berth://docs/overview"),
+        read("berth://apps/shop"),
+        read("berth://deployments/shop/log"),
+        read("berth://issues/SHOP-1"),
+        complete("app"),
+        complete("issue"),
+    ]
+}
+
+async fn ask(rest: Rest, method: &str, params: Value) -> Answer {
+    let body = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
+    let rest = rest.header("accept", "application/json, text/event-stream");
+    rest.header("mcp-protocol-version", "2025-11-25").post("/mcp", body).await
+}
+
+/// Lets a token's time run out, while the daemon does not run.
+async fn expire(berth: &Berth, token: &str) {
+    use sqlx::ConnectOptions as _;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(berth.data_dir().join("berth.db"));
+    let mut database = options.connect().await.expect("the store");
+    let sql = sqlx::query("UPDATE tokens SET expires_at = 1 WHERE name = $1").bind(token.to_owned());
+    let done = sql.execute(&mut database).await.expect("a change");
+    assert_eq!(done.rows_affected(), 1);
+}
+
+#[tokio::test]
+async fn assistants_without_a_good_token_are_answered_401() {
+    let mut berth = Berth::without_docker().await;
+    let dsn = crate::errors::dsn(&berth, "shop").await;
+    let event = crate::errors::event(1, json!({}));
+    assert!(crate::errors::send(&dsn, crate::errors::envelope(&event)).await.0.is_success());
+    crate::errors::found(&berth, "is:open", 1).await;
+    let late = berth.token("late", &["admin"], &[]).await;
+    for (method, params) in asked_by_assistants() {
+        ask(berth.anonymous(), method, params.clone()).await.problem(401, "unauthenticated");
+        let wrong = ask(berth.rest_as("berth_wrong"), method, params.clone()).await;
+        wrong.problem(401, "unauthenticated");
+        // What follows says something only if a good one is answered.
+        let good = ask(berth.rest_as(&late), method, params.clone()).await.ok();
+        let empty = params["uri"] == "berth://deployments/shop/log";
+        assert_eq!(good["result"].is_object(), !empty, "{method} {params}: {good:#}");
+    }
+    berth.kill().await;
+    expire(&berth, "late").await;
+    berth.start_again().await;
+    for (method, params) in asked_by_assistants() {
+        ask(berth.rest_as(&late), method, params).await.problem(401, "unauthenticated");
+    }
+}
+
+#[tokio::test]
+async fn assistants_see_nothing_of_a_foreign_project_or_of_tools_that_their_token_lacks() {
+    let berth = Berth::without_docker().await;
+    berth.rest().post("/v1/projects", json!({ "name": "other" })).await.ok();
+    let dsn = crate::errors::dsn(&berth, "shop").await;
+    let event = crate::errors::event(1, json!({}));
+    assert!(crate::errors::send(&dsn, crate::errors::envelope(&event)).await.0.is_success());
+    crate::errors::found(&berth, "is:open", 1).await;
+    let foreign = berth.token("foreign", &["admin"], &["other"]).await;
+    let narrow = json!({ "name": "narrow", "scopes": ["read"], "tools": ["project_list"] });
+    let narrow = berth.rest().post("/v1/tokens", narrow).await.ok()["secret"].as_str().unwrap().to_owned();
+    for (method, params) in asked_by_assistants() {
+        let about_it = params["uri"].as_str().is_some_and(|uri| uri != "berth://docs/overview");
+        for (who, token) in [("foreign", &foreign), ("narrow", &narrow)] {
+            let answer = ask(berth.rest_as(token), method, params.clone()).await.ok();
+            assert_eq!(answer["error"].is_object(), about_it, "{who} {method} {params}: {answer:#}");
+            let told = answer["result"]["completion"]["values"].as_array().map_or(0, Vec::len);
+            // A token that is limited to tools sees its project's apps; what breaks in them is another matter.
+            let may = who == "narrow" && params["argument"]["name"] == "app";
+            assert_eq!(told, usize::from(may), "{who} {params}: {answer:#}");
+            let text = answer.to_string();
+            assert!(!text.contains("KeyError") && !text.contains("app/cart.py"), "{who} {method}: {text}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_revoked_token_stops_at_once() {
     let berth = Berth::without_docker().await;

@@ -8,6 +8,7 @@ mod harness;
 mod audit;
 mod authentication;
 mod bridge;
+mod canary;
 mod certificates;
 mod clients;
 mod command_line;

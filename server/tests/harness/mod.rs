@@ -230,7 +230,12 @@ impl Berth {
 
     /// Requests a path of an app, by its host name, through the data plane.
     pub async fn visit(&self, app: &str, path: &str) -> Answer {
-        Rest::new(&self.http_url, None).host(&format!("{app}.localhost")).get(path).await
+        self.visitor(app).get(path).await
+    }
+
+    /// A visitor of an app, by its host name, through the data plane.
+    pub fn visitor(&self, app: &str) -> Rest {
+        Rest::new(&self.http_url, None).host(&format!("{app}.localhost"))
     }
 
     /// Sends SIGTERM and waits for the end.

@@ -31,14 +31,20 @@ pub(super) struct Dsn {
     pub(super) url: String,
 }
 
+impl Dsn {
+    /// What a DSN says.
+    pub(super) fn of(dsn: &str) -> Self {
+        let (scheme, rest) = dsn.split_once("://").unwrap();
+        let (key, place) = rest.split_once('@').unwrap();
+        let (host, id) = place.rsplit_once('/').unwrap();
+        let url = format!("{scheme}://{host}/api/{id}/envelope/");
+        Self { key: key.to_owned(), url, dsn: dsn.to_owned() }
+    }
+}
+
 pub(super) async fn dsn(berth: &Berth, app: &str) -> Dsn {
     berth.rest().post("/v1/apps", json!({ "name": app })).await.ok();
-    let dsn = berth.rest().get(&format!("/v1/apps/{app}/dsn")).await.ok()["dsn"].as_str().unwrap().to_owned();
-    let (scheme, rest) = dsn.split_once("://").unwrap();
-    let (key, place) = rest.split_once('@').unwrap();
-    let (host, id) = place.rsplit_once('/').unwrap();
-    let url = format!("{scheme}://{host}/api/{id}/envelope/");
-    Dsn { key: key.to_owned(), url, dsn: dsn.clone() }
+    Dsn::of(berth.rest().get(&format!("/v1/apps/{app}/dsn")).await.ok()["dsn"].as_str().unwrap())
 }
 
 pub(super) fn event(n: u32, more: Value) -> Value {
