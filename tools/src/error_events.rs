@@ -249,8 +249,9 @@ async fn shown(call: &Call, issue: &IssueRow, row: &ErrorEventRow) -> Result<(Ev
 fn map_problem(wanted: &WantedMap) -> Untrusted {
     if wanted.debug_id.is_empty() && wanted.url.starts_with('/') {
         let (file, release) = (&wanted.url, &wanted.release);
-        let text =
-            format!("The source map of {file} is still to be taken out of the image of release {release:?}; Berth does it.");
+        let text = format!(
+            "The source map of {file} is still to be taken out of the image of release {release:?}; Berth does it."
+        );
         return text.into();
     }
     let by = match wanted.debug_id.as_str() {

@@ -198,7 +198,7 @@ async fn releases(world: &World) {
         let artifact = Artifact::Static { path: format!("kept/{n}") };
         let variables = Snapshot { branch: None, dsn: None, variables: Vec::new() };
         let settings = AppSettings::default();
-        let new = NewRelease { deployment: made.id, artifact, settings, variables, bytes: 1 };
+        let new = NewRelease { deployment: made.id, artifact, settings, variables, bytes: 1, maps_of: None };
         let release = store.releases().create(new).await.unwrap();
         step(&[S::Building, S::Starting, S::Checking, S::Switching]).await;
         store.deployments().switch_live(made.id, release.id).await.unwrap();
