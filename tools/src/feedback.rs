@@ -156,7 +156,8 @@ impl Brief for FeedbackPage {
         if self.feedback.is_empty() {
             return "Nobody has written anything.".into();
         }
-        Text::new().quote_lines(self.feedback.iter().map(|f| story(f).into()))
+        let text = Text::new().quote_lines(self.feedback.iter().map(|f| story(f).into()));
+        text.say_if(page::more(self.next_cursor.as_ref()))
     }
 }
 

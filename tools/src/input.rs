@@ -137,7 +137,7 @@ mod tests {
                 json!({ "kind": "email", "smtp_host": "a", "from": "b", "to": [], "security": "ssl" }),
                 "target.security",
             ),
-            (json!({ "kind": "pigeon" }), "target"),
+            (json!({ "kind": "pigeon" }), "target.kind"),
         ] {
             let (found, detail) = problem::<ChannelSet>(&json!({ "channel": "office", "target": target }));
             assert_eq!(found.as_deref(), Some(field), "{target}: {detail}");

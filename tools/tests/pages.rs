@@ -4,7 +4,7 @@
 
 mod world;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use berth_schemas::{
     Scope,
@@ -15,8 +15,8 @@ use berth_schemas::{
     token::TokenMode,
 };
 use berth_store::{
-    Approval, Artifact, Change, DeploymentSource, NewDeployment, NewDnsProvider, NewPreview, NewPush,
-    NewRelease, Presented, Principal, PushSource, Snapshot, Visible,
+    Approval, Artifact, ErrorItem, ItemKind, NewDnsProvider, NewIntake, NewPreview, NewPush, NewRelease,
+    Presented, Principal, PushSource, Snapshot, Visible,
 };
 use berth_tools::{Budget, Call, Via};
 use serde_json::{Value, json};
@@ -175,34 +175,26 @@ async fn releases(world: &World) {
     let store = &world.context.store;
     world.ok("app_create", json!({ "name": "kept", "settings": { "keep_releases": 50 } })).await;
     let of = store.apps().by_slug(&Visible::All, &"kept".parse().unwrap()).await.unwrap().unwrap();
-    // As many as are kept beside the one that serves.
-    for n in 0..51 {
-        let new = NewDeployment {
-            app: of.id,
-            environment: of.environment.id,
-            source: DeploymentSource::Image { image: format!("kept:{n}") },
-            key: None,
-            by: "ci".into(),
-            message: Some("m".repeat(490)),
-            no_cache: false,
-            rollout: None,
-        };
-        let made = store.deployments().enqueue(new).await.unwrap();
-        let step = async |states: &[S]| {
-            for pair in states.windows(2) {
-                let (from, to) = (pair[0], pair[1]);
-                store.deployments().transition(made.id, from, to, Change::default()).await.unwrap();
-            }
-        };
-        step(&[S::Queued, S::Fetching, S::Building]).await;
-        let artifact = Artifact::Static { path: format!("kept/{n}") };
+    // As many as are kept beside the one that serves. One more deployment: the pipeline, which takes them one by one,
+    // is done with all before it when it takes the last.
+    for n in 0..=51 {
+        let input = json!({ "app": "kept", "image": format!("gone:{n}"), "message": "m".repeat(490) });
+        world.ok("deployment_create", input).await;
+    }
+    let mut rows = Vec::new();
+    for _ in 0..600 {
+        rows = store.deployments().list(of.id, None, None, 100).await.unwrap();
+        if rows.len() == 52 && rows.iter().all(|r| r.state.is_settled()) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for row in &rows[1..] {
+        let artifact = Artifact::Static { path: format!("kept/{}", row.number) };
         let variables = Snapshot { branch: None, dsn: None, variables: Vec::new() };
         let settings = AppSettings::default();
-        let new = NewRelease { deployment: made.id, artifact, settings, variables, bytes: 1, maps_of: None };
-        let release = store.releases().create(new).await.unwrap();
-        step(&[S::Building, S::Starting, S::Checking, S::Switching]).await;
-        store.deployments().switch_live(made.id, release.id).await.unwrap();
-        store.deployments().finish_live(made.id).await.unwrap();
+        let new = NewRelease { deployment: row.id, artifact, settings, variables, bytes: 1, maps_of: None };
+        store.releases().create(new).await.unwrap();
     }
 }
 
@@ -227,6 +219,27 @@ async fn errors(world: &World) {
     let issues = (0..100).map(|issue| event(issue + 1, issue));
     let events: Vec<Value> = issues.chain((100..200).map(|n| event(n + 1, 0))).collect();
     world.report(&app(3), &events, 100).await;
+}
+
+/// What users wrote, which is filed with the errors that come after it.
+async fn feedback(world: &World) {
+    let store = &world.context.store;
+    let of = store.apps().by_slug(&Visible::All, &app(3).parse().unwrap()).await.unwrap().unwrap();
+    let item = |n: usize| {
+        let body = json!({ "event_id": format!("{:032x}", n + 1), "comments": "f".repeat(400) }).to_string();
+        let event_id = Some(format!("{:032x}", n + 1));
+        ErrorItem { kind: ItemKind::UserReport, event_id, name: None, body: body.into_bytes() }
+            .pack()
+            .unwrap()
+    };
+    let request = NewIntake {
+        app: of.id,
+        environment: of.environment.id,
+        received_at: store.clock().now(),
+        items: (0..100).map(item).collect(),
+        dropped: Vec::new(),
+    };
+    store.errors().accept(&[request]).await.unwrap();
 }
 
 async fn propose(world: &World, who: &Principal, n: usize) {
@@ -256,6 +269,7 @@ fn lists(issue: &Value) -> Vec<List> {
         with(list("push_list", "pushes", "push", 100), of(2)),
         with(list("release_list", "releases", "release", 500), json!({ "app": "kept" })),
         with(list("error_search", "issues", "issue", 100), of(3)),
+        with(list("feedback_list", "feedback", "feedback", 100), of(3)),
         with(list("error_event_list", "events", "event", 100), json!({ "issue": issue })),
     ]
 }
@@ -280,6 +294,7 @@ async fn a_model_that_pages_through_a_list_meets_every_row_once() {
     previews_and_pushes(&world).await;
     releases(&world).await;
     variables(&world).await;
+    feedback(&world).await;
     errors(&world).await;
     let newest = world.ok("error_search", json!({ "app": app(3), "sort": "events", "limit": 1 })).await;
     for list in &lists(&newest["issues"][0]["issue"]) {
