@@ -9,7 +9,6 @@ use std::{sync::Arc, time::Duration};
 use berth_schemas::{
     Scope,
     app::AppSettings,
-    deployment::DeploymentState as S,
     dns::DnsCredentials,
     push::{GitChange, PushOrigin},
     token::TokenMode,

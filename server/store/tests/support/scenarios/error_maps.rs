@@ -96,7 +96,7 @@ pub async fn late_maps_join_what_is_one_error(world: World) {
         world.store.events().list(&Visible::All, Some(&app.slug), Some("error."), None, None, 50).await;
     let merged: Vec<_> = told.unwrap().into_iter().filter(|e| e.kind == "error.merged").collect();
     assert_eq!(merged.len(), 1, "{merged:?}");
-    assert_eq!(merged[0].summary, "WEB-2 was merged into WEB-1 by source maps");
+    assert_eq!(merged[0].summary.0, "WEB-2 was merged into WEB-1 by source maps");
     assert_eq!(merged[0].data["reason"], "by source maps");
 }
 

@@ -386,9 +386,9 @@ pub async fn maps_of_what_serves_stay(world: World) {
     };
     for n in 1..=3 {
         world.deploy(&app).await;
-        errors.add_map(&map(&format!("web@{n}"))).await.unwrap();
+        errors.add_maps(&[map(&format!("web@{n}"))]).await.unwrap();
     }
-    errors.add_map(&map("gone")).await.unwrap();
+    errors.add_maps(&[map("gone")]).await.unwrap();
     world.advance(100 * 24 * 3600);
     let age = Duration::from_secs(90 * 24 * 3600);
     let kept = MapsKept { age, releases: 100, events: age };

@@ -78,7 +78,7 @@ pub async fn a_webhook_is_remembered_by_id_and_content(world: World) {
     // What is known is not learnt anew.
     assert_eq!((row.remote_id.as_deref(), row.branch.as_deref()), (Some("7"), Some("main")));
     assert_eq!(row.last_delivery.unwrap().event.0, "push");
-    assert_eq!(row.last_refusal.unwrap().outcome, "wrong signature");
+    assert_eq!(row.last_refusal.unwrap().outcome.0, "wrong signature");
     let events =
         world.store.events().list(&Visible::All, Some(&app.slug), Some("webhook"), None, None, 9).await;
     assert_eq!(events.unwrap()[0].kind, "webhook.refused");
