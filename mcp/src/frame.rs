@@ -55,10 +55,8 @@ impl Frame {
                     self.at(inner, rest);
                 }
             }
-            (Some((Step::If(flag), rest)), value) => {
-                if value.get(flag).is_some_and(|v| *v == true) {
-                    self.at(value, rest);
-                }
+            (Some((Step::If(flag), rest)), value) if value.get(flag).is_some_and(|v| *v == true) => {
+                self.at(value, rest)
             }
             (Some((Step::Each, rest)), Value::Array(items)) => {
                 items.iter_mut().for_each(|v| self.at(v, rest))
