@@ -102,7 +102,8 @@ impl World {
             let errors = self.store.errors();
             let debug = (release.is_empty()).then(|| debug_id(name));
             let url = format!("~/{name}.js");
-            let file = errors.find_map(self.app.id, debug.as_deref(), Some(release), &url, true).await.unwrap();
+            let file =
+                errors.find_map(self.app.id, debug.as_deref(), Some(release), &url, true).await.unwrap();
             found.extend(file.map(|_| *release));
         }
         found

@@ -13,7 +13,7 @@ use crate::support::{
 pub(crate) async fn with_live_app() -> (Berth, Before) {
     let berth = Berth::start().await;
     berth.deploy_live("web", apps::probe("1")).await;
-    let before = Before::of(&berth);
+    let before = Before::something(&berth).await;
     (berth, before)
 }
 

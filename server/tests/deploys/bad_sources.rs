@@ -13,7 +13,7 @@ use crate::support::{
 async fn with_live_site() -> (Berth, Before) {
     let berth = Berth::start().await;
     berth.deploy_live("site", apps::site("what serves")).await;
-    let before = Before::of(&berth);
+    let before = Before::something(&berth).await;
     (berth, before)
 }
 

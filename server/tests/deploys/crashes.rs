@@ -166,7 +166,7 @@ async fn a_cancel_that_was_asked_for_holds_across_a_restart() {
     needs_docker!();
     let mut berth = Berth::start().await;
     berth.deploy_live("web", apps::probe("1")).await;
-    let before = Before::of(&berth);
+    let before = Before::something(&berth).await;
     let nap = format!("600.{}", uuid::Uuid::new_v4().as_u128() % 1_000_000_000);
     let source = apps::dockerfile(&format!("FROM python:3.12-slim\nRUN sleep {nap}\n"));
     let deployment = berth.begin("web", source).await;

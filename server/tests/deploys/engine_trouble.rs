@@ -42,7 +42,7 @@ async fn docker_that_goes_away_in_a_build_fails_it_and_nothing_else() {
     let relay = Relay::open(&socket.path().join("docker.sock"));
     let berth = Berth::start_with(Options::default().with("docker-host", &relay.url())).await;
     berth.deploy_live("web", apps::probe("1")).await;
-    let before = Before::of(&berth);
+    let before = Before::something(&berth).await;
     let nap = format!("600.{}", uuid::Uuid::new_v4().as_u128() % 1_000_000_000);
     let source = apps::dockerfile(&format!("FROM python:3.12-slim\nRUN sleep {nap}\n"));
     let deployment = berth.begin("web", source).await;
@@ -90,7 +90,7 @@ async fn what_would_not_fit_is_refused_with_numbers() {
     needs_docker!();
     let mut berth = Berth::start().await;
     berth.deploy_live("web", apps::probe("1")).await;
-    let before = Before::of(&berth);
+    let before = Before::something(&berth).await;
     berth.kill();
     berth.set("min-free-disk-mb", "16000000");
     berth.run().await;

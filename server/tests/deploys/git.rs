@@ -174,7 +174,7 @@ async fn a_ref_that_is_not_there_names_those_that_are() {
     let berth = Berth::start_with(local()).await;
     let repository = Repository::new(&berth);
     berth.deploy_live("site", json!({ "git_url": repository.url() })).await;
-    let before = Before::of(&berth);
+    let before = Before::something(&berth).await;
     let wanted = json!({ "git_url": repository.url(), "git_ref": "mian" });
     let problem = berth.deploy_failing("site", wanted).await;
     assert_problem(&problem, "git_failed", Some("fetching"), &["mian"], &[]);

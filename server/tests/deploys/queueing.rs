@@ -24,7 +24,7 @@ async fn cancelling_stops_the_build_for_real() {
     needs_docker!();
     let berth = Berth::start().await;
     berth.deploy_live("web", apps::probe("1")).await;
-    let before = Before::of(&berth);
+    let before = Before::something(&berth).await;
     let nap = odd(600);
     let deployment = berth.begin("web", sleepy(&nap)).await;
     berth.reached(&deployment, "building").await;
@@ -48,7 +48,7 @@ async fn cancelling_while_health_is_checked_removes_the_new_containers() {
     needs_docker!();
     let berth = Berth::start().await;
     berth.deploy_live("web", apps::probe("1")).await;
-    let before = Before::of(&berth);
+    let before = Before::something(&berth).await;
     let deployment = berth.begin("web", apps::python("import time; time.sleep(600)")).await;
     berth.reached(&deployment, "checking").await;
     berth.post(&format!("{}/cancel", api::path_of(&deployment)), json!({})).await;

@@ -43,6 +43,9 @@ pub(super) fn of(tool: &str, scene: &Scene) -> Option<Vec<Call>> {
         }
         "error_event_get" => scene.issues.iter().map(|i| json!({ "issue": i, "raw": true })).collect(),
         "error_event_list" | "error_get" => issues(),
+        // The first that was kept.
+        "error_attachment_get" => vec![json!({ "app": "web", "attachment": 1 })],
+        "feedback_list" => vec![json!({}), json!({ "app": "web" })],
         "error_fields" => vec![json!({ "app": "web" })],
         "error_release_compare" => vec![json!({ "app": "web" })],
         "error_search" => vec![

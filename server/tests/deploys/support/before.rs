@@ -17,8 +17,17 @@ pub(crate) struct Before {
 }
 
 impl Before {
-    /// As it is now.
-    pub(crate) fn of(berth: &Berth) -> Self {
+    /// As it is now, once nobody reads an image for source maps any more: that comes after a switch and ends by itself.
+    pub(crate) async fn something(berth: &Berth) -> Self {
+        eventually("the end of reading source maps", Duration::from_secs(30), async || {
+            let now = Self::of(berth);
+            let reads = now.work.iter().any(|name| name.starts_with("maps-"));
+            (!reads).then_some(now)
+        })
+        .await
+    }
+
+    fn of(berth: &Berth) -> Self {
         let mut containers = docker::containers(&berth.instance);
         containers.sort();
         let releases = berth.entries("releases");

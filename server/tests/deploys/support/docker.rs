@@ -33,9 +33,14 @@ fn label(instance: &str) -> String {
     format!("label=berth.instance={instance}")
 }
 
-/// Ids of a daemon's containers, stopped ones too.
+/// Ids of a daemon's containers, stopped ones too, without one through which an image is read for source maps: such a
+/// one is never started, and goes by itself soon after a switch.
 pub(crate) fn containers(instance: &str) -> Vec<String> {
-    lines(&["ps", "--all", "--quiet", "--no-trunc", "--filter", &label(instance)])
+    let all =
+        lines(&["ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Names}}", "--filter", &label(instance)]);
+    let ids =
+        all.iter().filter_map(|line| line.split_once(' ')).filter(|(_, n)| !n.starts_with("berth-maps-"));
+    ids.map(|(id, _)| id.to_owned()).collect()
 }
 
 /// Ids of a daemon's containers of an app that run.
