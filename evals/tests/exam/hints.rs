@@ -45,10 +45,12 @@ impl Input {
     pub(crate) async fn arguments(&self, place: &Place) -> Value {
         let mut arguments = self.arguments.clone();
         if let Some(tool) = &self.job_of {
-            let started = place.api.call(tool, inputs()[tool].arguments.clone()).await.unwrap();
-            let job = &started["job"]["job"];
-            place.api.call("job_get", json!({ "job": job, "wait_s": 30 })).await.unwrap();
-            arguments["job"] = job.clone();
+            let (_, started) = place.api.raw(tool, &inputs()[tool].arguments).await.unwrap();
+            // Where it has been done already, no job is started, and this one is not found.
+            if let Some(job) = started["job"]["job"].as_str() {
+                place.api.call("job_get", json!({ "job": job, "wait_s": 30 })).await.unwrap();
+                arguments["job"] = job.into();
+            }
         }
         arguments
     }
