@@ -36,6 +36,8 @@ use crate::{
 
 /// How often to look without being told, and how long to wait after a failure.
 const PAUSE: Duration = Duration::from_secs(60);
+/// Between two attempts to remove a container.
+const AGAIN: Duration = Duration::from_secs(2);
 /// How often an image is tried.
 const TRIES: i64 = 3;
 /// Bytes of an image's folders that are looked through.
@@ -159,10 +161,21 @@ impl Inner {
                 Err(limits::timed_out("looking for source maps in the image", limits::IMAGE_MAPS))
             }
         };
-        if let Err(error) = self.remove_container(&container).await {
-            tracing::warn!(container = container.short(), %error, "a container that an image was read through is swept later");
-        }
+        self.remove_reader(&container).await;
         taken
+    }
+
+    /// Removes the container that an image was read through. While Docker is away, that is tried until it is back.
+    async fn remove_reader(&self, container: &ContainerId) {
+        while let Err(error) = self.remove_container(container).await {
+            let container = container.short();
+            tracing::warn!(container, %error, "a container that an image was read through is still to be removed");
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN) => {}
+                // The next daemon sweeps it.
+                () = self.shutdown.cancelled() => return,
+            }
+        }
     }
 
     async fn take_through(
