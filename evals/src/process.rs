@@ -78,13 +78,7 @@ impl Program {
     /// CPU time of the program and its children, in seconds.
     #[must_use]
     pub fn cpu_seconds(&self) -> f64 {
-        // Fields 14 and 15 of stat(5), in ticks of 10 ms, counted after the name in parentheses.
-        let ticks = |pid: u32| -> Option<u64> {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-            Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
-        };
-        tree(self.id()).into_iter().filter_map(ticks).sum::<u64>() as f64 / 100.0
+        tree(self.id()).into_iter().filter_map(cpu_seconds).sum()
     }
 
     /// Resident memory of the program and its children, in KiB.
@@ -115,9 +109,36 @@ impl Drop for Program {
 /// Resident memory of one process, in KiB; none if there is no such process.
 #[must_use]
 pub fn resident_kib(pid: u32) -> Option<u64> {
+    status_kib(pid, "VmRSS")
+}
+
+/// What of [`resident_kib`] are pages of files, which the system takes back when memory is short.
+#[must_use]
+pub fn resident_files_kib(pid: u32) -> Option<u64> {
+    status_kib(pid, "RssFile")
+}
+
+/// The most memory that one process ever had, in KiB.
+#[must_use]
+pub fn peak_kib(pid: u32) -> Option<u64> {
+    status_kib(pid, "VmHWM")
+}
+
+/// A size of proc_pid_status(5), in KiB.
+fn status_kib(pid: u32, name: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
+    let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    value.split_whitespace().next()?.parse().ok()
+}
+
+/// Processor time that one process took, in seconds.
+#[must_use]
+pub fn cpu_seconds(pid: u32) -> Option<f64> {
+    // Fields 14 and 15 of proc_pid_stat(5), in ticks of 10 ms, counted after the name in parentheses.
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let ticks = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
+    Some(ticks as f64 / 100.0)
 }
 
 fn tree(root: u32) -> Vec<u32> {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use berth_evals::daemon::Daemon;
+use berth_evals::{daemon::Daemon, process};
 use clap::Parser;
 use reqwest::Url;
 use serde_json::{Value, json};
@@ -149,17 +149,7 @@ fn mib(bytes: u64) -> f64 {
 
 /// Processor time that a process took, in seconds.
 fn cpu_seconds(pid: u32) -> f64 {
-    // Fields 14 and 15 of stat(5), in ticks of 10 ms, counted after the name in parentheses.
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
-    after.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<f64>().ok()).sum::<f64>() / 100.0
-}
-
-/// The most memory that a process ever had, in bytes.
-fn peak(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap_or_default();
-    line.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) * 1024
+    process::cpu_seconds(pid).unwrap_or(0.0)
 }
 
 fn say(what: &str, value: impl std::fmt::Display, goal: &str) {
@@ -173,13 +163,16 @@ struct Burst {
     p50_ms: f64,
     p99_ms: f64,
     digested_per_s: f64,
-    idle: u64,
+    /// Memory before, and what of it are pages of files.
+    idle: (u64, u64),
 }
 
 async fn burst(berth: &Berth, options: &Options) -> Result<Burst> {
     load::burst(&berth.sink, &Requests::make(&berth.sink, BURST ^ 77, (0, 50)), (0, 50), 4).await?;
     berth.until_found(&events::id(BURST ^ 77, 49), Duration::from_millis(50)).await?;
-    let (before, idle) = (berth.digested().await?, berth.daemon.resident()?);
+    let before = berth.digested().await?;
+    let files = process::resident_files_kib(berth.daemon.pid()).context("the daemon does not run")? * 1024;
+    let idle = (berth.daemon.resident()?, files);
     let requests = Requests::make(&berth.sink, BURST, (0, options.events));
     let cpu = cpu_seconds(berth.daemon.pid());
     let told = load::burst(&berth.sink, &requests, (0, options.events), options.connections).await?;
@@ -227,7 +220,7 @@ async fn delays(berth: &Berth) -> Result<()> {
     Ok(())
 }
 
-async fn grow(berth: &Berth, options: &Options, idle: u64) -> Result<()> {
+async fn grow(berth: &Berth, options: &Options, (idle, idle_files): (u64, u64)) -> Result<()> {
     let there = berth.digested().await?;
     let wanted = options.store.saturating_sub(there);
     let (mut sent, mut slowest) = (0, Duration::ZERO);
@@ -273,7 +266,15 @@ async fn grow(berth: &Berth, options: &Options, idle: u64) -> Result<()> {
         format!("{:.1} MiB", mib(now.saturating_sub(idle))),
         "goal: at most 60 MB",
     );
-    say("memory, most ever", format!("{:.1} MiB", mib(peak(berth.daemon.pid()))), "");
+    let pid = berth.daemon.pid();
+    let files = process::resident_files_kib(pid).context("the daemon does not run")? * 1024;
+    say(
+        "  of it pages of files, now and before",
+        format!("{:.1}, {:.1} MiB", mib(files), mib(idle_files)),
+        "",
+    );
+    let most = process::peak_kib(pid).context("the daemon does not run")? * 1024;
+    say("memory, most ever", format!("{:.1} MiB", mib(most)), "");
     Ok(())
 }
 

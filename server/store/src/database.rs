@@ -32,8 +32,11 @@ const LOCK_ID: i64 = 0x62_65_72_74_68;
 
 const READERS: u32 = 4;
 
-/// Page cache of a connection in KiB.
-const CACHE_KIB: u32 = 16 << 10;
+/// Page cache of the writing connection in KiB: what it changes between two commits, and the inner pages of the indexes.
+const WRITER_CACHE_KIB: u32 = 16 << 10;
+
+/// Page cache of a reading connection in KiB. Each has one of its own; what they share, the operating system keeps.
+const READER_CACHE_KIB: u32 = 2 << 10;
 
 /// SQLite's number for the mode of auto_vacuum that is used.
 const INCREMENTAL: i64 = 2;
@@ -92,8 +95,8 @@ impl Database {
         let file = data_dir.join(SQLITE_FILE);
         create_private_file(&file)?;
         let url = format!("sqlite://{}?mode=rw", percent_encode(&file));
-        let writer = sqlite_pool(1, &url, false, CACHE_KIB).await?;
-        let readers = sqlite_pool(READERS, &url, true, CACHE_KIB).await?;
+        let writer = sqlite_pool(1, &url, false, WRITER_CACHE_KIB).await?;
+        let readers = sqlite_pool(READERS, &url, true, READER_CACHE_KIB).await?;
         Ok(Self {
             kind: Kind::Sqlite,
             writer,
