@@ -9,7 +9,7 @@ mod load;
 
 use std::{
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -53,6 +53,12 @@ struct Options {
     /// Searches of each kind.
     #[arg(long, default_value_t = 40)]
     searches: usize,
+    /// Where to leave the data for other runs; it must not be there.
+    #[arg(long)]
+    keep: Option<PathBuf>,
+    /// Begin with a copy of what another run left, to measure a change on a grown store without growing it first.
+    #[arg(long)]
+    from: Option<PathBuf>,
     /// More flags of `berth serve`, such as a database's address.
     #[arg(long = "serve-flag", allow_hyphen_values = true)]
     flags: Vec<String>,
@@ -62,6 +68,8 @@ struct Options {
 struct Berth {
     daemon: Daemon,
     sink: Sink,
+    /// Mixed into the identities of loads.
+    run: u64,
     client: reqwest::Client,
 }
 
@@ -69,13 +77,24 @@ impl Berth {
     async fn start(options: &Options) -> Result<Self> {
         let mut flags = vec!["--docker-host", "unix:///nonexistent/docker.sock"];
         flags.extend(options.flags.iter().map(String::as_str));
-        let daemon = Daemon::start(&options.berth, tempfile::tempdir()?, &flags).await?;
-        daemon.call("POST", "/v1/apps", json!({ "name": "shop" })).await?;
-        let most = json!({ "events_per_minute": 1_000_000 });
-        daemon.call("PATCH", "/v1/apps/shop/errors/rules", most).await?;
+        let directory = tempfile::tempdir()?;
+        if let Some(from) = &options.from {
+            copy(from, directory.path()).with_context(|| format!("{} cannot be copied", from.display()))?;
+        }
+        let daemon = Daemon::start(&options.berth, directory, &flags).await?;
+        if options.from.is_none() {
+            daemon.call("POST", "/v1/apps", json!({ "name": "shop" })).await?;
+            let most = json!({ "events_per_minute": 1_000_000 });
+            daemon.call("PATCH", "/v1/apps/shop/errors/rules", most).await?;
+        }
         let dsn = daemon.call("GET", "/v1/apps/shop/dsn", Value::Null).await?;
         let sink = Sink::of_dsn(dsn["dsn"].as_str().context("a DSN")?, daemon.control)?;
-        Ok(Self { daemon, sink, client: reqwest::Client::builder().no_proxy().build()? })
+        // Events of an earlier run would be taken for the same.
+        let run = match options.from {
+            Some(_) => SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs() << 8,
+            None => 0,
+        };
+        Ok(Self { daemon, sink, run, client: reqwest::Client::builder().no_proxy().build()? })
     }
 
     async fn get(&self, path: &str, pairs: &[(&str, &str)]) -> Result<Value> {
@@ -129,6 +148,21 @@ impl Berth {
     }
 }
 
+/// Copies a folder with all that is in it.
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &to)?
+        } else {
+            std::fs::copy(entry.path(), &to).map(drop)?
+        }
+    }
+    Ok(())
+}
+
 fn size(path: &Path, without: &[&str]) -> u64 {
     let Ok(entries) = std::fs::read_dir(path) else { return 0 };
     let of = |entry: std::fs::DirEntry| {
@@ -168,19 +202,20 @@ struct Burst {
 }
 
 async fn burst(berth: &Berth, options: &Options) -> Result<Burst> {
-    load::burst(&berth.sink, &Requests::make(&berth.sink, BURST ^ 77, (0, 50)), (0, 50), 4).await?;
-    berth.until_found(&events::id(BURST ^ 77, 49), Duration::from_millis(50)).await?;
+    load::burst(&berth.sink, &Requests::make(&berth.sink, berth.run ^ BURST ^ 77, (0, 50)), (0, 50), 4)
+        .await?;
+    berth.until_found(&events::id(berth.run ^ BURST ^ 77, 49), Duration::from_millis(50)).await?;
     let before = berth.digested().await?;
     let files = process::resident_files_kib(berth.daemon.pid()).context("the daemon does not run")? * 1024;
     let idle = (berth.daemon.resident()?, files);
-    let requests = Requests::make(&berth.sink, BURST, (0, options.events));
+    let requests = Requests::make(&berth.sink, berth.run ^ BURST, (0, options.events));
     let cpu = cpu_seconds(berth.daemon.pid());
     let told = load::burst(&berth.sink, &requests, (0, options.events), options.connections).await?;
     let sent = Instant::now();
     let accepted = told.accepted() as u64;
     berth.until_digested(before + accepted).await?;
     let digested = sent.elapsed() + told.took;
-    berth.until_found(&events::id(BURST, options.events - 1), Duration::from_millis(20)).await?;
+    berth.until_found(&events::id(berth.run ^ BURST, options.events - 1), Duration::from_millis(20)).await?;
     let found = sent.elapsed() + told.took;
     let cpu = (cpu_seconds(berth.daemon.pid()) - cpu) / accepted.max(1) as f64;
     println!("\nA burst of {} events over {} connections", options.events, options.connections);
@@ -208,9 +243,9 @@ async fn burst(berth: &Berth, options: &Options) -> Result<Burst> {
 async fn delays(berth: &Berth) -> Result<()> {
     let mut times = Vec::new();
     for n in 0..20 {
-        ensure!(load::one(&berth.sink, PROBE, n).await? == 200, "a probe was refused");
+        ensure!(load::one(&berth.sink, berth.run ^ PROBE, n).await? == 200, "a probe was refused");
         let begun = Instant::now();
-        berth.until_found(&events::id(PROBE, n), Duration::from_millis(5)).await?;
+        berth.until_found(&events::id(berth.run ^ PROBE, n), Duration::from_millis(5)).await?;
         times.push(begun.elapsed());
         tokio::time::sleep(Duration::from_millis(50 + n * 13)).await;
     }
@@ -225,7 +260,7 @@ async fn grow(berth: &Berth, options: &Options, (idle, idle_files): (u64, u64)) 
     let wanted = options.store.saturating_sub(there);
     let (mut sent, mut slowest) = (0, Duration::ZERO);
     let mut times = Vec::new();
-    let requests = Requests::make(&berth.sink, GROW, (0, wanted));
+    let requests = Requests::make(&berth.sink, berth.run ^ GROW, (0, wanted));
     let cpu = cpu_seconds(berth.daemon.pid());
     let begun = Instant::now();
     while sent < wanted {
@@ -238,7 +273,7 @@ async fn grow(berth: &Berth, options: &Options, (idle, idle_files): (u64, u64)) 
         berth.until_digested((there + sent).saturating_sub(LAG)).await?;
     }
     if wanted > 0 {
-        berth.until_found(&events::id(GROW, wanted - 1), Duration::from_millis(50)).await?;
+        berth.until_found(&events::id(berth.run ^ GROW, wanted - 1), Duration::from_millis(50)).await?;
     }
     let took = begun.elapsed();
     let events = berth.digested().await?;
@@ -303,7 +338,7 @@ async fn questions(berth: &Berth, options: &Options) -> Result<()> {
         for n in 0..options.searches as u64 {
             let number = match *name {
                 "one user" => (events::spread(n) % 5000).to_string(),
-                "one event" => events::id(BURST, events::spread(n) % options.events),
+                "one event" => events::id(berth.run ^ BURST, events::spread(n) % options.events),
                 _ => (events::spread(n) % 40).to_string(),
             };
             let query = query.replace("{}", &number);
@@ -371,6 +406,11 @@ async fn main() -> Result<()> {
         let (database, index) = berth.bytes();
         let each = (database + index) as f64 / berth.digested().await? as f64;
         compare(&ours, berth.daemon.resident()?, each, theirs);
+    }
+    if let Some(keep) = &options.keep {
+        let ended = berth.daemon.stop()?;
+        copy(ended.path(), keep).with_context(|| format!("{} cannot be written", keep.display()))?;
+        println!("\nleft in {}", keep.display());
     }
     Ok(())
 }

@@ -222,14 +222,22 @@ impl Batch<'_, '_> {
         alive: &HashSet<i64>,
     ) -> Result<Vec<(usize, &'e DigestedEvent)>> {
         let mut seen: HashSet<(i64, String)> = HashSet::new();
-        for chunk in pieces(events) {
-            let sql = format!(
-                "SELECT app_id, event_id FROM error_events WHERE event_id IN {}",
-                placeholders(1, chunk.len())
-            );
-            let query = chunk.iter().fold(sqlx::query(assembled(sql)), |q, e| q.bind(e.event_id.clone()));
-            for row in query.fetch_all(self.write.conn()).await? {
-                seen.insert((row.try_get("app_id")?, row.try_get("event_id")?));
+        let mut by_app: BTreeMap<i64, Vec<&str>> = BTreeMap::new();
+        for event in events {
+            by_app.entry(event.app.0).or_default().push(&event.event_id);
+        }
+        for (app, ids) in by_app {
+            for chunk in pieces(&ids) {
+                // With the app, which comes first in the index: without it, all events there are would be looked through.
+                let sql = format!(
+                    "SELECT event_id FROM error_events WHERE event_id IN {} AND app_id = ${}",
+                    placeholders(1, chunk.len()),
+                    chunk.len() + 1
+                );
+                let query = chunk.iter().fold(sqlx::query(assembled(sql)), |q, id| q.bind((*id).to_owned()));
+                for row in query.bind(app).fetch_all(self.write.conn()).await? {
+                    seen.insert((app, row.try_get("event_id")?));
+                }
             }
         }
         let there = events.iter().enumerate().filter(|(_, e)| alive.contains(&e.environment.0));

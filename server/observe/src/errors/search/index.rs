@@ -9,6 +9,7 @@ use berth_store::model::AppId;
 use tantivy::{
     Index, IndexReader, IndexSettings, IndexWriter, ReloadPolicy, TantivyDocument, Term,
     directory::MmapDirectory,
+    indexer::IndexWriterOptions,
     merge_policy::LogMergePolicy,
     query::{
         AllQuery, BooleanQuery, EmptyQuery, Occur, PhraseQuery, Query, RangeQuery, RegexQuery, TermQuery,
@@ -26,8 +27,8 @@ use crate::errors::event::{Event, Frame};
 
 /// Raised when documents look different; the index is then built anew.
 const FORMAT: &str = "3";
-/// Memory of the writer in bytes.
-const WRITER_BYTES: usize = 30 << 20;
+/// Memory of the writer in bytes: the least that it takes. What comes between two commits is less.
+const WRITER_BYTES: usize = 15_000_000;
 /// Events of a segment that is merged no more: merging takes memory by the size of what comes of it, and a search does
 /// not mind a few segments.
 const MAX_MERGED: usize = 50_000;
@@ -144,7 +145,13 @@ impl SearchIndex {
     /// # Errors
     /// When another has the lock.
     pub(super) fn writer(&self) -> Result<Writer> {
-        let writer = self.index.writer_with_num_threads(1, WRITER_BYTES)?;
+        let options = IndexWriterOptions::builder()
+            .num_worker_threads(1)
+            .memory_budget_per_thread(WRITER_BYTES)
+            // Each holds the pieces that it joins in memory; one after the other is soon enough.
+            .num_merge_threads(1)
+            .build();
+        let writer = self.index.writer_with_options(options)?;
         set_merging(&writer);
         Ok(Writer { writer, fields: self.fields })
     }
