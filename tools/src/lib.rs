@@ -14,6 +14,7 @@ mod deployments;
 mod dns_providers;
 mod domains;
 mod dotenv;
+mod dsn;
 mod environments;
 pub mod error_attachments;
 mod error_events;
@@ -72,6 +73,7 @@ pub fn registry() -> Registry {
         (Group::Deploy, deployments::tools()),
         (Group::Domains, dns_providers::tools()),
         (Group::Domains, domains::tools()),
+        (Group::Errors, dsn::tools()),
         (Group::Apps, environments::tools()),
         (Group::Errors, error_attachments::tools()),
         (Group::Errors, error_events::tools()),

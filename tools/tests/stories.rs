@@ -235,6 +235,7 @@ fn inputs() -> Vec<(&'static str, Value)> {
         ("preview_approve", json!({ "app": "web", "environment": "production", "commit": "abc" })),
         ("event_list", app.clone()),
         ("dsn_get", app.clone()),
+        ("dsn_rotate", json!({ "app": "web", "grace_hours": 0, "confirm": "web" })),
         ("error_search", app.clone()),
         ("error_fields", app.clone()),
         ("error_get", issue.clone()),

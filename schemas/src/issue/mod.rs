@@ -2,6 +2,7 @@
 
 mod attached;
 mod change;
+mod dsn;
 mod event;
 mod release;
 mod rules;
@@ -23,6 +24,7 @@ pub use self::{
         ErrorAssign, ErrorDelete, ErrorDeleted, ErrorIgnore, ErrorMerge, ErrorReopen, ErrorResolve,
         ErrorSplit, ErrorUserDelete, ErrorUserDeleted,
     },
+    dsn::{Dropped, Dsn, DsnGet, DsnRotate, DsnRotated, Kept, OldKey},
     event::{
         CrumbShown, ErrorEvent, ErrorEventGet, ErrorEventList, EventDetail, EventSummary, EventSummaryPage,
         ExceptionShown, FrameShown, RequestShown, TagShown,
@@ -31,7 +33,7 @@ pub use self::{
         ErrorReleaseCompare, ReleaseCommit, ReleaseComparison, ReleaseErrors, ReleaseIssue, ReleaseVerdict,
         WorseBy, error_release,
     },
-    rules::{Dropped, Dsn, DsnGet, ErrorRules, ErrorRulesGet, ErrorRulesSet, Kept},
+    rules::{ErrorRules, ErrorRulesGet, ErrorRulesSet},
     search::{ErrorField, ErrorFieldList, ErrorFields, ErrorSearch, Facet, FacetValue, IssuePage, IssueSort},
 };
 

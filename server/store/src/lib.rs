@@ -68,7 +68,7 @@ pub use domains::{Approved, DomainPlan, DomainRow, Domains};
 pub use environments::Environments;
 pub use error::{Result, StoreError};
 pub use errors::{
-    AttachmentRow, Body, DeployedMaps, DigestedEvent, Ends, ErrorEventRow, ErrorItem, ErrorReleaseRow,
+    AttachmentRow, Body, DeployedMaps, DigestedEvent, DsnKey, DsnKeys, Ends, ErrorEventRow, ErrorItem, ErrorReleaseRow,
     Errors, ErrorsKept, FeedbackRow, Filed, IntakeRow, IssueFilter, IssueOrder, IssueRow, IssueShare,
     ItemKind, Joined, LookedTo, MapsKept, NewIntake, NewMap, PackedItem, PersonNames, PlacedRelease,
     ReleaseStats, Remapped, Stretch, TelemetryRow, Until, WantedMap,

@@ -9,6 +9,7 @@ mod hostile;
 mod image_maps;
 mod ingest;
 mod issues;
+mod keys;
 mod maps;
 mod next;
 mod people;

@@ -57,6 +57,7 @@ macro_rules! scenarios {
             a_release_is_known_by_the_environments_that_saw_it,
             maps_of_what_serves_stay,
             what_is_old_goes_and_its_counts_stay,
+            a_replaced_key_is_accepted_until_its_time_is_over,
             the_intake_goes_on_where_it_was_read_to,
             what_an_earlier_version_accepted_is_read,
             what_is_erased_leaves_no_count,
