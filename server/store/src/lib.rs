@@ -69,7 +69,7 @@ pub use environments::Environments;
 pub use error::{Result, StoreError};
 pub use errors::{
     AttachmentRow, Body, DeployedMaps, DigestedEvent, DsnKey, DsnKeys, Ends, ErrorEventRow, ErrorItem, ErrorReleaseRow,
-    Errors, ErrorsKept, FeedbackRow, Filed, IntakeRow, IssueFilter, IssueOrder, IssueRow, IssueShare,
+    Errors, ErrorsKept, FeedbackRow, Filed, IntakeRow, IssueFilter, IssueOrder, IssueRow, IssueShare, IssueTitle,
     ItemKind, Joined, LookedTo, MapsKept, NewIntake, NewMap, PackedItem, PersonNames, PlacedRelease,
     ReleaseStats, Remapped, Stretch, TelemetryRow, Until, WantedMap,
 };

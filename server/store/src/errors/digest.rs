@@ -17,6 +17,7 @@ use super::{
     intake::{HOUR, count_dropped, count_up, note_done},
     maps::wait_for,
     releases::{Places, keep_places, note_place},
+    title::{UNTITLED, give},
 };
 use crate::{
     database::{assembled, pieces, placeholders, storable},
@@ -96,8 +97,10 @@ pub struct Filed {
 
 /// What a batch adds to one issue.
 #[derive(Debug)]
-struct Sum {
+struct Sum<'e> {
     app: AppId,
+    /// The one that came last.
+    newest: &'e DigestedEvent,
     first: Timestamp,
     last: Timestamp,
     level: Level,
@@ -110,7 +113,7 @@ struct Sum {
     new: bool,
 }
 
-impl Sum {
+impl Sum<'_> {
     /// What it says of a decision about the issue.
     fn seen(&self) -> Seen {
         Seen {
@@ -186,20 +189,20 @@ impl Errors<'_> {
     }
 }
 
-struct Batch<'b, 'a> {
+struct Batch<'b, 'a, 'e> {
     write: &'b mut Write<'a>,
     /// Issue by key.
     keys: HashMap<String, i64>,
     /// Row of a release, by app and name.
     releases: HashMap<(AppId, String), i64>,
-    sums: BTreeMap<i64, Sum>,
+    sums: BTreeMap<i64, Sum<'e>>,
     /// Users by release.
     release_users: BTreeSet<(i64, String)>,
     /// When releases were seen where.
     places: Places,
 }
 
-impl Batch<'_, '_> {
+impl<'e> Batch<'_, '_, 'e> {
     /// The environments that are still there: what an app sent before it was deleted goes with it.
     async fn alive(&mut self, events: &[DigestedEvent], others: &[IntakeRow]) -> Result<HashSet<i64>> {
         let ids = events.iter().map(|e| e.environment.0).chain(others.iter().map(|r| r.environment.0));
@@ -216,7 +219,7 @@ impl Batch<'_, '_> {
     }
 
     /// The events that are not there already, each id once.
-    async fn fresh<'e>(
+    async fn fresh(
         &mut self,
         events: &'e [DigestedEvent],
         alive: &HashSet<i64>,
@@ -283,7 +286,7 @@ impl Batch<'_, '_> {
     }
 
     /// The issue of an event: by its strict key, else by its loose one, else a new one.
-    async fn place(&mut self, event: &DigestedEvent) -> Result<i64> {
+    async fn place(&mut self, event: &'e DigestedEvent) -> Result<i64> {
         let issue = match self.keys.get(&event.strict) {
             Some(issue) => *issue,
             None => {
@@ -304,6 +307,7 @@ impl Batch<'_, '_> {
             event.release.as_ref().and_then(|r| self.releases.get(&(event.app, r.clone())).copied());
         let sum = self.sums.entry(issue).or_insert_with(|| Sum {
             app: event.app,
+            newest: event,
             first: at,
             last: at,
             level: event.level,
@@ -315,6 +319,7 @@ impl Batch<'_, '_> {
             any_without_release: false,
             new: false,
         });
+        sum.newest = event;
         sum.first = sum.first.min(at);
         sum.last = sum.last.max(at);
         sum.level = sum.level.max(event.level);
@@ -341,7 +346,7 @@ impl Batch<'_, '_> {
         Ok(())
     }
 
-    async fn open(&mut self, event: &DigestedEvent) -> Result<i64> {
+    async fn open(&mut self, event: &'e DigestedEvent) -> Result<i64> {
         let number = next_number(self.write, event.app).await?;
         let at = happened(event);
         let issue: i64 = sqlx::query(
@@ -368,6 +373,7 @@ impl Batch<'_, '_> {
             issue,
             Sum {
                 app: event.app,
+                newest: event,
                 first: at,
                 last: at,
                 level: event.level,
@@ -458,7 +464,7 @@ impl Batch<'_, '_> {
                 "UPDATE error_issues SET events = events + $2, users = users + $3,
                      first_seen = CASE WHEN first_seen < $4 THEN first_seen ELSE $4 END,
                      last_seen = CASE WHEN last_seen > $5 THEN last_seen ELSE $5 END
-                 WHERE id = $1 RETURNING number, level, events, users, {}",
+                 WHERE id = $1 RETURNING number, kind, level, events, users, {}",
                 Decision::COLUMNS
             );
             let row = sqlx::query(assembled(sql))
@@ -477,6 +483,9 @@ impl Batch<'_, '_> {
                     .execute(self.write.conn())
                     .await?;
             }
+            if row.try_get::<String, _>("kind")? == UNTITLED {
+                give(self.write, issue, &sum.newest.into()).await?;
+            }
             let decision = Decision::read(&row)?;
             let now = self.write.now;
             if sum.new || !decision.undone_by(&sum.seen(), now, row.try_get("events")?, row.try_get("users")?)
@@ -491,7 +500,7 @@ impl Batch<'_, '_> {
     }
 
     /// Notes who had which issue; how many had one for the first time.
-    async fn add_users(&mut self, sums: &BTreeMap<i64, Sum>) -> Result<HashMap<i64, i64>> {
+    async fn add_users(&mut self, sums: &BTreeMap<i64, Sum<'_>>) -> Result<HashMap<i64, i64>> {
         let users = sums.iter().flat_map(|(issue, sum)| sum.users.iter().map(move |user| (*issue, user)));
         let users: Vec<(i64, &String)> = users.collect();
         let mut new: HashMap<i64, i64> = HashMap::new();
@@ -511,7 +520,7 @@ impl Batch<'_, '_> {
         Ok(new)
     }
 
-    async fn add_hours(&mut self, sums: &BTreeMap<i64, Sum>) -> Result<()> {
+    async fn add_hours(&mut self, sums: &BTreeMap<i64, Sum<'_>>) -> Result<()> {
         let hours = sums.iter().flat_map(|(issue, sum)| sum.hours.iter().map(move |hour| (*issue, hour)));
         let hours: Vec<_> = hours.collect();
         for chunk in pieces(&hours) {
@@ -530,7 +539,7 @@ impl Batch<'_, '_> {
     }
 
     /// Counts events of issues by release, and notes who had errors in which.
-    async fn add_releases(&mut self, sums: &BTreeMap<i64, Sum>) -> Result<()> {
+    async fn add_releases(&mut self, sums: &BTreeMap<i64, Sum<'_>>) -> Result<()> {
         let counts =
             sums.iter().flat_map(|(issue, sum)| sum.releases.iter().map(move |(r, n)| (*issue, *r, *n)));
         for chunk in pieces(&counts.collect::<Vec<_>>()) {

@@ -10,6 +10,7 @@ use super::{
     ErrorEventRow, Errors, ItemKind, compress, inflate,
     intake::HOUR,
     query::{EVENT, event_row},
+    title::take_away,
 };
 use crate::{
     database::{assembled, pieces, placeholders, storable},
@@ -167,7 +168,7 @@ impl Errors<'_> {
     }
 
     /// Removes events of an app with their files and the feedback on them, and takes them out of all counts; how many
-    /// went. An issue that nothing is left of goes, too.
+    /// went. An issue that nothing is left of goes, too; others lose their title until [`Errors::entitle`] gives one.
     ///
     /// # Errors
     /// When the database fails.
@@ -235,8 +236,8 @@ impl Errors<'_> {
         write.commit().await
     }
 
-    /// Removes what names somebody without an event: feedback, and counts that outlived their events. Says in the event
-    /// log that it is done; how many messages of feedback went.
+    /// Removes what names somebody without an event: feedback, and counts that outlived their events, with the titles of
+    /// their issues. Says in the event log that it is done; how many messages of feedback went.
     ///
     /// # Errors
     /// When the database fails.
@@ -400,9 +401,11 @@ async fn forget_users(
     Ok(())
 }
 
-/// Counts the users of issues anew, and removes those that nothing is left of.
+/// Counts the users of issues anew, and removes those that nothing is left of. The others are called otherwise, as their
+/// title may be of what went.
 async fn recount(write: &mut Write<'_>, issues: BTreeSet<i64>) -> Result<()> {
     for issue in issues {
+        take_away(write, issue).await?;
         sqlx::query(
             "UPDATE error_issues SET users = (SELECT COUNT(*) FROM error_users u WHERE u.issue_id = $1) WHERE id = $1",
         )

@@ -15,6 +15,7 @@ mod map_ages;
 mod maps;
 mod query;
 mod releases;
+mod title;
 
 use std::cell::RefCell;
 
@@ -33,6 +34,7 @@ pub use map_ages::MapsKept;
 pub use maps::{DeployedMaps, NewMap, Remapped, WantedMap};
 pub use query::{ErrorReleaseRow, IssueFilter, IssueOrder, ReleaseStats};
 pub use releases::{IssueShare, PlacedRelease, Stretch};
+pub use title::IssueTitle;
 
 use crate::{
     error::{Result, StoreError},

@@ -5,6 +5,7 @@ mod browser;
 mod captured;
 mod compare;
 mod deployed_maps;
+mod erasing;
 mod hostile;
 mod image_maps;
 mod ingest;

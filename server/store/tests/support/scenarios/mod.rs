@@ -61,6 +61,7 @@ macro_rules! scenarios {
             the_intake_goes_on_where_it_was_read_to,
             what_an_earlier_version_accepted_is_read,
             what_is_erased_leaves_no_count,
+            a_title_goes_with_the_event_that_it_may_be_of,
             a_name_goes_from_counts_and_feedback,
             rows_are_looked_through_once_each,
             a_release_tells_its_commits,
