@@ -6,7 +6,7 @@ use berth_deploy::ToldKey;
 use berth_observe::errors::accept::counted_as;
 use berth_schemas::{
     Code, Problem, Scope, Timestamp,
-    issue::{Dropped, Dsn, DsnGet, DsnRotate, DsnRotated, ErrorRules, Kept, OldKey},
+    issue::{Dropped, Dsn, DsnGet, DsnRotate, DsnRotated, ErrorRules, Kept, OldKey, TelemetryKind},
 };
 use berth_store::{
     DsnKeys,
@@ -187,13 +187,13 @@ fn with_old_key(told: &ToldKey, app: &AppRow, injected: bool) -> String {
     format!("{deployment} still sends with an old key: {what}.")
 }
 
-/// The tool that shows what clients send besides errors. The rest is kept as it came, for what will read it.
+/// The tool that shows what clients send besides errors.
 fn shown_by(kind: &str) -> Option<&'static str> {
     match kind {
         "attachment" => Some("error_event_get"),
         "feedback" => Some("error_get"),
         "session" => Some("error_release_compare"),
-        _ => None,
+        kind => TelemetryKind::parse(kind).map(|_| "telemetry_list"),
     }
 }
 

@@ -46,6 +46,7 @@ mod requests;
 mod rollouts;
 mod settings;
 mod source;
+mod telemetry;
 pub mod text;
 mod tidy;
 mod tokens;
@@ -80,6 +81,7 @@ pub fn registry() -> Registry {
         (Group::Errors, error_releases::tools()),
         (Group::Errors, errors::tools()),
         (Group::Platform, events::tools()),
+        (Group::Errors, telemetry::tools()),
         (Group::Errors, feedback::tools()),
         (Group::Access, grants::tools()),
         (Group::Deploy, jobs::tools()),

@@ -256,6 +256,7 @@ fn inputs() -> Vec<(&'static str, Value)> {
         ("error_rules_get", app.clone()),
         ("error_rules_set", json!({ "app": "web", "keep_addresses": true })),
         ("log_search", app.clone()),
+        ("telemetry_list", json!({ "app": "web", "kind": "logs" })),
         ("project_delete", json!({ "project": "default", "confirm": "default" })),
         ("push_get", json!({ "app": "web", "push": 1 })),
         ("push_list", app.clone()),

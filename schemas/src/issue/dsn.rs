@@ -99,7 +99,7 @@ pub struct Kept {
     pub kind: String,
     /// How many.
     pub count: i64,
-    /// The tool that shows it; none keeps it as it came, until one does.
+    /// The tool that shows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shown_by: Option<String>,
 }

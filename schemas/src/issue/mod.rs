@@ -7,6 +7,7 @@ mod event;
 mod release;
 mod rules;
 mod search;
+mod telemetry;
 
 use std::{fmt, str::FromStr};
 
@@ -35,6 +36,7 @@ pub use self::{
     },
     rules::{ErrorRules, ErrorRulesGet, ErrorRulesSet},
     search::{ErrorField, ErrorFieldList, ErrorFields, ErrorSearch, Facet, FacetValue, IssuePage, IssueSort},
+    telemetry::{TelemetryItem, TelemetryKind, TelemetryList, TelemetryPage},
 };
 
 /// Digits of an issue's number: Crockford's base 32, which leaves out I, L, O and U.

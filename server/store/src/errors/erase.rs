@@ -7,9 +7,10 @@ use serde_json::json;
 use sqlx::{Row, any::AnyRow};
 
 use super::{
-    ErrorEventRow, Errors, ItemKind, compress, inflate,
+    ErrorEventRow, Errors, ItemKind, TelemetryRow, compress, inflate,
     intake::HOUR,
     query::{EVENT, event_row},
+    telemetry::telemetry_row,
     title::take_away,
 };
 use crate::{
@@ -29,27 +30,7 @@ impl LookedTo {
     pub const NOTHING: Self = Self(Timestamp(-1), 0);
 }
 
-/// What came beside events and is kept as it came: a session, spans, logs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TelemetryRow {
-    /// Row id.
-    pub id: i64,
-    /// When it came.
-    pub at: Timestamp,
-    /// What it is.
-    pub kind: ItemKind,
-    /// The event that it is or came with.
-    pub event_id: Option<String>,
-    /// Its JSON; none of what is no JSON.
-    pub body: Option<Vec<u8>>,
-}
-
 impl ItemKind {
-    /// Whether its body is JSON.
-    fn is_json(self) -> bool {
-        !matches!(self, Self::Attachment | Self::ReplayRecording | Self::Profile | Self::Dropped)
-    }
-
     /// Whether it is the head of an envelope, whose other items belong to whom it belongs to.
     fn leads(self) -> bool {
         matches!(self, Self::Transaction | Self::ReplayEvent)
@@ -302,16 +283,6 @@ fn gone(r: &AnyRow) -> Result<Gone> {
         event_id: r.try_get("event_id")?,
         release: r.try_get("release_id")?,
         user: r.try_get("user_key")?,
-    })
-}
-
-fn telemetry_row(r: &AnyRow) -> Result<TelemetryRow> {
-    Ok(TelemetryRow {
-        id: r.try_get("id")?,
-        at: row::time(r, "at")?,
-        kind: row::word(r, "telemetry", "kind", ItemKind::parse)?,
-        event_id: r.try_get("event_id")?,
-        body: None,
     })
 }
 

@@ -64,6 +64,7 @@ macro_rules! scenarios {
             a_title_goes_with_the_event_that_it_may_be_of,
             a_name_goes_from_counts_and_feedback,
             rows_are_looked_through_once_each,
+            what_came_beside_events_is_listed,
             a_release_tells_its_commits,
             a_job_forgets_whom_it_forgot,
             a_code_is_good_once_and_for_its_client_only,

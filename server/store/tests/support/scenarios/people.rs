@@ -1,7 +1,12 @@
 //! Stories about what one person left behind, and about what belongs to events.
 
-use berth_schemas::{Timestamp, issue::GroupingReason};
-use berth_store::{ErrorEventRow, FeedbackRow, IssueTitle, LookedTo, PersonNames, TelemetryRow};
+use berth_schemas::{
+    Timestamp,
+    issue::{GroupingReason, TelemetryKind},
+};
+use berth_store::{
+    ErrorEventRow, FeedbackRow, IssueTitle, LookedTo, PersonNames, TelemetryQuery, TelemetryRow,
+};
 
 use super::errors::{issue, item, sent};
 use crate::support::*;
@@ -163,6 +168,49 @@ pub async fn rows_are_looked_through_once_each(world: World) {
     assert_eq!((left.len(), left[0].body.as_deref()), (5, Some(&b"{}"[..])));
     let named = errors.events_named(app.id, &[format!("{:032x}", 2), format!("{:032x}", 99)]).await.unwrap();
     assert_eq!(named.len(), 1);
+}
+
+pub async fn what_came_beside_events_is_listed(world: World) {
+    let (app, other) = (world.app("web").await, world.app("api").await);
+    let errors = world.store.errors();
+    let logs = |n: u32| item(n, ItemKind::Logs, &format!("{{\"body\":{n}}}"));
+    kept(&world, &app, vec![logs(1), item(2, ItemKind::Session, "{}"), logs(3)]).await;
+    kept(&world, &other, vec![logs(4)]).await;
+    world.advance(60);
+    let later = world.store.clock().now();
+    kept(&world, &app, vec![logs(5), item(6, ItemKind::ReplayRecording, "not json")]).await;
+    let all = TelemetryQuery {
+        app: app.id,
+        environment: None,
+        kind: TelemetryKind::Logs,
+        since: None,
+        until: None,
+        before: None,
+        limit: 9,
+    };
+    let listed = async |query: TelemetryQuery| -> Vec<String> {
+        let found = errors.telemetry(&query).await.unwrap();
+        assert!(found.iter().all(|found| found.bytes > 0 && found.environment.as_str() == "production"));
+        found
+            .into_iter()
+            .map(|found| String::from_utf8(found.row.body.unwrap_or_default()).unwrap())
+            .collect()
+    };
+    assert_eq!(
+        listed(all).await,
+        ["{\"body\":5}", "{\"body\":3}", "{\"body\":1}"],
+        "the newest first, and no other app's"
+    );
+    assert_eq!(listed(TelemetryQuery { since: Some(later), ..all }).await.len(), 1);
+    assert_eq!(listed(TelemetryQuery { until: Some(later), ..all }).await.len(), 2);
+    let first = errors.telemetry(&TelemetryQuery { limit: 1, ..all }).await.unwrap();
+    let rest = TelemetryQuery { before: Some(first[0].row.id), ..all };
+    assert_eq!(listed(rest).await, ["{\"body\":3}", "{\"body\":1}"]);
+    assert_eq!(listed(TelemetryQuery { environment: Some(app.environment.id), ..all }).await.len(), 3);
+    assert!(listed(TelemetryQuery { environment: Some(other.environment.id), ..all }).await.is_empty());
+    let raw =
+        errors.telemetry(&TelemetryQuery { kind: TelemetryKind::ReplayRecording, ..all }).await.unwrap();
+    assert_eq!((raw.len(), &raw[0].row.body), (1, &None), "of what is no JSON only the size is told");
 }
 
 pub async fn a_release_tells_its_commits(world: World) {
