@@ -19,6 +19,7 @@ mod environments;
 pub mod error_attachments;
 mod error_events;
 mod error_releases;
+mod error_search;
 mod errors;
 mod events;
 mod feedback;
@@ -79,6 +80,7 @@ pub fn registry() -> Registry {
         (Group::Errors, error_attachments::tools()),
         (Group::Errors, error_events::tools()),
         (Group::Errors, error_releases::tools()),
+        (Group::Errors, error_search::tools()),
         (Group::Errors, errors::tools()),
         (Group::Platform, events::tools()),
         (Group::Errors, telemetry::tools()),
