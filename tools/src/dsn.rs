@@ -24,7 +24,7 @@ use crate::{
 /// Seconds of a day.
 const DAY: i64 = 24 * 3600;
 /// Seconds of an hour.
-const HOUR: u64 = 3600;
+const HOUR: u32 = 3600;
 /// Hours for which a key that was replaced is accepted, if nobody says otherwise: a week.
 const GRACE_HOURS: u32 = 168;
 /// The most of them: a year, as programs on people's own devices live long.
@@ -114,12 +114,12 @@ async fn rotate(call: Call, input: DsnRotate) -> Result<DsnRotated, Problem> {
     let rules: ErrorRules = errors.settings(app.id).await?.unwrap_or_default();
     let injected = call.context.pipeline.injects_dsn(&rules);
     let keys = errors.keys(app.environment.id).await?;
-    if hours > 0 && keys.iter().filter(|key| key.is_accepted(now)).count() >= MAX_KEYS {
+    if hours > 0 && keys.all().filter(|key| key.is_accepted(now)).count() >= MAX_KEYS {
         let detail = format!("{} has {MAX_KEYS} keys that are accepted, which is the limit.", app.title());
         return Err(Problem::new(Code::Conflict, detail)
             .hint("dsn_get shows until when each is; grace_hours=0 ends all but the new one."));
     }
-    let grace = Duration::from_secs(u64::from(hours) * HOUR);
+    let grace = hours * HOUR;
     if input.dry_run {
         let old_key_in = call.context.pipeline.key_told(&app).await?.map(|told| told.deployment);
         let then = match hours {
@@ -127,7 +127,7 @@ async fn rotate(call: Call, input: DsnRotate) -> Result<DsnRotated, Problem> {
             _ => format!("it would be accepted for {hours} hours more"),
         };
         let next = format!("Dry run. A new key would take the place of this one; {then}.");
-        let old_keys_until = now.plus_seconds(i64::from(hours) * DAY / 24);
+        let old_keys_until = now.plus_seconds(grace.into());
         return Ok(DsnRotated {
             rotated: false,
             dsn: dsn(&call, &app, &keys),
@@ -143,7 +143,7 @@ async fn rotate(call: Call, input: DsnRotate) -> Result<DsnRotated, Problem> {
         );
         confirmed("dsn_rotate", app.slug.as_str(), input.confirm.as_deref(), &[effect])?;
     }
-    let keys = errors.rotate_key(&call.principal, &app, grace).await?;
+    let keys = errors.rotate_key(&call.principal, &app, Duration::from_secs(grace.into())).await?;
     call.context.ingest.forget();
     let old_key_in = told_another(&call, &app, &keys).await?;
     let next = match &old_key_in {

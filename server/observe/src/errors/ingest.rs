@@ -153,7 +153,7 @@ impl Ingest {
         let target = self.known(id).await?.ok_or(Refused::Unknown)?;
         let mut shown = None;
         // Each is compared, whichever it is.
-        for known in target.keys.iter() {
+        for known in target.keys.all() {
             let same = subtle::ConstantTimeEq::ct_eq(known.key.as_bytes(), key.as_str().as_bytes());
             if bool::from(same) {
                 shown = Some(known);

@@ -17,7 +17,6 @@ use crate::{
     database::{assembled, pieces, placeholders, storable},
     error::Result,
     model::{AppId, NewEvent},
-    row,
     write::Write,
 };
 

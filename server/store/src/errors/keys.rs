@@ -57,7 +57,7 @@ pub struct DsnKeys {
 
 impl DsnKeys {
     /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &DsnKey> {
+    pub fn all(&self) -> impl Iterator<Item = &DsnKey> {
         std::iter::once(&self.current).chain(&self.old)
     }
 }

@@ -95,16 +95,18 @@ pub(super) async fn give(write: &mut Write<'_>, issue: i64, title: &IssueTitle<'
     Ok(())
 }
 
-/// Takes the title of an issue away, and of those that somebody split off it, which began with the same.
+/// Takes the title of an issue away, and of those that were split off it, or that it was split off, while they are called the same.
 pub(super) async fn take_away(write: &mut Write<'_>, issue: i64) -> Result<()> {
-    sqlx::query(
-        "UPDATE error_issues SET kind = $2, value = '', culprit = NULL, reasons = '[]'
-         WHERE id = $1 OR (split_by_hand = 1 AND EXISTS (SELECT 1 FROM error_issues o WHERE o.id = $1
-             AND o.app_id = error_issues.app_id AND o.kind = error_issues.kind AND o.value = error_issues.value))",
-    )
-    .bind(issue)
-    .bind(UNTITLED)
-    .execute(write.conn())
-    .await?;
+    for which in [
+        "split_by_hand = 1 AND app_id = (SELECT o.app_id FROM error_issues o WHERE o.id = $1 AND o.split_by_hand = 1)
+         AND EXISTS (SELECT 1 FROM error_issues o
+             WHERE o.id = $1 AND o.kind = error_issues.kind AND o.value = error_issues.value)",
+        "id = $1",
+    ] {
+        let sql = format!(
+            "UPDATE error_issues SET kind = $2, value = '', culprit = NULL, reasons = '[]' WHERE {which}"
+        );
+        sqlx::query(assembled(sql)).bind(issue).bind(UNTITLED).execute(write.conn()).await?;
+    }
     Ok(())
 }

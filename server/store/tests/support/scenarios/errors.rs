@@ -443,7 +443,7 @@ pub async fn a_replaced_key_is_accepted_until_its_time_is_over(mut world: World)
     let now = world.store.clock().now();
     assert_eq!(fourth.old.iter().filter(|key| key.is_accepted(now)).count(), 0);
     assert_eq!(fourth.old.iter().map(|key| key.number).collect::<Vec<_>>(), [2, 1, 0]);
-    let mut all: Vec<_> = fourth.iter().map(|key| key.key.clone()).collect();
+    let mut all: Vec<_> = fourth.all().map(|key| key.key.clone()).collect();
     all.sort();
     all.dedup();
     assert_eq!(all.len(), 4, "none comes again");
