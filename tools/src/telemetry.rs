@@ -48,7 +48,7 @@ async fn list(call: Call, input: TelemetryList) -> Result<TelemetryPage, Problem
         before,
         limit,
     };
-    let found = call.context.store.errors().telemetry(&query).await?;
+    let found = call.context.store.errors().list_telemetry(&query).await?;
     let mut items: Vec<TelemetryItem> = found.iter().map(|row| shown(row, input.kind, input.raw)).collect();
     let more = page::cut(&mut items, limit, call.budget, input.limit.is_some());
     let next_cursor = items.last().map(|item| item.item.to_string()).filter(|_| more);

@@ -84,7 +84,7 @@ impl Errors<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn telemetry(self, query: &TelemetryQuery) -> Result<Vec<TelemetryFound>> {
+    pub async fn list_telemetry(self, query: &TelemetryQuery) -> Result<Vec<TelemetryFound>> {
         let kind = ItemKind::from(query.kind);
         let body = if kind.is_json() { ", t.body" } else { "" };
         let environment = query.environment.map_or("1 = 1".into(), |e| format!("t.environment_id = {}", e.0));

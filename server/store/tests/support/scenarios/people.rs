@@ -189,7 +189,7 @@ pub async fn what_came_beside_events_is_listed(world: World) {
         limit: 9,
     };
     let listed = async |query: TelemetryQuery| -> Vec<String> {
-        let found = errors.telemetry(&query).await.unwrap();
+        let found = errors.list_telemetry(&query).await.unwrap();
         assert!(found.iter().all(|found| found.bytes > 0 && found.environment.as_str() == "production"));
         found
             .into_iter()
@@ -203,13 +203,13 @@ pub async fn what_came_beside_events_is_listed(world: World) {
     );
     assert_eq!(listed(TelemetryQuery { since: Some(later), ..all }).await.len(), 1);
     assert_eq!(listed(TelemetryQuery { until: Some(later), ..all }).await.len(), 2);
-    let first = errors.telemetry(&TelemetryQuery { limit: 1, ..all }).await.unwrap();
+    let first = errors.list_telemetry(&TelemetryQuery { limit: 1, ..all }).await.unwrap();
     let rest = TelemetryQuery { before: Some(first[0].row.id), ..all };
     assert_eq!(listed(rest).await, ["{\"body\":3}", "{\"body\":1}"]);
     assert_eq!(listed(TelemetryQuery { environment: Some(app.environment.id), ..all }).await.len(), 3);
     assert!(listed(TelemetryQuery { environment: Some(other.environment.id), ..all }).await.is_empty());
     let raw =
-        errors.telemetry(&TelemetryQuery { kind: TelemetryKind::ReplayRecording, ..all }).await.unwrap();
+        errors.list_telemetry(&TelemetryQuery { kind: TelemetryKind::ReplayRecording, ..all }).await.unwrap();
     assert_eq!((raw.len(), &raw[0].row.body), (1, &None), "of what is no JSON only the size is told");
 }
 
