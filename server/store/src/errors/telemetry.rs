@@ -109,7 +109,7 @@ impl Errors<'_> {
             if kind.is_json() {
                 row.body = Some(inflate("telemetry", &r.try_get::<Vec<u8>, _>("body")?)?);
             }
-            let environment = row::name(r, "environments", "name")?;
+            let environment = row::name(r, "environments", "environment")?;
             Ok(TelemetryFound { row, environment, bytes: r.try_get("bytes")? })
         };
         rows.iter().map(found).collect()
