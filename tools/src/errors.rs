@@ -1,14 +1,14 @@
 //! Errors of apps: issues, and what people decide about them.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
-use berth_observe::errors::{Eraser, accept::counted_as};
+use berth_observe::errors::Eraser;
 use berth_schemas::{
     Code, IssueRef, Problem, Scope, Timestamp, Untrusted,
     issue::{
-        Dropped, Dsn, DsnGet, ErrorAssign, ErrorDelete, ErrorDeleted, ErrorIgnore, ErrorMerge, ErrorReopen,
-        ErrorResolve, ErrorRules, ErrorRulesGet, ErrorRulesSet, ErrorSplit, ErrorUserDelete,
-        ErrorUserDeleted, IssueState, IssueSummary, Kept,
+        ErrorAssign, ErrorDelete, ErrorDeleted, ErrorIgnore, ErrorMerge, ErrorReopen, ErrorResolve,
+        ErrorRules, ErrorRulesGet, ErrorRulesSet, ErrorSplit, ErrorUserDelete, ErrorUserDeleted, IssueState,
+        IssueSummary,
     },
 };
 use berth_store::{IssueRow, Until};
@@ -23,8 +23,6 @@ use crate::{
 
 /// Longest name of an assignee or a user.
 const MAX_NAME: usize = 200;
-/// Seconds of a day.
-const DAY: i64 = 24 * 3600;
 /// How long what would be deleted is counted.
 const LOOK: Duration = Duration::from_secs(8);
 /// What of a user goes, where it is not counted before.
@@ -46,19 +44,6 @@ pub(crate) fn tools() -> Vec<Tool> {
         path,
     };
     vec![
-        Tool::new(
-            Spec {
-                name: "dsn_get",
-                title: "Show an app's Sentry DSN",
-                description: "Show the DSN by which any unmodified Sentry SDK sends an app's errors to Berth, the tunnel path for browsers, and how many events and other items came and were dropped in the last 24 hours. Deployments get it as SENTRY_DSN by themselves.",
-                hints: Hints::READ,
-                scope: Scope::Read,
-                tier: Tier::Extended,
-                method: Method::Get,
-                path: "/v1/apps/{app}/dsn",
-            },
-            dsn,
-        ),
         Tool::new(
             change(
                 "error_resolve",
@@ -233,55 +218,6 @@ async fn now(call: &Call, which: &IssueRef) -> Result<IssueSummary, Problem> {
     Ok(summary(&find_issue(call, which).await?))
 }
 
-async fn dsn(call: Call, input: DsnGet) -> Result<Dsn, Problem> {
-    let app = find::app_in(&call, &input.app, input.environment.as_ref()).await?;
-    let store = &call.context.store;
-    let rules: ErrorRules = store.errors().settings(app.id).await?.unwrap_or_default();
-    let counts = store.errors().counts(app.environment.id, store.clock().now().plus_seconds(-DAY)).await?;
-    let accepted = counts.iter().filter(|(category, reason, _)| category == "error" && reason.is_empty());
-    let accepted_24h = accepted.map(|(_, _, count)| count).sum();
-    let others = counts.iter().filter(|(category, reason, _)| category != "error" && reason.is_empty());
-    let kept_24h = others
-        .map(|(kind, _, count)| Kept {
-            kind: kind.clone(),
-            count: *count,
-            shown_by: shown_by(kind).map(str::to_owned),
-        })
-        .collect();
-    let mut dropped = BTreeMap::new();
-    for (category, reason, count) in counts.iter().filter(|(_, reason, _)| !reason.is_empty()) {
-        *dropped.entry(counted_as(category, reason)).or_insert(0) += count;
-    }
-    let dropped_24h = dropped
-        .into_iter()
-        .map(|((category, reason), count)| Dropped { category: category.to_owned(), reason, count })
-        .collect();
-    let dsn = berth_deploy::dsn(
-        &call.context.control_url,
-        &store.ingest_key(app.environment.id),
-        app.environment.id,
-    );
-    let injected = call.context.pipeline.injects_dsn(&rules);
-    let next = match accepted_24h {
-        0 if injected => "Give it to the SDK (Sentry.init({ dsn })), or deploy: containers get it as SENTRY_DSN when they start (a build does not). Then error_search shows what comes.".to_owned(),
-        0 if rules.inject_dsn => "Give it to the SDK (Sentry.init({ dsn })); containers get it as SENTRY_DSN only when public_url is set, as they would not reach this address. Then error_search shows what comes.".to_owned(),
-        0 => "Give it to the SDK (Sentry.init({ dsn })). Then error_search shows what comes.".to_owned(),
-        _ => format!("error_search(app={:?}) shows what came.", app.slug.as_str()),
-    };
-    let tunnel = berth_deploy::TUNNEL_PATH.to_owned();
-    Ok(Dsn { dsn, tunnel, injected, accepted_24h, kept_24h, dropped_24h, next })
-}
-
-/// The tool that shows what clients send besides errors. The rest is kept as it came, for what will read it.
-fn shown_by(kind: &str) -> Option<&'static str> {
-    match kind {
-        "attachment" => Some("error_event_get"),
-        "feedback" => Some("error_get"),
-        "session" => Some("error_release_compare"),
-        _ => None,
-    }
-}
-
 async fn resolve(call: Call, input: ErrorResolve) -> Result<IssueSummary, Problem> {
     let issue = find_issue(&call, &input.issue).await?;
     call.context.store.errors().resolve(&call.principal, &issue, input.in_next_release).await?;
@@ -430,19 +366,6 @@ fn limit(
         Some(0) => Ok(None),
         Some(n) if (least..=most).contains(&n) => Ok(Some(n)),
         Some(_) => Err(Problem::invalid(field, format!("{field} must be from {least} to {most}, or 0."))),
-    }
-}
-
-impl Brief for Dsn {
-    fn brief(&self) -> Text {
-        let dropped: i64 = self.dropped_24h.iter().map(|d| d.count).sum();
-        let kept: Vec<String> = self.kept_24h.iter().map(|k| format!("{} {}", k.count, k.kind)).collect();
-        let kept = if kept.is_empty() { String::new() } else { format!(" (and {})", kept.join(", ")) };
-        format!(
-            "DSN: {}\nTunnel for browsers: {}\n{} events{kept} came in the last 24 hours, {dropped} things were dropped. {}",
-            self.dsn, self.tunnel, self.accepted_24h, self.next
-        )
-        .into()
     }
 }
 

@@ -14,10 +14,12 @@ mod deployments;
 mod dns_providers;
 mod domains;
 mod dotenv;
+mod dsn;
 mod environments;
 pub mod error_attachments;
 mod error_events;
 mod error_releases;
+mod error_search;
 mod errors;
 mod events;
 mod feedback;
@@ -45,6 +47,7 @@ mod requests;
 mod rollouts;
 mod settings;
 mod source;
+mod telemetry;
 pub mod text;
 mod tidy;
 mod tokens;
@@ -72,12 +75,15 @@ pub fn registry() -> Registry {
         (Group::Deploy, deployments::tools()),
         (Group::Domains, dns_providers::tools()),
         (Group::Domains, domains::tools()),
+        (Group::Errors, dsn::tools()),
         (Group::Apps, environments::tools()),
         (Group::Errors, error_attachments::tools()),
         (Group::Errors, error_events::tools()),
         (Group::Errors, error_releases::tools()),
+        (Group::Errors, error_search::tools()),
         (Group::Errors, errors::tools()),
         (Group::Platform, events::tools()),
+        (Group::Errors, telemetry::tools()),
         (Group::Errors, feedback::tools()),
         (Group::Access, grants::tools()),
         (Group::Deploy, jobs::tools()),

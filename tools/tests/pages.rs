@@ -15,7 +15,7 @@ use berth_schemas::{
 };
 use berth_store::{
     Approval, Artifact, ErrorItem, ItemKind, NewDnsProvider, NewIntake, NewPreview, NewPush, NewRelease,
-    Presented, Principal, PushSource, Snapshot, Visible,
+    PackedItem, Presented, Principal, PushSource, Snapshot, Visible,
 };
 use berth_tools::{Budget, Call, Via};
 use serde_json::{Value, json};
@@ -220,7 +220,7 @@ async fn errors(world: &World) {
     world.report(&app(3), &events, 100).await;
 }
 
-/// What users wrote, which is filed with the errors that come after it.
+/// What users wrote and what apps logged, which is filed with the errors that come after it.
 async fn feedback(world: &World) {
     let store = &world.context.store;
     let of = store.apps().by_slug(&Visible::All, &app(3).parse().unwrap()).await.unwrap().unwrap();
@@ -235,10 +235,15 @@ async fn feedback(world: &World) {
         app: of.id,
         environment: of.environment.id,
         received_at: store.clock().now(),
-        items: (0..100).map(item).collect(),
+        items: (0..100).map(item).chain((0..100).map(|_| logged())).collect(),
         dropped: Vec::new(),
     };
     store.errors().accept(&[request]).await.unwrap();
+}
+
+fn logged() -> PackedItem {
+    let body = json!({ "items": [{ "level": "info", "body": "l".repeat(200) }] }).to_string().into_bytes();
+    ErrorItem { kind: ItemKind::Logs, event_id: None, name: None, body }.pack().unwrap()
 }
 
 async fn propose(world: &World, who: &Principal, n: usize) {
@@ -269,6 +274,7 @@ fn lists(issue: &Value) -> Vec<List> {
         with(list("release_list", "releases", "release", 500), json!({ "app": "kept" })),
         with(list("error_search", "issues", "issue", 100), of(3)),
         with(list("feedback_list", "feedback", "feedback", 100), of(3)),
+        with(list("telemetry_list", "items", "item", 100), json!({ "app": app(3), "kind": "logs" })),
         with(list("error_event_list", "events", "event", 100), json!({ "issue": issue })),
     ]
 }

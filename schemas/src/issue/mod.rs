@@ -2,10 +2,12 @@
 
 mod attached;
 mod change;
+mod dsn;
 mod event;
 mod release;
 mod rules;
 mod search;
+mod telemetry;
 
 use std::{fmt, str::FromStr};
 
@@ -23,6 +25,7 @@ pub use self::{
         ErrorAssign, ErrorDelete, ErrorDeleted, ErrorIgnore, ErrorMerge, ErrorReopen, ErrorResolve,
         ErrorSplit, ErrorUserDelete, ErrorUserDeleted,
     },
+    dsn::{Dropped, Dsn, DsnGet, DsnRotate, DsnRotated, Kept, OldKey},
     event::{
         CrumbShown, ErrorEvent, ErrorEventGet, ErrorEventList, EventDetail, EventSummary, EventSummaryPage,
         ExceptionShown, FrameShown, RequestShown, TagShown,
@@ -31,8 +34,9 @@ pub use self::{
         ErrorReleaseCompare, ReleaseCommit, ReleaseComparison, ReleaseErrors, ReleaseIssue, ReleaseVerdict,
         WorseBy, error_release,
     },
-    rules::{Dropped, Dsn, DsnGet, ErrorRules, ErrorRulesGet, ErrorRulesSet, Kept},
+    rules::{ErrorRules, ErrorRulesGet, ErrorRulesSet},
     search::{ErrorField, ErrorFieldList, ErrorFields, ErrorSearch, Facet, FacetValue, IssuePage, IssueSort},
+    telemetry::{TelemetryItem, TelemetryKind, TelemetryList, TelemetryPage},
 };
 
 /// Digits of an issue's number: Crockford's base 32, which leaves out I, L, O and U.

@@ -1,62 +1,9 @@
-//! An app's way in for errors, and what holds for them.
+//! What holds for an app's errors.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{AppSlug, EnvironmentName};
-
-/// Input of `dsn_get`.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct DsnGet {
-    /// The app.
-    pub app: AppSlug,
-    /// Default: production.
-    #[serde(default)]
-    pub environment: Option<EnvironmentName>,
-}
-
-/// Output of `dsn_get`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Dsn {
-    /// What a Sentry client takes as its DSN. It can only write, and is no secret.
-    pub dsn: String,
-    /// Path on the app's own host that browsers may use as `tunnel`, so that blockers do not swallow errors.
-    pub tunnel: String,
-    /// Whether deployments get it as SENTRY_DSN.
-    pub injected: bool,
-    /// Events that were accepted in the last 24 hours.
-    pub accepted_24h: i64,
-    /// What else was kept in the last 24 hours: sessions, transactions, logs and the like.
-    pub kept_24h: Vec<Kept>,
-    /// What was not kept in the last 24 hours, by what it was and why.
-    pub dropped_24h: Vec<Dropped>,
-    /// What comes next.
-    pub next: String,
-}
-
-/// What was kept besides error events.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Kept {
-    /// What: "session", "transaction", "attachment" …
-    pub kind: String,
-    /// How many.
-    pub count: i64,
-    /// The tool that shows it; none keeps it as it came, until one does.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shown_by: Option<String>,
-}
-
-/// What was not kept.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Dropped {
-    /// What: "error", "transaction" …
-    pub category: String,
-    /// Why.
-    pub reason: String,
-    /// How many.
-    pub count: i64,
-}
+use crate::AppSlug;
 
 /// What holds for an app's errors.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

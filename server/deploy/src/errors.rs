@@ -1,10 +1,11 @@
 //! How an app's errors find the way to Berth: its DSN, and the path on its own host that takes them from browsers.
 
+use berth_observe::errors::auth::{self, PublicKey};
 pub use berth_schemas::issue::error_release;
 use berth_schemas::{DeploymentRef, Problem, issue::ErrorRules};
 use berth_store::{
     StoreError,
-    model::{AppRow, EnvironmentId, ReleaseRow},
+    model::{AppRow, Artifact, EnvironmentId, ReleaseRow},
 };
 
 use crate::{
@@ -15,8 +16,22 @@ use crate::{
 /// Path on every app's host that takes envelopes, so that blockers of third parties do not swallow them.
 pub const TUNNEL_PATH: &str = "/_berth/errors";
 
+/// The variable by which clients are told their DSN.
+pub(crate) const DSN_VARIABLE: &str = "SENTRY_DSN";
+
 /// Deployments whose names are compared with that of the newest release that the tracker knows.
 const RECENT: i64 = 50;
+
+/// The key that containers were told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToldKey {
+    /// The deployment that made their release.
+    pub deployment: DeploymentRef,
+    /// The key.
+    pub key: PublicKey,
+    /// Whether a variable of the app's own says it, and not Berth.
+    pub by_variable: bool,
+}
 
 /// The DSN of an environment: `https://KEY@host/ID`.
 #[must_use]
@@ -31,6 +46,29 @@ impl Pipeline {
     pub fn injects_dsn(&self, rules: &ErrorRules) -> bool {
         self.0.config.errors.as_ref().is_some_and(|e| e.public_url.is_some()) && rules.inject_dsn
     }
+
+    /// By which key the release that serves sends its errors: what its containers got as `SENTRY_DSN`. None where nothing
+    /// was told, or where they go elsewhere.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn key_told(&self, app: &AppRow) -> Result<Option<ToldKey>, Problem> {
+        let releases = self.0.store.releases();
+        let Some(live) = app.environment.live else { return Ok(None) };
+        let Some(release) = releases.get(live).await? else { return Ok(None) };
+        if !matches!(release.artifact, Artifact::Image { .. }) {
+            return Ok(None);
+        }
+        let snapshot = releases.variables(live).await?;
+        let own = snapshot.variables.iter().find(|v| v.name.as_str() == DSN_VARIABLE).map(|v| &v.value);
+        let told = own.or(snapshot.dsn.as_ref()).and_then(|dsn| auth::in_dsn(dsn));
+        let here = told.filter(|(_, environment)| *environment == app.environment.id.0);
+        Ok(here.map(|(key, _)| ToldKey {
+            deployment: DeploymentRef::new(app.slug.clone(), release.number),
+            key,
+            by_variable: own.is_some(),
+        }))
+    }
 }
 
 impl Inner {
@@ -42,7 +80,11 @@ impl Inner {
         let app: &AppRow = &attempt.app;
         let rules: ErrorRules = self.store.errors().settings(app.id).await?.unwrap_or_default();
         let environment = app.environment.id;
-        Ok(rules.inject_dsn.then(|| dsn(url, &self.store.ingest_key(environment), environment)))
+        if !rules.inject_dsn {
+            return Ok(None);
+        }
+        let keys = self.store.errors().keys(environment).await?;
+        Ok(Some(dsn(url, &keys.current.key, environment)))
     }
 }
 

@@ -205,8 +205,7 @@ impl Inner {
             let place = map.url.trim_start_matches("~/").to_owned();
             let path = format!("{folder}/{place}");
             let read = tokio::task::spawn_blocking(move || map.read()).await.map_err(io::Error::other);
-            let also: Vec<String> = copied.scripts.names(&place).into_iter().take(names).collect();
-            names -= also.len();
+            let also = names_within(&copied.scripts, &place, &mut names);
             let kept = match read.and_then(|pair| pair).map_err(failed)? {
                 Some(pair) => {
                     let pair = Pair { url: path.clone(), ..pair };
@@ -225,6 +224,14 @@ impl Inner {
         }
         Ok(taken)
     }
+}
+
+/// The names of a script besides its path, as many as there is room for.
+fn names_within(scripts: &ImageScripts, place: &str, room: &mut usize) -> Vec<String> {
+    let mut names = scripts.names(place);
+    names.truncate(*room);
+    *room -= names.len();
+    names
 }
 
 /// The name of a container that an image is read through, while it is.
@@ -372,6 +379,27 @@ mod tests {
         assert_eq!(folders(""), FOLDERS);
         assert!(!folders("/usr/src").contains(&"/usr/src/app".to_owned()));
         assert_eq!(folders("/x/../y"), FOLDERS);
+    }
+
+    #[test]
+    fn names_of_scripts_are_kept_up_to_a_limit() {
+        let place = |n: usize| format!("a{n}/b{n}/c{n}/d{n}/e{n}/f{n}.js");
+        let mut scripts = ImageScripts::default();
+        let all = MAX_NAMES / 6 + 2;
+        for n in 0..all {
+            scripts.add(&place(n), Sha256::digest(n.to_be_bytes()).into());
+        }
+        assert_eq!(scripts.names(&place(0)).len(), 6, "each of its ends is its own");
+        let mut room = MAX_NAMES;
+        let mut kept: Vec<Vec<String>> =
+            (0..all).map(|n| names_within(&scripts, &place(n), &mut room)).collect();
+        assert_eq!((kept.iter().map(Vec::len).sum::<usize>(), room), (MAX_NAMES, 0));
+        // The last that has room for some keeps its longest names, and what comes after has its path alone.
+        assert_eq!(kept.pop(), Some(Vec::new()));
+        let some = kept.pop().unwrap();
+        assert_eq!(some.len(), MAX_NAMES % 6);
+        assert_eq!(some, scripts.names(&place(all - 2))[..some.len()]);
+        assert!(some[0].starts_with("~/a"), "{some:?}");
     }
 
     #[test]

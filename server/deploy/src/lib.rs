@@ -61,7 +61,7 @@ use berth_store::stall;
 pub use access::{GitAccess, GitAs, PrivateKey};
 pub use cleanup::{CleanupFound, upload_expiry, upload_path};
 pub use config::{Addresses, Arrival, ControlRoute, ErrorsRoute, PipelineConfig, Successor};
-pub use errors::{TUNNEL_PATH, dsn, error_release};
+pub use errors::{TUNNEL_PATH, ToldKey, dsn, error_release};
 pub use fetch::git_problem;
 pub use journal::DeploymentUpdate;
 pub use output::EngineOutput;

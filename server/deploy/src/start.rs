@@ -16,7 +16,7 @@ use crate::{
         ContainerId, ContainerPhase, ContainerSpec, ContainerSummary, EngineError, ResourceLimits,
         RestartPolicy, Workload, label,
     },
-    errors::error_release,
+    errors::{DSN_VARIABLE, error_release},
     fault::{Halt, engine_problem, sentence},
     limits::{self, STOP_GRACE},
     lock::lock,
@@ -291,7 +291,7 @@ impl Inner {
         let mut env: BTreeMap<String, String> =
             given.known().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         if let Some(dsn) = &snapshot.dsn {
-            env.insert("SENTRY_DSN".to_owned(), dsn.clone());
+            env.insert(DSN_VARIABLE.to_owned(), dsn.clone());
             env.insert("SENTRY_RELEASE".to_owned(), error_release(&made_by, release.commit.as_deref()));
             env.insert("SENTRY_ENVIRONMENT".to_owned(), app.environment.name.to_string());
         }

@@ -213,6 +213,13 @@ async fn a_release_of_500_new_errors_sends_a_few_messages() {
     let listed = world.store.alerts().deliveries(10).await.unwrap();
     assert_eq!(listed.iter().map(|d| d.count).sum::<u64>(), 500);
     assert!(listed.iter().all(|d| d.issues.len() <= 50));
+    let AlertRule { alert, channels, .. } = rule(AlertTrigger::NewError);
+    let last = world.store.alerts().last(&alert, &channels[0]).await.unwrap().unwrap();
+    assert_eq!(
+        last.message,
+        serde_json::json!({ "count": told[2]["count"] }),
+        "what was sent keeps no words"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

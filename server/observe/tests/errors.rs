@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use berth_observe::errors::{Digester, ErrorIndex, Ingest, Maps, maps::bundle::Pair};
+use berth_observe::errors::{Digester, Eraser, ErrorIndex, Ingest, Maps, maps::bundle::Pair};
 use berth_schemas::{Problem, Timestamp, app::AppSettings};
 use berth_store::{model::Visible, *};
 use serde_json::{Value, json};
@@ -398,5 +398,47 @@ async fn maps_go_with_releases_that_nobody_has_any_more() {
         ["2", "3", "newest", "read"],
         "what was read or is the newest stays"
     );
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_issue_is_not_called_after_a_person_who_was_erased() {
+    let event = |who: &str, said: &str| {
+        json!({ "platform": "python", "user": { "email": who }, "exception": { "values": [
+            { "type": "KeyError", "value": said, "stacktrace": { "frames": [
+                { "function": "total", "filename": "cart.py", "in_app": true },
+            ] } }] } })
+    };
+    let only_hers = json!({ "message": "zinnober alone", "user": { "email": "ann@shop.example" } });
+    let world = World::with(&[
+        event("ann@shop.example", "no zinnober"),
+        event("bob@shop.example", "no azur"),
+        event("eve@shop.example", "no ocker"),
+        event("ann@shop.example", "no more zinnober"),
+        only_hers,
+    ])
+    .await;
+    assert_eq!(
+        (world.issue("WEB-1").await.value.as_str(), world.issue("WEB-1").await.events),
+        ("no zinnober", 4)
+    );
+    let input = json!({ "user": "ann@shop.example" });
+    let jobs = world.store.jobs();
+    let kind = berth_schemas::job::JobKind::EraseUser;
+    let job = jobs.enqueue(kind, Some(world.app.id), None, input, "root").await.unwrap();
+    let eraser = Eraser::new(world.store.clone(), world.index.clone());
+    eraser.erase(world.app.id, &job).await.unwrap();
+    let left = world.issue("WEB-1").await;
+    assert_eq!((left.value.as_str(), left.events), ("no ocker", 2), "the newest that is left");
+    assert_eq!((left.kind.as_str(), left.culprit.as_deref()), ("KeyError", Some("total in cart.py")));
+    assert!(
+        !left.reasons.is_empty() && !format!("{:?}", left.reasons).contains("zinnober"),
+        "{:?}",
+        left.reasons
+    );
+    assert!(world.sought("zinnober").await.is_empty());
+    assert_eq!(world.sought("ocker").await, ["KeyError"]);
+    let alone = world.store.errors().issue(&Visible::All, &"WEB-2".parse().unwrap()).await.unwrap();
+    assert!(alone.is_none(), "nothing of it was anybody else's");
     world.stop().await;
 }

@@ -109,6 +109,10 @@ impl From<Refused> for No {
                 StatusCode::FORBIDDEN,
                 "There is no such project, or the DSN's key is not its own; dsn_get shows the right DSN.",
             ),
+            Refused::Ended => Self::new(
+                StatusCode::FORBIDDEN,
+                "The DSN's key was replaced, and is accepted no more; dsn_get shows the right DSN.",
+            ),
             Refused::Busy(wait) => Self {
                 wait: Some(wait),
                 ..Self::new(

@@ -429,7 +429,8 @@ impl Alerts<'_> {
         Ok(row.try_get("n")?)
     }
 
-    /// Notes how a try went: the new state, the reason of a failure, and when to try again.
+    /// Notes how a try went: the new state, the reason of a failure, and when to try again. What is not tried again loses
+    /// its words, which may be those of a person who is forgotten later: nobody reads them any more.
     ///
     /// # Errors
     /// When the database fails.
@@ -450,6 +451,17 @@ impl Alerts<'_> {
         .bind(again.0)
         .execute(write.conn())
         .await?;
+        if state != DeliveryState::Pending {
+            let row = sqlx::query("SELECT message FROM alert_deliveries WHERE id = $1").bind(id);
+            if let Some(row) = row.fetch_optional(write.conn()).await? {
+                let message: Value = row::json(&row, "alert_deliveries", "message")?;
+                sqlx::query("UPDATE alert_deliveries SET message = $2 WHERE id = $1")
+                    .bind(id)
+                    .bind(json!({ "count": message.get("count") }).to_string())
+                    .execute(write.conn())
+                    .await?;
+            }
+        }
         write.commit().await
     }
 

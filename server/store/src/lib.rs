@@ -68,10 +68,11 @@ pub use domains::{Approved, DomainPlan, DomainRow, Domains};
 pub use environments::Environments;
 pub use error::{Result, StoreError};
 pub use errors::{
-    AttachmentRow, Body, DeployedMaps, DigestedEvent, Ends, ErrorEventRow, ErrorItem, ErrorReleaseRow,
-    Errors, ErrorsKept, FeedbackRow, Filed, IntakeRow, IssueFilter, IssueOrder, IssueRow, IssueShare,
-    ItemKind, Joined, LookedTo, MapsKept, NewIntake, NewMap, PackedItem, PersonNames, PlacedRelease,
-    ReleaseStats, Remapped, Stretch, TelemetryRow, Until, WantedMap,
+    AttachmentRow, Body, DeployedMaps, DigestedEvent, DsnKey, DsnKeys, Ends, ErrorEventRow, ErrorItem,
+    ErrorReleaseRow, Errors, ErrorsKept, FeedbackRow, Filed, IntakeRow, IssueFilter, IssueOrder, IssueRow,
+    IssueShare, IssueTitle, ItemKind, Joined, LookedTo, MapsKept, NewIntake, NewMap, PackedItem, PersonNames,
+    PlacedRelease, ReleaseStats, Remapped, Stretch, TelemetryFound, TelemetryQuery, TelemetryRow, Until,
+    WantedMap,
 };
 pub use events::Events;
 pub use forge_reports::{ForgeReports, ReportRow};

@@ -56,6 +56,7 @@ pub(crate) const ALL: &[Migration] = &[
     Migration { version: 19, name: "people", sql: include_str!("../migrations/0019_people.sql") },
     Migration { version: 20, name: "floods", sql: include_str!("../migrations/0020_floods.sql") },
     Migration { version: 21, name: "image_maps", sql: include_str!("../migrations/0021_image_maps.sql") },
+    Migration { version: 22, name: "error_keys", sql: include_str!("../migrations/0022_error_keys.sql") },
 ];
 
 /// Brings the database to the newest schema.

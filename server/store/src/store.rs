@@ -32,7 +32,7 @@ use crate::{
     key::{KeyError, MasterKey},
     logs::Logs,
     migration,
-    model::{EnvironmentId, EventRow},
+    model::EventRow,
     oauth_clients::OauthClients,
     projects::Projects,
     proposals::Proposals,
@@ -99,7 +99,7 @@ pub(crate) struct Inner {
     pub(crate) events: broadcast::Sender<EventRow>,
     pub(crate) tokens: TokenCache,
     pub(crate) calls: calls::Waiting,
-    ingest_secret: zeroize::Zeroizing<Vec<u8>>,
+    pub(crate) ingest_secret: zeroize::Zeroizing<Vec<u8>>,
     instance: String,
     housekeeping: std::sync::Mutex<Vec<tokio::task::AbortHandle>>,
 }
@@ -284,17 +284,6 @@ impl Store {
     #[must_use]
     pub fn errors(&self) -> Errors<'_> {
         Errors(&self.inner)
-    }
-
-    /// Key of a DSN: what a client shows to send errors of an environment. It follows from the installation's key, so
-    /// that nothing is kept and nothing can be guessed: 32 hexadecimal digits.
-    #[must_use]
-    pub fn ingest_key(&self, environment: EnvironmentId) -> String {
-        use sha2::{Digest, Sha256};
-        let mut hash = Sha256::new();
-        hash.update(self.inner.ingest_secret.as_slice());
-        hash.update(environment.0.to_be_bytes());
-        hex::encode(&hash.finalize()[..16])
     }
 
     /// The event log.

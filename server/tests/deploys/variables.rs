@@ -197,13 +197,22 @@ async fn a_deployment_is_told_where_its_errors_go_unless_somebody_says_otherwise
         (&told["SENTRY_RELEASE"], &told["SENTRY_ENVIRONMENT"]),
         (&json!("web@1"), &json!("production"))
     );
+    // A new key comes with the next deployment, also of the same; until then it is said who has the old one.
+    let rotated = berth.send(Method::POST, "/v1/apps/web/dsn/rotate", json!({})).await;
+    assert_eq!(rotated["old_key_in"], "web#1", "{rotated:#}");
+    assert_eq!(env().await["SENTRY_DSN"], dsn["dsn"]);
+    assert_eq!(berth.get("/v1/apps/web/dsn").await["old_key_in"], "web#1");
+    berth.deploy_live("web", apps::probe("1")).await;
+    assert_eq!(env().await["SENTRY_DSN"], rotated["dsn"]);
+    let dsn = berth.get("/v1/apps/web/dsn").await;
+    assert_eq!((&dsn["dsn"], &dsn["old_key_in"]), (&rotated["dsn"], &Value::Null));
     // A variable of one's own wins, and leaves the rest.
     let own = "https://key@elsewhere.example/7";
     let set = json!({ "variables": { "SENTRY_DSN": own }, "redeploy": true });
     let answer = berth.send(Method::PUT, "/v1/apps/web/variables", set).await;
     berth.settled(answer["deployment"].as_str().unwrap()).await;
     let told = env().await;
-    assert_eq!((&told["SENTRY_DSN"], &told["SENTRY_RELEASE"]), (&json!(own), &json!("web@2")));
+    assert_eq!((&told["SENTRY_DSN"], &told["SENTRY_RELEASE"]), (&json!(own), &json!("web@3")));
     berth.cli(&["env", "delete", "web", "SENTRY_DSN", "--json"]).await.ok();
     // Switched off, nothing is told from the next deployment on.
     berth.send(Method::PATCH, "/v1/apps/web/errors/rules", json!({ "inject_dsn": false })).await;

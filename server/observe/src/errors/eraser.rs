@@ -8,11 +8,14 @@ use std::time::{Duration, Instant};
 
 use berth_schemas::{Code, Problem};
 use berth_store::{
-    LookedTo, PersonNames, Store, TelemetryRow,
+    IssueTitle, LookedTo, PersonNames, Store, TelemetryRow,
     model::{AppId, JobRow},
+    stall,
 };
 
 use super::{
+    event::Event,
+    grouping,
     person::{Person, Rest},
     search::ErrorIndex,
 };
@@ -167,8 +170,11 @@ impl Walk<'_> {
             if let Doing::Removing(_) = self.doing {
                 // Before, so that a crash leaves none in the index; and after, for what was indexed in between.
                 self.eraser.index.remove_events(found.clone()).await;
+                stall::before("erased_events").await;
                 errors.erase_events(self.app, &found).await?;
+                stall::after("erased_events").await;
                 self.eraser.index.remove_events(found).await;
+                self.entitle().await?;
             }
         }
         Ok(())
@@ -199,6 +205,7 @@ impl Walk<'_> {
             self.traces.others += i64::try_from(gone.len() + changed.len()).unwrap_or(0);
             if let Doing::Removing(_) = self.doing {
                 errors.erase_beside(self.app, &gone, &changed).await?;
+                stall::after("erased_beside").await;
             }
         }
         Ok(())
@@ -209,9 +216,31 @@ impl Walk<'_> {
         self.traces.feedback = match self.doing {
             Doing::Counting(_) => errors.feedback_of(self.app, &self.names).await?,
             Doing::Removing(job) => {
-                errors.erase_names(&job.by, self.app, &self.names, self.traces.events).await?
+                let feedback = errors.erase_names(&job.by, self.app, &self.names, self.traces.events).await?;
+                stall::after("erased_names").await;
+                self.entitle().await?;
+                feedback
             }
         };
+        Ok(())
+    }
+
+    /// Calls issues anew that lost their title with what was removed.
+    async fn entitle(&mut self) -> Result<(), Problem> {
+        let errors = self.eraser.store.errors();
+        for row in errors.untitled(self.app).await? {
+            let read = aside(move || {
+                let body = serde_json::from_slice(&row.body).unwrap_or_default();
+                let event = Event::read(&body)?;
+                let reasons = grouping::group(row.app_id.0, &event).reasons;
+                Some((row, event, reasons))
+            });
+            let Some((row, event, reasons)) = read.await? else { continue };
+            let (kind, value, culprit) = (event.kind(), event.value(), event.culprit());
+            let title =
+                IssueTitle { kind: &kind, value: &value, culprit: culprit.as_deref(), reasons: &reasons };
+            errors.entitle(&row, &title).await?;
+        }
         Ok(())
     }
 

@@ -7,14 +7,14 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use berth_schemas::{Code, Problem, Timestamp, issue::ErrorRules};
 use berth_store::{
-    NewIntake, Store,
+    DsnKeys, NewIntake, Store,
     model::{AppId, EnvironmentId},
 };
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -55,8 +55,8 @@ pub struct Target {
     pub environment: EnvironmentId,
     /// What is scrubbed.
     pub scrub: ScrubRules,
-    /// Key that a client must show.
-    key: String,
+    /// Keys of which a client must show one.
+    keys: DsnKeys,
     /// Events that may come in a minute.
     per_minute: u32,
 }
@@ -66,6 +66,8 @@ pub struct Target {
 pub enum Refused {
     /// No such environment, or another key.
     Unknown,
+    /// The key was replaced, and is accepted no more.
+    Ended,
     /// Too much; try again after so many seconds.
     Busy(u64),
     /// The store does not answer.
@@ -85,7 +87,11 @@ struct Shared {
     store: Store,
     known: Mutex<HashMap<i64, (Instant, Arc<Target>)>>,
     windows: Mutex<HashMap<i64, Window>>,
+    /// How often what is known was forgotten: what was read before that is not remembered.
+    forgotten: AtomicU64,
     refused: Mutex<HashMap<(AppId, EnvironmentId, String), i64>>,
+    /// When clients showed keys that were replaced, as far as it is not written yet.
+    shown: Mutex<HashMap<(EnvironmentId, i64), Timestamp>>,
     backlog: AtomicI64,
     arrived: Notify,
     tasks: TaskTracker,
@@ -127,7 +133,9 @@ impl Ingest {
             store,
             known: Mutex::default(),
             windows: Mutex::default(),
+            forgotten: AtomicU64::new(0),
             refused: Mutex::default(),
+            shown: Mutex::default(),
             backlog: AtomicI64::new(0),
             arrived: Notify::new(),
             tasks: TaskTracker::new(),
@@ -140,11 +148,34 @@ impl Ingest {
     /// Where a client that shows `key` for environment `id` may send.
     ///
     /// # Errors
-    /// When there is no such environment or the key is another's.
+    /// When there is no such environment, the key is another's, or its time is over.
     pub async fn target(&self, id: i64, key: &PublicKey) -> Result<Arc<Target>, Refused> {
         let target = self.known(id).await?.ok_or(Refused::Unknown)?;
-        let same = subtle::ConstantTimeEq::ct_eq(target.key.as_bytes(), key.as_str().as_bytes());
-        if bool::from(same) { Ok(target) } else { Err(Refused::Unknown) }
+        let mut shown = None;
+        // Each is compared, whichever it is.
+        for known in target.keys.all() {
+            let same = subtle::ConstantTimeEq::ct_eq(known.key.as_bytes(), key.as_str().as_bytes());
+            if bool::from(same) {
+                shown = Some(known);
+            }
+        }
+        let shown = shown.ok_or(Refused::Unknown)?;
+        if shown.ends_at.is_some() {
+            let now = self.shared.store.clock().now();
+            if let Ok(mut all) = self.shared.shown.lock() {
+                all.insert((target.environment, shown.number), now);
+            }
+            if !shown.is_accepted(now) {
+                return Err(Refused::Ended);
+            }
+        }
+        Ok(target)
+    }
+
+    /// When a client showed a key last that was replaced, as far as the store does not know it yet.
+    #[must_use]
+    pub fn shown_at(&self, environment: EnvironmentId, number: i64) -> Option<Timestamp> {
+        self.shared.shown.lock().ok()?.get(&(environment, number)).copied()
     }
 
     async fn known(&self, id: i64) -> Result<Option<Arc<Target>>, Refused> {
@@ -155,7 +186,7 @@ impl Ingest {
             return Ok(Some(Arc::clone(target)));
         }
         let failed = |e: berth_store::StoreError| Refused::Failed(e.into());
-        let store = &self.shared.store;
+        let (store, forgotten) = (&self.shared.store, self.shared.forgotten.load(Ordering::Acquire));
         let Some(app) = store.apps().by_environment(EnvironmentId(id)).await.map_err(failed)? else {
             return Ok(None);
         };
@@ -167,10 +198,12 @@ impl Ingest {
             app: app.id,
             environment: app.environment.id,
             scrub: rules::scrubbing(&of),
-            key: store.ingest_key(app.environment.id),
+            keys: store.errors().keys(app.environment.id).await.map_err(failed)?,
             per_minute: of.events_per_minute,
         });
-        if let Ok(mut known) = self.shared.known.lock() {
+        if let Ok(mut known) = self.shared.known.lock()
+            && self.shared.forgotten.load(Ordering::Acquire) == forgotten
+        {
             if known.len() >= MAX_KNOWN {
                 known.clear();
             }
@@ -255,9 +288,10 @@ impl Ingest {
         answered.await.map_err(|_| gone())?.map_err(Refused::Failed)
     }
 
-    /// Forgets what is known of rules, because they were changed.
+    /// Forgets what is known of rules and keys, because they were changed.
     pub fn forget(&self) {
         if let Ok(mut known) = self.shared.known.lock() {
+            self.shared.forgotten.fetch_add(1, Ordering::AcqRel);
             known.clear();
         }
     }
@@ -281,6 +315,8 @@ impl Ingest {
 async fn commit(shared: Arc<Shared>, mut receiver: mpsc::Receiver<Waiting>, shutdown: CancellationToken) {
     let mut tick = tokio::time::interval(Duration::from_secs(2));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut note = tokio::time::interval(MINUTE);
+    note.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let mut batch = Vec::new();
         tokio::select! {
@@ -290,10 +326,15 @@ async fn commit(shared: Arc<Shared>, mut receiver: mpsc::Receiver<Waiting>, shut
                 write_refused(&shared).await;
                 continue;
             }
+            _ = note.tick() => {
+                write_shown(&shared).await;
+                continue;
+            }
             () = shutdown.cancelled(), if !receiver.is_closed() => {
                 // What is in the queue is still committed; then the loop ends.
                 receiver.close();
                 write_refused(&shared).await;
+                write_shown(&shared).await;
                 continue;
             }
         }
@@ -326,5 +367,15 @@ async fn write_refused(shared: &Shared) {
         .collect();
     if let Err(error) = shared.store.errors().accept(&rows).await {
         tracing::warn!(%error, "refused errors were not counted");
+    }
+}
+
+/// Writes when keys were shown that were replaced.
+async fn write_shown(shared: &Shared) {
+    let shown = shared.shown.lock().map(|mut s| std::mem::take(&mut *s)).unwrap_or_default();
+    let shown: Vec<_> =
+        shown.into_iter().map(|((environment, number), at)| (environment, number, at)).collect();
+    if let Err(error) = shared.store.errors().keys_shown(&shown).await {
+        tracing::warn!(%error, "it was not noted when old keys of DSNs were used");
     }
 }

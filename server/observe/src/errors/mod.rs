@@ -1,6 +1,6 @@
 //! Errors of apps: from the bytes that Sentry's clients send to issues.
 //!
-//! Pure: [`envelope`], [`auth`], [`event`], [`grouping`], [`scrub`], [`accept`], [`person`]. Around them: [`Ingest`],
+//! Pure: [`envelope`], [`auth`], [`event`], [`grouping`], [`scrub`], [`accept`], [`person`], [`telemetry`]. Around them: [`Ingest`],
 //! which makes what was accepted durable, [`Digester`], which makes issues of it, and [`Eraser`], which forgets a person.
 
 pub mod accept;
@@ -24,6 +24,7 @@ pub mod scrub;
 pub mod search;
 pub mod sessions;
 pub mod show;
+pub mod telemetry;
 
 pub use digester::Digester;
 pub use eraser::{Eraser, Traces};

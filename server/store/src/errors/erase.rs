@@ -7,15 +7,16 @@ use serde_json::json;
 use sqlx::{Row, any::AnyRow};
 
 use super::{
-    ErrorEventRow, Errors, ItemKind, compress, inflate,
+    ErrorEventRow, Errors, ItemKind, TelemetryRow, compress, inflate,
     intake::HOUR,
     query::{EVENT, event_row},
+    telemetry::telemetry_row,
+    title::take_away,
 };
 use crate::{
     database::{assembled, pieces, placeholders, storable},
     error::Result,
     model::{AppId, NewEvent},
-    row,
     write::Write,
 };
 
@@ -28,27 +29,7 @@ impl LookedTo {
     pub const NOTHING: Self = Self(Timestamp(-1), 0);
 }
 
-/// What came beside events and is kept as it came: a session, spans, logs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TelemetryRow {
-    /// Row id.
-    pub id: i64,
-    /// When it came.
-    pub at: Timestamp,
-    /// What it is.
-    pub kind: ItemKind,
-    /// The event that it is or came with.
-    pub event_id: Option<String>,
-    /// Its JSON; none of what is no JSON.
-    pub body: Option<Vec<u8>>,
-}
-
 impl ItemKind {
-    /// Whether its body is JSON.
-    fn is_json(self) -> bool {
-        !matches!(self, Self::Attachment | Self::ReplayRecording | Self::Profile | Self::Dropped)
-    }
-
     /// Whether it is the head of an envelope, whose other items belong to whom it belongs to.
     fn leads(self) -> bool {
         matches!(self, Self::Transaction | Self::ReplayEvent)
@@ -167,7 +148,7 @@ impl Errors<'_> {
     }
 
     /// Removes events of an app with their files and the feedback on them, and takes them out of all counts; how many
-    /// went. An issue that nothing is left of goes, too.
+    /// went. An issue that nothing is left of goes, too; others lose their title until [`Errors::entitle`] gives one.
     ///
     /// # Errors
     /// When the database fails.
@@ -235,8 +216,8 @@ impl Errors<'_> {
         write.commit().await
     }
 
-    /// Removes what names somebody without an event: feedback, and counts that outlived their events. Says in the event
-    /// log that it is done; how many messages of feedback went.
+    /// Removes what names somebody without an event: feedback, and counts that outlived their events, with the titles of
+    /// their issues. Says in the event log that it is done; how many messages of feedback went.
     ///
     /// # Errors
     /// When the database fails.
@@ -301,16 +282,6 @@ fn gone(r: &AnyRow) -> Result<Gone> {
         event_id: r.try_get("event_id")?,
         release: r.try_get("release_id")?,
         user: r.try_get("user_key")?,
-    })
-}
-
-fn telemetry_row(r: &AnyRow) -> Result<TelemetryRow> {
-    Ok(TelemetryRow {
-        id: r.try_get("id")?,
-        at: row::time(r, "at")?,
-        kind: row::word(r, "telemetry", "kind", ItemKind::parse)?,
-        event_id: r.try_get("event_id")?,
-        body: None,
     })
 }
 
@@ -400,9 +371,11 @@ async fn forget_users(
     Ok(())
 }
 
-/// Counts the users of issues anew, and removes those that nothing is left of.
+/// Counts the users of issues anew, and removes those that nothing is left of. The others are called otherwise, as their
+/// title may be of what went.
 async fn recount(write: &mut Write<'_>, issues: BTreeSet<i64>) -> Result<()> {
     for issue in issues {
+        take_away(write, issue).await?;
         sqlx::query(
             "UPDATE error_issues SET users = (SELECT COUNT(*) FROM error_users u WHERE u.issue_id = $1) WHERE id = $1",
         )

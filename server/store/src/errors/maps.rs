@@ -12,12 +12,13 @@ use super::{
     ErrorEventRow, Errors, Joined, compress,
     join::{by_maps, owner_of},
     query::event_row,
+    title::give,
 };
 use crate::{
     database::{assembled, storable},
     error::Result,
     model::{AppId, ReleaseId},
-    row::{self, flag, to_json},
+    row::{self, flag},
     write::Write,
 };
 
@@ -394,15 +395,7 @@ async fn regroup(
         .execute(write.conn())
         .await?;
     }
-    sqlx::query("UPDATE error_issues SET kind = $2, value = $3, culprit = $4, reasons = $5 WHERE id = $1")
-        .bind(issue)
-        .bind(storable(&done.kind, 400))
-        .bind(storable(&done.value, 1000))
-        .bind(done.culprit.as_deref().map(|c| storable(c, 400)))
-        .bind(to_json("error_issues", "reasons", &done.reasons)?)
-        .execute(write.conn())
-        .await?;
-    Ok(())
+    give(write, issue, &(&done).into()).await
 }
 
 /// Makes an event wait for `missing` instead of what it waited for.

@@ -10,10 +10,13 @@ mod digest;
 mod erase;
 mod intake;
 mod join;
+mod keys;
 mod map_ages;
 mod maps;
 mod query;
 mod releases;
+mod telemetry;
+mod title;
 
 use std::cell::RefCell;
 
@@ -24,13 +27,16 @@ use zstd::bulk::{Compressor, Decompressor};
 pub use attached::{AttachmentRow, FeedbackRow};
 pub use change::{ErrorsKept, Until};
 pub use digest::{Body, DigestedEvent, Filed};
-pub use erase::{LookedTo, PersonNames, TelemetryRow};
+pub use erase::{LookedTo, PersonNames};
 pub use intake::{IntakeRow, NewIntake};
 pub use join::Joined;
+pub use keys::{DsnKey, DsnKeys};
 pub use map_ages::MapsKept;
 pub use maps::{DeployedMaps, NewMap, Remapped, WantedMap};
 pub use query::{ErrorReleaseRow, IssueFilter, IssueOrder, ReleaseStats};
 pub use releases::{IssueShare, PlacedRelease, Stretch};
+pub use telemetry::{TelemetryFound, TelemetryQuery, TelemetryRow};
+pub use title::IssueTitle;
 
 use crate::{
     error::{Result, StoreError},

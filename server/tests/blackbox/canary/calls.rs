@@ -62,6 +62,9 @@ pub(super) fn of(tool: &str, scene: &Scene) -> Option<Vec<Call>> {
             scene.pushes.iter().map(of).collect()
         }
         "repository_get" => vec![json!({ "app": "pulls" })],
+        "telemetry_list" => ["logs", "transaction", "check_in", "session"]
+            .map(|kind| json!({ "app": "web", "kind": kind, "raw": true }))
+            .to_vec(),
         "variable_reveal" => vec![json!({ "app": "web", "name": "PLAIN" })],
         _ => return None,
     };

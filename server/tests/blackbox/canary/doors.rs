@@ -26,7 +26,7 @@ pub(super) struct Scene {
 
 /// The doors by which something comes in that a reader is to see.
 pub(super) fn shown(docker: bool) -> Vec<&'static &'static str> {
-    static ALWAYS: [&str; 28] = [
+    static ALWAYS: [&str; 31] = [
         "type",
         "value",
         "function",
@@ -47,6 +47,9 @@ pub(super) fn shown(docker: bool) -> Vec<&'static &'static str> {
         "feedback",
         "feedback_name",
         "attachment",
+        "log_item",
+        "traced",
+        "check_in",
         "map",
         "commit",
         "branch",

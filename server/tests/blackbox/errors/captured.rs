@@ -51,6 +51,20 @@ async fn all_that_was_captured_is_accepted() {
         let reason = dropped["reason"].as_str().unwrap();
         assert!(reason.starts_with("client:"), "dropped by the client itself, or not at all: {dropped}");
     }
+    // What else they sent is listed, and said in a line.
+    let others =
+        told["kept_24h"].as_array().unwrap().iter().filter(|kept| kept["shown_by"] == "telemetry_list");
+    let mut kinds = Vec::new();
+    for kind in others.map(|kept| kept["kind"].as_str().unwrap()) {
+        let path = format!("/v1/apps/web/telemetry?kind={kind}&raw=true&limit=100");
+        let page = berth.rest().get(&path).await.ok();
+        let items = page["items"].as_array().unwrap();
+        let binary = ["replay_recording", "profile"].contains(&kind);
+        assert!(items.iter().any(|item| binary || item["summary"].is_string()), "{kind}: {page:#}");
+        assert!(items.iter().all(|item| item["raw"].is_string() != binary), "{kind}: {page:#}");
+        kinds.push(kind);
+    }
+    assert!(kinds.contains(&"transaction") && kinds.contains(&"logs"), "{kinds:?}");
     // One of each client, found by what it said.
     for query in [
         "sdk:sentry.javascript.node*",

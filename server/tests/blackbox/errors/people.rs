@@ -73,6 +73,7 @@ async fn a_user_is_forgotten_by_any_name() {
         (&issue["events"], &issue["users"], &issue["feedback_count"]),
         (&json!(4), &json!(3), &json!(2))
     );
+    assert_eq!(issue["value"], "'1'", "it is called after its first event");
 
     let path = "/v1/apps/web/errors/users/ann@shop.example";
     let asked = rest.delete(path).await.problem(400, "confirmation_required");
@@ -92,6 +93,7 @@ async fn a_user_is_forgotten_by_any_name() {
         (&issue["events"], &issue["users"], &issue["feedback_count"]),
         (&json!(2), &json!(2), &json!(1))
     );
+    assert_eq!(issue["value"], "'4'", "after the newest that is left");
     found(&berth, "user.email:ann@shop.example", 0).await;
     found(&berth, "user.id:7", 1).await;
     for n in [1, 2] {

@@ -1,7 +1,7 @@
 //! The index of events, in tantivy: one document per event, made from the store and thrown away with impunity.
 //!
 //! Every field of an event is a word `name:value` in one field of the index, so that any tag can be searched and
-//! counted without being declared. Texts are cut into words as code is: `getUserById` is found by `user`.
+//! counted without being declared (`document`). Texts are cut into words as code is (`words`).
 
 use std::{collections::HashMap, path::Path};
 
@@ -16,14 +16,15 @@ use tantivy::{
         TermSetQuery,
     },
     schema::{FAST, Field, INDEXED, IndexRecordOption, STRING, Schema, TextFieldIndexing, TextOptions},
-    tokenizer::{TextAnalyzer, Token, TokenStream, Tokenizer},
+    tokenizer::TextAnalyzer,
 };
 
 use super::{
     count::{self, ByIssue, Matching},
+    document::{Entry, pair, pairs, text},
     grammar::Value,
+    words::{CodeTokenizer, words},
 };
-use crate::errors::event::{Event, Frame};
 
 /// Raised when documents look different; the index is then built anew.
 const FORMAT: &str = "3";
@@ -34,17 +35,6 @@ const WRITER_BYTES: usize = 15_000_000;
 const MAX_MERGED: usize = 50_000;
 /// Share of a segment's events that may be deleted before it is written anew.
 const MAX_DELETED: f32 = 0.3;
-/// Longest value that is indexed as a whole, in bytes.
-const MAX_VALUE: usize = 300;
-/// Longest text of a document in bytes.
-const MAX_TEXT: usize = 16 << 10;
-/// Frames of a stack whose words are indexed, the innermost ones.
-const TEXT_FRAMES: usize = 30;
-/// The app's own frames of a stack that can be searched by field, the innermost ones.
-const FIELD_FRAMES: usize = 10;
-/// The same of all stacks but the main one together.
-const OTHER_FRAMES: usize = 30;
-
 /// Why the index does not answer.
 #[derive(Debug, thiserror::Error)]
 #[error("the index of errors: {0}")]
@@ -72,25 +62,6 @@ struct Fields {
     names: Field,
     /// Words.
     text: Field,
-}
-
-/// What is indexed of an event.
-#[derive(Debug, Clone)]
-pub(super) struct Entry<'e> {
-    /// Its row.
-    pub(super) row: i64,
-    /// Row of its issue.
-    pub(super) issue: i64,
-    /// Its app.
-    pub(super) app: AppId,
-    /// Name of its environment at Berth.
-    pub(super) environment: &'e str,
-    /// Its id.
-    pub(super) event_id: &'e str,
-    /// When it happened, in microseconds.
-    pub(super) at: i64,
-    /// The event.
-    pub(super) event: &'e Event,
 }
 
 /// An issue with matching events.
@@ -437,209 +408,6 @@ fn unsigned(id: i64) -> u64 {
     id.max(0) as u64
 }
 
-/// `name:value`, the value in lower case and not too long.
-fn pair(name: &str, value: &str) -> String {
-    format!("{name}:{}", crate::errors::read::cut(value, MAX_VALUE).to_lowercase())
-}
-
-/// Every field of an event that can be searched by name.
-fn pairs(entry: &Entry<'_>) -> Vec<(String, String)> {
-    let event = entry.event;
-    let mut pairs: Vec<(String, String)> = Vec::new();
-    let mut add = |name: &str, value: Option<&str>| {
-        if let Some(value) = value.filter(|v| !v.is_empty()) {
-            pairs.push((name.to_owned(), value.to_owned()));
-        }
-    };
-    add("level", Some(event.level.as_str()));
-    add("environment", Some(entry.environment));
-    add("id", Some(entry.event_id));
-    add("platform", Some(&event.platform));
-    add("release", event.release.as_deref());
-    add("dist", event.dist.as_deref());
-    add("transaction", event.transaction.as_deref());
-    add("logger", event.logger.as_deref());
-    add("server_name", event.server_name.as_deref());
-    add("sdk", event.sdk.as_deref());
-    add("trace", event.trace_id.as_deref());
-    add("culprit", event.culprit().as_deref());
-    add("user.id", event.user.id.as_deref());
-    add("user.email", event.user.email.as_deref());
-    add("user.username", event.user.username.as_deref());
-    add("user.ip", event.user.ip.as_deref());
-    if let Some(request) = &event.request {
-        add("url", request.url.as_deref());
-        add("method", request.method.as_deref());
-    }
-    if let Some(handled) = event.handled() {
-        add("handled", Some(if handled { "true" } else { "false" }));
-    }
-    for exception in &event.exceptions {
-        add("type", exception.kind.as_deref());
-        add("mechanism", exception.mechanism.as_deref());
-    }
-    for (name, value) in &event.about {
-        add(name, Some(value));
-        // `browser:chrome` finds "Chrome 149", too.
-        let plain = value.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.').trim_end();
-        if plain != value {
-            add(name, Some(plain));
-        }
-    }
-    let own = |stack| -> Vec<&Frame> {
-        let frames: std::slice::Iter<'_, Frame> = <[Frame]>::iter(stack);
-        frames.rev().filter(|f| f.in_app).take(FIELD_FRAMES).collect()
-    };
-    let others = event.other_stacks().flat_map(own).take(OTHER_FRAMES);
-    for frame in own(event.main_stack()).into_iter().chain(others) {
-        add("function", frame.function.as_deref());
-        add("file", frame.filename.as_deref());
-        add("module", frame.module.as_deref());
-    }
-    for (name, value) in &event.tags {
-        add(name, Some(value));
-    }
-    pairs
-}
-
-/// All words of an event.
-fn text(event: &Event) -> String {
-    let mut text = String::new();
-    let mut add = |part: Option<&str>| {
-        if let Some(part) = part.filter(|_| text.len() < MAX_TEXT) {
-            text.push_str(crate::errors::read::cut(part, MAX_TEXT));
-            text.push('\n');
-        }
-    };
-    for exception in event.exceptions.iter().rev() {
-        add(exception.kind.as_deref());
-        add(exception.value.as_deref());
-    }
-    if let Some(message) = &event.message {
-        add(Some(&message.formatted));
-    }
-    add(event.transaction.as_deref());
-    for frame in event.main_stack().iter().rev().take(TEXT_FRAMES) {
-        add(frame.function.as_deref());
-        add(frame.filename.as_deref());
-        add(frame.code.as_deref().filter(|c| c.len() < 200));
-    }
-    add(event.request.as_ref().and_then(|r| r.url.as_deref()));
-    for crumb in event.breadcrumbs.iter().rev().take(30) {
-        add(crumb.message.as_deref());
-        add(crumb.url());
-    }
-    for (_, value) in &event.tags {
-        add(Some(value));
-    }
-    // Last, because a long chain could leave no room for the rest.
-    for frame in event.other_stacks().flat_map(|stack| stack.iter().rev().take(TEXT_FRAMES)) {
-        add(frame.function.as_deref());
-        add(frame.filename.as_deref());
-    }
-    text
-}
-
-/// Cuts text into words as code is written: at what is no letter or digit, and where camelCase begins a word. Each word
-/// is given with its place; all are in lower case.
-fn words(text: &str, mut with: impl FnMut(&str, std::ops::Range<usize>)) {
-    let mut word = String::new();
-    let (mut begin, mut last) = (0, None::<char>);
-    let mut chars = text.char_indices().peekable();
-    while let Some((at, c)) = chars.next() {
-        let next = chars.peek().map(|(_, c)| *c);
-        let new = match last {
-            Some(before) if c.is_uppercase() => {
-                before.is_lowercase()
-                    || before.is_numeric()
-                    || (before.is_uppercase() && next.is_some_and(char::is_lowercase))
-            }
-            _ => false,
-        };
-        if !word.is_empty() && (!c.is_alphanumeric() || new) {
-            with(&word, begin..at);
-            word.clear();
-        }
-        if c.is_alphanumeric() {
-            if word.is_empty() {
-                begin = at;
-            }
-            if word.len() < 80 {
-                word.extend(c.to_lowercase());
-            }
-            last = Some(c);
-        } else {
-            last = None;
-        }
-    }
-    if !word.is_empty() {
-        with(&word, begin..text.len());
-    }
-}
-
 fn escape_regex(text: &str) -> String {
     regex::escape(text)
-}
-
-#[derive(Clone, Default)]
-struct CodeTokenizer {
-    tokens: Vec<Token>,
-}
-
-struct CodeTokens<'t> {
-    tokens: &'t mut Vec<Token>,
-    at: usize,
-}
-
-impl Tokenizer for CodeTokenizer {
-    type TokenStream<'a> = CodeTokens<'a>;
-
-    fn token_stream<'a>(&'a mut self, text: &'a str) -> CodeTokens<'a> {
-        self.tokens.clear();
-        let tokens = &mut self.tokens;
-        words(text, |word, place| {
-            tokens.push(Token {
-                offset_from: place.start,
-                offset_to: place.end,
-                position: tokens.len(),
-                text: word.to_owned(),
-                position_length: 1,
-            });
-        });
-        CodeTokens { tokens: &mut self.tokens, at: 0 }
-    }
-}
-
-impl TokenStream for CodeTokens<'_> {
-    fn advance(&mut self) -> bool {
-        self.at += 1;
-        self.at <= self.tokens.len()
-    }
-
-    fn token(&self) -> &Token {
-        &self.tokens[self.at - 1]
-    }
-
-    fn token_mut(&mut self) -> &mut Token {
-        &mut self.tokens[self.at - 1]
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn code_is_cut_into_words() {
-        let cut = |text: &str| {
-            let mut all = Vec::new();
-            words(text, |word, _| all.push(word.to_owned()));
-            all
-        };
-        assert_eq!(cut("getUserById"), ["get", "user", "by", "id"]);
-        assert_eq!(cut("src/cart_total.ts:12"), ["src", "cart", "total", "ts", "12"]);
-        assert_eq!(cut("HTTPServer XMLHttpRequest"), ["http", "server", "xml", "http", "request"]);
-        assert_eq!(cut("日本 Größe"), ["日本", "größe"]);
-        assert_eq!(cut("ECONNREFUSED"), ["econnrefused"]);
-    }
 }

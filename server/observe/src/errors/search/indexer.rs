@@ -25,8 +25,9 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    document::Entry,
     grammar::{self, QueryError},
-    index::{Entry, IndexError, SearchIndex, Writer},
+    index::{IndexError, SearchIndex, Writer},
     plan::{Planner, Sought, Wrong},
 };
 use crate::errors::event::Event;

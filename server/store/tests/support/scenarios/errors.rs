@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use berth_schemas::issue::{ErrorRules, IssueState, Level};
+use berth_schemas::{
+    Timestamp,
+    issue::{ErrorRules, IssueState, Level},
+};
 use berth_store::{ErrorsKept, MapsKept};
 
 use crate::support::*;
@@ -399,4 +402,67 @@ pub async fn maps_of_what_serves_stay(world: World) {
     // Noted once a day, not at each look.
     errors.maps_used(&["file of web@3".into(), "another".into()]).await.unwrap();
     assert_eq!(world.tamper("UPDATE error_maps SET release_name = NULL WHERE used_at IS NOT NULL").await, 1);
+}
+
+pub async fn a_replaced_key_is_accepted_until_its_time_is_over(mut world: World) {
+    let (app, other) = (world.app("web").await, world.app("api").await);
+    let (environment, root) = (app.environment.id, Principal::daemon());
+    let hour = Duration::from_secs(3600);
+    let first = world.store.errors().keys(environment).await.unwrap();
+    assert_eq!((first.current.number, first.current.ends_at, first.old.len()), (0, None, 0));
+    assert!(first.current.key.len() == 32 && first.current.key.bytes().all(|b| b.is_ascii_hexdigit()));
+    assert_ne!(first.current.key, world.store.errors().keys(other.environment.id).await.unwrap().current.key);
+
+    let second = world.store.errors().rotate_key(&root, &app, hour * 2).await.unwrap();
+    let old = &second.old[0];
+    assert_eq!((&old.key, second.old.len()), (&first.current.key, 1));
+    assert_ne!(second.current.key, first.current.key);
+    let end = old.ends_at.unwrap();
+    assert!(old.is_accepted(Timestamp(end.0 - 1)) && !old.is_accepted(end), "to the microsecond");
+    assert!(second.current.is_accepted(end.plus_seconds(1_000_000)));
+    assert!(
+        world.refresh(&app).await.configured_at > app.configured_at,
+        "the same source is to be deployed again"
+    );
+    let untouched = world.store.errors().keys(other.environment.id).await.unwrap();
+    assert_eq!((untouched.current.number, untouched.old.len()), (0, 0));
+
+    // Use is noted forwards only, and of what there is.
+    let at = |seconds: i64| Timestamp(START).plus_seconds(seconds);
+    let shown = [(environment, 0, at(60)), (environment, 0, at(30)), (environment, 99, at(30))];
+    world.store.errors().keys_shown(&shown).await.unwrap();
+    world.reopen().await;
+    let errors = world.store.errors();
+    let again = errors.keys(environment).await.unwrap();
+    assert_eq!((&again.current, again.old[0].shown_at), (&second.current, Some(at(60))));
+
+    // No key is accepted for longer than the one that is replaced last, and none gets a longer time back.
+    let third = errors.rotate_key(&root, &app, hour * 9).await.unwrap();
+    assert_eq!(third.old[1].ends_at, Some(end));
+    let fourth = errors.rotate_key(&root, &app, Duration::ZERO).await.unwrap();
+    let now = world.store.clock().now();
+    assert_eq!(fourth.old.iter().filter(|key| key.is_accepted(now)).count(), 0);
+    assert_eq!(fourth.old.iter().map(|key| key.number).collect::<Vec<_>>(), [2, 1, 0]);
+    let mut all: Vec<_> = fourth.all().map(|key| key.key.clone()).collect();
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), 4, "none comes again");
+
+    // What ended long ago is forgotten; its number is not given again.
+    world.advance(31 * 24 * 3600);
+    let fifth = errors.rotate_key(&root, &app, hour).await.unwrap();
+    assert_eq!((fifth.current.number, fifth.old.len(), fifth.old[0].number), (4, 1, 3));
+    let told = world
+        .store
+        .events()
+        .list(&Visible::All, Some(&app.slug), Some("error.key"), None, None, 9)
+        .await
+        .unwrap();
+    assert_eq!(told.len(), 4);
+    assert!(told.iter().all(|event| all.iter().all(|key| !event.summary.0.contains(key.as_str()))));
+
+    // An environment takes its keys along.
+    world.store.apps().mark_deleting(&root, app.id).await.unwrap();
+    world.store.apps().delete(app.id, "root").await.unwrap();
+    assert!(errors.rotate_key(&root, &app, hour).await.is_err());
 }

@@ -1,7 +1,12 @@
 //! Stories about what one person left behind, and about what belongs to events.
 
-use berth_schemas::Timestamp;
-use berth_store::{FeedbackRow, LookedTo, PersonNames, TelemetryRow};
+use berth_schemas::{
+    Timestamp,
+    issue::{GroupingReason, TelemetryKind},
+};
+use berth_store::{
+    ErrorEventRow, FeedbackRow, IssueTitle, LookedTo, PersonNames, TelemetryQuery, TelemetryRow,
+};
 
 use super::errors::{issue, item, sent};
 use crate::support::*;
@@ -165,6 +170,49 @@ pub async fn rows_are_looked_through_once_each(world: World) {
     assert_eq!(named.len(), 1);
 }
 
+pub async fn what_came_beside_events_is_listed(world: World) {
+    let (app, other) = (world.app("web").await, world.app("api").await);
+    let errors = world.store.errors();
+    let logs = |n: u32| item(n, ItemKind::Logs, &format!("{{\"body\":{n}}}"));
+    kept(&world, &app, vec![logs(1), item(2, ItemKind::Session, "{}"), logs(3)]).await;
+    kept(&world, &other, vec![logs(4)]).await;
+    world.advance(60);
+    let later = world.store.clock().now();
+    kept(&world, &app, vec![logs(5), item(6, ItemKind::ReplayRecording, "not json")]).await;
+    let all = TelemetryQuery {
+        app: app.id,
+        environment: None,
+        kind: TelemetryKind::Logs,
+        since: None,
+        until: None,
+        before: None,
+        limit: 9,
+    };
+    let listed = async |query: TelemetryQuery| -> Vec<String> {
+        let found = errors.list_telemetry(&query).await.unwrap();
+        assert!(found.iter().all(|found| found.bytes > 0 && found.environment.as_str() == "production"));
+        found
+            .into_iter()
+            .map(|found| String::from_utf8(found.row.body.unwrap_or_default()).unwrap())
+            .collect()
+    };
+    assert_eq!(
+        listed(all).await,
+        ["{\"body\":5}", "{\"body\":3}", "{\"body\":1}"],
+        "the newest first, and no other app's"
+    );
+    assert_eq!(listed(TelemetryQuery { since: Some(later), ..all }).await.len(), 1);
+    assert_eq!(listed(TelemetryQuery { until: Some(later), ..all }).await.len(), 2);
+    let first = errors.list_telemetry(&TelemetryQuery { limit: 1, ..all }).await.unwrap();
+    let rest = TelemetryQuery { before: Some(first[0].row.id), ..all };
+    assert_eq!(listed(rest).await, ["{\"body\":3}", "{\"body\":1}"]);
+    assert_eq!(listed(TelemetryQuery { environment: Some(app.environment.id), ..all }).await.len(), 3);
+    assert!(listed(TelemetryQuery { environment: Some(other.environment.id), ..all }).await.is_empty());
+    let raw =
+        errors.list_telemetry(&TelemetryQuery { kind: TelemetryKind::ReplayRecording, ..all }).await.unwrap();
+    assert_eq!((raw.len(), &raw[0].row.body), (1, &None), "of what is no JSON only the size is told");
+}
+
 pub async fn a_release_tells_its_commits(world: World) {
     let app = world.app("web").await;
     let errors = world.store.errors();
@@ -189,4 +237,58 @@ pub async fn a_job_forgets_whom_it_forgot(world: World) {
     assert_eq!(begun.input, input);
     let done = jobs.transition(&job.id, JobState::Running, JobState::Succeeded, None, None).await.unwrap();
     assert!(done.input.is_null(), "{:?}", done.input);
+}
+
+/// What an issue is called.
+async fn called(world: &World, number: i64) -> (String, String, Option<String>, usize) {
+    let issue = issue(world, number).await;
+    (issue.kind, issue.value, issue.culprit, issue.reasons.len())
+}
+
+pub async fn a_title_goes_with_the_event_that_it_may_be_of(world: World) {
+    let app = world.app("web").await;
+    let (errors, root) = (world.store.errors(), Principal::daemon());
+    let deleted = || ("(deleted)".to_owned(), String::new(), None, 0);
+    let reasons = [GroupingReason { by: "message".into(), value: "kept".into() }];
+    let kept = IssueTitle { kind: "Kept", value: "by another", culprit: Some("in a.py"), reasons: &reasons };
+    let named = || ("Kept".to_owned(), "by another".to_owned(), Some("in a.py".to_owned()), 1);
+    sent(&world, &app, &[(1, "A", "1", "ann"), (2, "A", "1", "bob"), (3, "B", "1", "bob")]).await;
+    let (one, other) = (issue(&world, 1).await, issue(&world, 2).await);
+    assert!(errors.untitled(app.id).await.unwrap().is_empty());
+    errors.erase_events(app.id, &[row(&world, one.id, 1).await]).await.unwrap();
+    assert_eq!(called(&world, 1).await, deleted());
+    assert_eq!(called(&world, 2).await.0, "B", "nothing of it went");
+
+    // The newest event that is left names it again; none of another issue, and none that went meanwhile.
+    let left = errors.untitled(app.id).await.unwrap();
+    assert_eq!(
+        left.iter().map(|e| (e.issue_id, &e.event_id)).collect::<Vec<_>>(),
+        [(one.id, &format!("{:032x}", 2))]
+    );
+    let stranger = ErrorEventRow { id: row(&world, other.id, 3).await, ..left[0].clone() };
+    errors.entitle(&stranger, &kept).await.unwrap();
+    assert_eq!(called(&world, 1).await, deleted());
+    errors.entitle(&left[0], &kept).await.unwrap();
+    assert_eq!(called(&world, 1).await, named());
+    let late = IssueTitle { kind: "Late", ..kept };
+    errors.entitle(&left[0], &late).await.unwrap();
+    assert_eq!(called(&world, 1).await, named(), "it has a title by now");
+    assert!(errors.untitled(app.id).await.unwrap().is_empty());
+
+    // Where only counts are left, nothing names it until it happens again.
+    world.tamper("DELETE FROM error_events").await;
+    errors.erase_names("root", app.id, &PersonNames { said: "bob".into() }, 0).await.unwrap();
+    assert_eq!((called(&world, 1).await, called(&world, 2).await), (deleted(), deleted()));
+    assert!(errors.untitled(app.id).await.unwrap().is_empty());
+    sent(&world, &app, &[(4, "A", "1", "eve"), (5, "A", "1", "eve")]).await;
+    assert_eq!(called(&world, 1).await.0, "A");
+
+    // An issue that was split off has the same title, and that may be of an event that the first one kept.
+    sent(&world, &app, &[(6, "C", "1", "eve")]).await;
+    errors.merge(&root, &issue(&world, 3).await, &issue(&world, 1).await).await.unwrap();
+    let number = errors.split(&root, &issue(&world, 1).await, "strict-C").await.unwrap();
+    assert_eq!(called(&world, number).await, called(&world, 1).await);
+    errors.erase_events(app.id, &[row(&world, one.id, 4).await]).await.unwrap();
+    assert_eq!((called(&world, 1).await, called(&world, number).await), (deleted(), deleted()));
+    assert_eq!(errors.untitled(app.id).await.unwrap().len(), 2);
 }
