@@ -202,12 +202,14 @@ struct Burst {
 }
 
 async fn burst(berth: &Berth, options: &Options) -> Result<Burst> {
+    // What is done once after a start is not the tracker's.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let files = process::resident_files_kib(berth.daemon.pid()).context("the daemon does not run")? * 1024;
+    let idle = (berth.daemon.resident()?, files);
     load::burst(&berth.sink, &Requests::make(&berth.sink, berth.run ^ BURST ^ 77, (0, 50)), (0, 50), 4)
         .await?;
     berth.until_found(&events::id(berth.run ^ BURST ^ 77, 49), Duration::from_millis(50)).await?;
     let before = berth.digested().await?;
-    let files = process::resident_files_kib(berth.daemon.pid()).context("the daemon does not run")? * 1024;
-    let idle = (berth.daemon.resident()?, files);
     let requests = Requests::make(&berth.sink, berth.run ^ BURST, (0, options.events));
     let cpu = cpu_seconds(berth.daemon.pid());
     let told = load::burst(&berth.sink, &requests, (0, options.events), options.connections).await?;
@@ -294,7 +296,7 @@ async fn grow(berth: &Berth, options: &Options, (idle, idle_files): (u64, u64)) 
     say("disk per event", format!("{each:.0} B"), "goal: at most 4,096 B");
     say("  of it database and index", format!("{:.0} + {:.0} MiB", mib(database), mib(index)), "");
     let now = berth.daemon.resident()?;
-    say("memory before the first burst", format!("{:.1} MiB", mib(idle)), "");
+    say("memory before the first event", format!("{:.1} MiB", mib(idle)), "");
     say("memory now", format!("{:.1} MiB", mib(now)), "");
     say(
         "memory, the tracker's share",
