@@ -11,6 +11,7 @@ use berth_schemas::{
     environment::EnvironmentDeleted,
     issue::ErrorUserDeleted,
     job::{JobDetail, JobHandle, JobKind, JobState},
+    platform::{CleanupPlan, PlatformUpgrading},
 };
 use berth_tools::{Answer, Ongoing};
 use rmcp::model::{Task, TaskStatus};
@@ -111,10 +112,19 @@ fn as_started(detail: &JobDetail) -> Result<Option<Value>, serde_json::Error> {
     fn value(output: impl Serialize) -> Result<Option<Value>, serde_json::Error> {
         serde_json::to_value(output).map(Some)
     }
+    let effect = detail.message.clone().unwrap_or_else(|| "It is done.".into());
+    let job = JobHandle { job: detail.job.clone(), kind: detail.kind, state: detail.state };
+    match detail.kind {
+        JobKind::Cleanup => {
+            let (items, kept, effect) = (Vec::new(), Vec::new(), Some(effect));
+            return value(CleanupPlan { items, bytes: 0, kept, job: Some(job), effect });
+        }
+        JobKind::Upgrade => return value(PlatformUpgrading { from: None, job, effect: Some(effect) }),
+        _ => {}
+    }
     let Some(app) = detail.app.clone() else { return Ok(None) };
     let environment = detail.environment.clone().unwrap_or_else(EnvironmentName::production);
-    let effect = detail.message.clone().unwrap_or_else(|| "It is done.".into());
-    let job = Some(JobHandle { job: detail.job.clone(), kind: detail.kind, state: detail.state });
+    let job = Some(job);
     match detail.kind {
         JobKind::Stop | JobKind::Start | JobKind::Scale => {
             value(AppChanged { app, environment, effect, job })
@@ -201,17 +211,24 @@ mod tests {
             ("scale", "app_scale"),
             ("delete_app", "app_delete"),
             ("delete_environment", "environment_delete"),
+            ("erase_user", "error_user_delete"),
+            ("cleanup", "platform_cleanup"),
+            ("upgrade", "platform_upgrade"),
         ] {
-            let detail = json!({
-                "job": id, "kind": kind, "app": "web", "state": "succeeded", "message": "It did.", "by": "ada",
+            let mut detail = json!({
+                "job": id, "kind": kind, "state": "succeeded", "message": "It did.", "by": "ada",
                 "created_at": "2026-01-01T00:00:00Z"
             });
+            if tool != "platform_cleanup" && tool != "platform_upgrade" {
+                detail["app"] = json!("web");
+            }
             let seen = read(id, detail.clone());
             assert_eq!((seen.task.status, seen.by.as_str()), (TaskStatus::Completed, "ada"));
             let Some(End::Done(answer)) = seen.end else { panic!("{kind}: {:?}", seen.end) };
             let schema = &registry.get(tool).unwrap().output;
             let valid = jsonschema::validator_for(schema).unwrap();
             assert!(valid.is_valid(&answer.output), "{kind}: {}", answer.output);
+            assert!(answer.output.to_string().contains("It did."), "{kind}: {}", answer.output);
 
             let mut failed = detail;
             failed["state"] = json!("failed");

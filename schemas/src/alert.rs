@@ -162,13 +162,24 @@ pub struct ChannelSet {
 /// Input of `channel_list`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ChannelList {}
+pub struct ChannelList {
+    /// Default: all that fit.
+    #[schemars(range(min = 1, max = 500))]
+    #[serde(default)]
+    pub limit: Option<u32>,
+    /// Cursor of the page before.
+    #[serde(default)]
+    pub cursor: Option<String>,
+}
 
 /// Output of `channel_list`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ChannelPage {
     /// The channels, by name.
     pub channels: Vec<Channel>,
+    /// Pass as `cursor` for the next page; absent at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
 }
 
 /// Input of `channel_test`.
@@ -280,15 +291,26 @@ pub struct AlertRule {
 /// Input of `alert_list`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct AlertList {}
+pub struct AlertList {
+    /// Default: all that fit.
+    #[schemars(range(min = 1, max = 500))]
+    #[serde(default)]
+    pub limit: Option<u32>,
+    /// Cursor of the page before.
+    #[serde(default)]
+    pub cursor: Option<String>,
+}
 
 /// Output of `alert_list`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AlertPage {
     /// The rules, by name.
     pub alerts: Vec<AlertRule>,
-    /// What was sent last, newest first, at most 20.
+    /// What was sent last, newest first, at most 20; on the first page only.
     pub deliveries: Vec<AlertDelivery>,
+    /// Pass as `cursor` for the next page; absent at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
 }
 
 /// A message of an alert.

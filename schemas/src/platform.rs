@@ -92,10 +92,14 @@ pub struct PlatformUpgrade {}
 /// Output of `platform_upgrade`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PlatformUpgrading {
-    /// Version of the daemon that hands over.
-    pub from: String,
+    /// Version of the daemon that hands over, until it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
     /// The job; the daemon that has taken over ends it.
     pub job: JobHandle,
+    /// What came of it, with both versions, once it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effect: Option<String>,
 }
 
 /// Something that cleanup removes or keeps.
@@ -114,7 +118,7 @@ pub struct Removable {
 /// Output of `platform_cleanup`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CleanupPlan {
-    /// What would be or is being removed.
+    /// What would be or is being removed; empty once that is done.
     pub items: Vec<Removable>,
     /// Bytes in all.
     pub bytes: i64,
@@ -124,4 +128,7 @@ pub struct CleanupPlan {
     /// The job that removes it; absent for a dry run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobHandle>,
+    /// What was removed, once it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effect: Option<String>,
 }

@@ -177,6 +177,9 @@ pub struct RepositoryConnected {
     pub public_key: Option<String>,
     /// What is left to do, in order; empty when nothing is.
     pub steps: Vec<String>,
+    /// What the forge did not allow, as far as it said why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<Problem>,
 }
 
 /// What the forge must know to tell Berth of pushes.
@@ -333,6 +336,9 @@ pub struct RepositoryDisconnected {
     pub done: bool,
     /// What was done, or would be.
     pub effects: Vec<String>,
+    /// What the forge did not allow, as far as it said why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<Problem>,
 }
 
 /// Input of `webhook_rotate`.

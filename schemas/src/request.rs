@@ -59,13 +59,16 @@ pub struct RequestList {
     /// Not before: RFC 3339, or an age such as 15m, 2h, 7d. Default 1h.
     #[serde(default)]
     pub since: Option<String>,
-    /// Only requests that took at least this many milliseconds.
+    /// Only those that took at least so many milliseconds.
     #[serde(default)]
     pub slower_than_ms: Option<u32>,
-    /// At most this many, 1 to 500. Default 50.
+    /// Page size, 1 to 500. Default 50.
     #[schemars(range(min = 1, max = 500))]
     #[serde(default)]
     pub limit: Option<u32>,
+    /// Cursor of the page before.
+    #[serde(default)]
+    pub cursor: Option<String>,
 }
 
 /// Output of `request_list`.
@@ -81,4 +84,7 @@ pub struct RequestPage {
     pub p50_ms: f64,
     /// Milliseconds within which 95 of 100 were answered.
     pub p95_ms: f64,
+    /// Pass as `cursor` for the next page; absent at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
 }

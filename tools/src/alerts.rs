@@ -7,12 +7,13 @@ use berth_schemas::{
         AlertList, AlertPage, AlertRemove, AlertRemoved, AlertRule, Channel, ChannelList, ChannelPage,
         ChannelRemove, ChannelSet, ChannelTest, ChannelTested,
     },
-    ids::ChannelName,
+    ids::{AlertName, ChannelName},
 };
 
 use crate::{
     confirm::confirmed,
     find,
+    page::{self, Keep},
     registry::{Brief, Call, Hints, Method, Spec, Tier, Tool},
     text::Text,
 };
@@ -119,9 +120,15 @@ pub(crate) fn tools() -> Vec<Tool> {
     ]
 }
 
-async fn channels(call: Call, _: ChannelList) -> Result<ChannelPage, Problem> {
+async fn channels(call: Call, input: ChannelList) -> Result<ChannelPage, Problem> {
     find::demand_all_projects(&call, "channel_list")?;
-    Ok(ChannelPage { channels: call.context.store.alerts().channels().await? })
+    let limit = page::limit_of_whole(input.limit)?;
+    let after: Option<ChannelName> = page::name_cursor(input.cursor.as_deref())?;
+    let mut channels = call.context.store.alerts().channels().await?;
+    channels.retain(|c| after.as_ref().is_none_or(|a| c.channel > *a));
+    let more = page::cut_whole(&mut channels, limit, call.budget, input.limit.is_some());
+    let next_cursor = channels.last().filter(|_| more).map(|c| c.channel.to_string());
+    Ok(ChannelPage { channels, next_cursor })
 }
 
 async fn set_channel(call: Call, input: ChannelSet) -> Result<Channel, Problem> {
@@ -191,11 +198,23 @@ async fn remove_channel(call: Call, input: ChannelRemove) -> Result<AlertRemoved
     Ok(AlertRemoved { name, removed: true })
 }
 
-async fn list(call: Call, _: AlertList) -> Result<AlertPage, Problem> {
+async fn list(call: Call, input: AlertList) -> Result<AlertPage, Problem> {
     find::demand_all_projects(&call, "alert_list")?;
-    let alerts = call.context.store.alerts();
-    let rules = alerts.rules().await?.into_iter().map(|(rule, _)| rule).collect();
-    Ok(AlertPage { alerts: rules, deliveries: alerts.deliveries(SHOWN).await? })
+    let limit = page::limit_of_whole(input.limit)?;
+    let after: Option<AlertName> = page::name_cursor(input.cursor.as_deref())?;
+    let store = call.context.store.alerts();
+    let mut deliveries = match &after {
+        None => store.deliveries(SHOWN).await?,
+        Some(_) => Vec::new(),
+    };
+    // The newest messages of a bad day are long, and must leave room for the rules.
+    page::fit(&mut deliveries, Keep::First, call.budget.half(), input.limit.is_some());
+    let told = serde_json::to_string(&deliveries).map_or(0, |text| text.len());
+    let mut alerts: Vec<AlertRule> = store.rules().await?.into_iter().map(|(rule, _)| rule).collect();
+    alerts.retain(|rule| after.as_ref().is_none_or(|a| rule.alert > *a));
+    let more = page::cut_whole(&mut alerts, limit, call.budget.beside(told), input.limit.is_some());
+    let next_cursor = alerts.last().filter(|_| more).map(|rule| rule.alert.to_string());
+    Ok(AlertPage { alerts, deliveries, next_cursor })
 }
 
 async fn set(call: Call, input: AlertRule) -> Result<AlertRule, Problem> {
@@ -235,7 +254,7 @@ impl Brief for ChannelPage {
         }
         let lines: Vec<String> =
             self.channels.iter().map(|c| format!("{} ({}) → {}", c.channel, c.kind.as_str(), c.to)).collect();
-        lines.join("\n").into()
+        Text::from(lines.join("\n")).say_if(page::more(self.next_cursor.as_ref()))
     }
 }
 
@@ -294,8 +313,11 @@ impl Brief for AlertPage {
             return "There is no alert. channel_set makes a channel, alert_set a rule.".into();
         }
         let rules: Vec<String> = self.alerts.iter().map(words).collect();
-        let text = Text::from(format!("{}\nLast messages:\n", rules.join("\n")));
-        text.quote_lines(self.deliveries.iter().map(|d| {
+        let text = Text::from(rules.join("\n")).say_if(page::more(self.next_cursor.as_ref()));
+        if self.deliveries.is_empty() {
+            return text;
+        }
+        text.say("\nLast messages:\n").quote_lines(self.deliveries.iter().map(|d| {
             let error = d.error.as_ref().map(|e| format!(" ({})", e.0)).unwrap_or_default();
             let held = d.held_since.map(|at| format!(", held back since {at}")).unwrap_or_default();
             let (state, count) = (d.state.as_str(), d.count);

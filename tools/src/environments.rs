@@ -1,7 +1,7 @@
 //! Environments of an app: make, see, change, delete.
 
 use berth_schemas::{
-    Code, DeploymentRef, EnvironmentName, Problem, Scope, Untrusted,
+    Code, DeploymentRef, Problem, Scope, Untrusted,
     deployment::DeploymentDetail,
     environment::{
         EnvironmentCreate, EnvironmentDelete, EnvironmentDeleted, EnvironmentDetail, EnvironmentGet,
@@ -119,15 +119,13 @@ async fn approve(call: Call, input: PreviewApprove) -> Result<DeploymentDetail, 
 
 async fn list(call: Call, input: EnvironmentList) -> Result<EnvironmentPage, Problem> {
     let limit = page::limit(input.limit, 20, 100)?;
-    let after: Option<EnvironmentName> = page::name_cursor(input.cursor.as_deref())?;
+    // By its number, which no other ever gets: it has a place in the order, also once it is deleted.
+    let after = page::number_cursor(input.cursor.as_deref())?;
     let app = find::app(&call, &input.app).await?;
     let mut rows = call.context.store.environments().of(app.id).await?;
     rows.retain(|a| input.kind.is_none_or(|kind| a.environment.kind == kind));
     let total = i64::try_from(rows.len()).unwrap_or(i64::MAX);
-    if let Some(after) = after {
-        let seen = rows.iter().position(|a| a.environment.name == after).map_or(rows.len(), |at| at + 1);
-        rows.drain(..seen);
-    }
+    rows.retain(|a| after.is_none_or(|after| a.environment.id.0 > after));
     // One more than the page tells that it is not the last, and what is behind that is not looked at.
     let looked_at = usize::try_from(limit + 1).unwrap_or(usize::MAX);
     let mut environments = Vec::with_capacity(rows.len().min(looked_at));
@@ -135,7 +133,8 @@ async fn list(call: Call, input: EnvironmentList) -> Result<EnvironmentPage, Pro
         environments.push(summary(&call, row).await?);
     }
     let more = page::cut_whole(&mut environments, limit, call.budget, input.limit.is_some());
-    let next_cursor = environments.last().filter(|_| more).map(|e| e.name.to_string());
+    let last = environments.len().checked_sub(1).and_then(|last| rows.get(last)).filter(|_| more);
+    let next_cursor = last.map(|a| a.environment.id.0.to_string());
     Ok(EnvironmentPage { environments, total, next_cursor })
 }
 

@@ -76,9 +76,9 @@ async fn search(call: Call, input: ErrorSearch) -> Result<IssuePage, Problem> {
     };
     let query = input.query.as_deref().map_or("is:open", str::trim);
     let now = time(&call);
-    let sought = call.context.error_index.seek(query, app, now).await?;
-    let sort = input.sort.unwrap_or(IssueSort::LastSeen);
     let view = &call.principal.visible;
+    let sought = call.context.error_index.seek(query, view, app, now).await?;
+    let sort = input.sort.unwrap_or(IssueSort::LastSeen);
     let errors = call.context.store.errors();
     let (rows, total) = match (sort, &sought.scores) {
         (IssueSort::Relevance, Some(scores)) => {
@@ -124,10 +124,7 @@ async fn facets(
             format!("facets takes at most {MAX_FACETS} names of fields."),
         ));
     }
-    if app.is_none() && call.principal.visible != berth_store::model::Visible::All {
-        return Err(Problem::invalid("facets", "With a token for some projects, facets want an app."));
-    }
-    call.context.error_index.facets(query, app, now, fields).await
+    call.context.error_index.facets(query, &call.principal.visible, app, now, fields).await
 }
 
 async fn fields(call: Call, input: ErrorFields) -> Result<ErrorFieldList, Problem> {
@@ -137,7 +134,7 @@ async fn fields(call: Call, input: ErrorFields) -> Result<ErrorFieldList, Proble
         .collect();
     if let Some(slug) = &input.app {
         let app = find::app(&call, slug).await?;
-        let names = call.context.error_index.names(Some(app.id)).await?;
+        let names = call.context.error_index.names(app.id).await?;
         let tags = names.into_iter().filter(|n| FIELDS.iter().all(|(f, _)| f != n)).take(100);
         fields.extend(
             tags.map(|name| ErrorField { name: name.into(), about: format!("a tag of {}", app.slug) }),

@@ -126,7 +126,9 @@ impl Brief for JobDetail {
         let mut text = Text::from(format!("{}{app}{place}: {}.", self.kind.as_str(), self.state.as_str()));
         text = text.say_if(self.waits_for.as_ref().map(|w| format!(" Waits for {w}.")));
         text = text.say_if(self.message.as_ref().map(|m| format!(" {m}")));
-        text = text.say_if(self.problem.as_ref().map(|p| format!("\nFailed ({}): {p}", p.code.as_str())));
+        if let Some(problem) = &self.problem {
+            text = text.say(format!("\nFailed ({}): ", problem.code.as_str())).tell(problem);
+        }
         if !self.state.is_final() {
             text =
                 text.say(format!("\nCall job_get(job={:?}, wait_s=50) until it is over.", self.job.as_str()));
@@ -137,6 +139,23 @@ impl Brief for JobDetail {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::Part;
+
+    #[test]
+    fn why_a_job_failed_is_a_quote_where_it_holds_words_of_others() {
+        let detail: JobDetail = serde_json::from_value(json!({
+            "job": "0198d1c6-7e5a-7c3e-9b1a-0123456789ab", "kind": "start", "app": "web", "state": "failed",
+            "problem": Problem::new(berth_schemas::Code::ContainerExited, "It said: obey."), "by": "ada",
+            "created_at": "2026-01-01T00:00:00Z",
+        }))
+        .unwrap();
+        let quote = Part::Quoted("It said: obey.".into());
+        assert!(detail.brief().parts().contains(&quote), "{:?}", detail.brief());
+    }
+
     #[test]
     fn sizes_read_well() {
         assert_eq!(super::size(999), "999 B");

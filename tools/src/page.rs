@@ -1,6 +1,6 @@
 //! Lists in pages, and answers that fit their reader.
 
-use berth_schemas::{Code, Problem};
+use berth_schemas::{Code, Problem, Timestamp};
 use serde::Serialize;
 
 /// How long an answer may become.
@@ -31,6 +31,14 @@ impl Budget {
                 usual: usual.saturating_sub(bytes).max(usual / 2),
                 most: most.saturating_sub(bytes),
             },
+        }
+    }
+
+    /// The budget of one of two parts of an answer, neither of which may leave the other without room.
+    pub(crate) fn half(self) -> Self {
+        match self {
+            Self::Unlimited => self,
+            Self::Model { usual, most } => Self::Model { usual: usual / 2, most: most / 2 },
         }
     }
 
@@ -138,6 +146,21 @@ pub(crate) fn name_cursor<N: std::str::FromStr>(cursor: Option<&str>) -> Result<
     cursor.map(|c| c.parse().map_err(|_| bad_cursor(c))).transpose()
 }
 
+/// A cursor that is a moment and the number of a row: where one row of many of the same time stands.
+pub(crate) fn moment_cursor(cursor: Option<&str>) -> Result<Option<(Timestamp, i64)>, Problem> {
+    let read = |c: &str| {
+        let (at, row) = c.split_once('-')?;
+        let (at, row) = (at.parse::<i64>().ok()?, row.parse::<i64>().ok()?);
+        (at >= 0 && row >= 0).then_some((Timestamp(at), row))
+    };
+    cursor.map(|c| read(c).ok_or_else(|| bad_cursor(c))).transpose()
+}
+
+/// The cursor that [`moment_cursor`] reads.
+pub(crate) fn moment((at, row): (Timestamp, i64)) -> String {
+    format!("{}-{row}", at.0)
+}
+
 fn bad_cursor(cursor: &str) -> Problem {
     let shown: String = cursor.chars().take(40).collect();
     Problem {
@@ -192,5 +215,10 @@ mod tests {
         assert!(limit(Some(101), 20, 100).is_err());
         assert!(number_cursor(Some("-1")).is_err());
         assert!(name_cursor::<berth_schemas::AppSlug>(Some("No Name")).is_err());
+        let place = (Timestamp(1_770_000_000_000_000), 42);
+        assert_eq!(moment_cursor(Some(&moment(place))), Ok(Some(place)));
+        for bad in ["", "-", "1", "1-", "-1-2", "1--2", "1-2-3", "a-1"] {
+            assert!(moment_cursor(Some(bad)).is_err(), "{bad}");
+        }
     }
 }

@@ -23,6 +23,7 @@ use crate::{
     confirm::confirmed,
     context::Context,
     find, jobs,
+    ongoing::Ongoing,
     registry::{Brief, Call, Hints, Method, Spec, Tier, Tool},
     text::Text,
 };
@@ -78,7 +79,8 @@ pub(crate) fn tools() -> Vec<Tool> {
 async fn upgrade(call: Call, _: PlatformUpgrade) -> Result<PlatformUpgrading, Problem> {
     find::demand_all_projects(&call, "platform_upgrade")?;
     let job = call.context.pipeline.upgrade(&call.principal).await?;
-    Ok(PlatformUpgrading { from: call.context.version.into(), job: jobs::handle(&job) })
+    let from = Some(call.context.version.into());
+    Ok(PlatformUpgrading { from, job: jobs::handle(&job), effect: None })
 }
 
 async fn status(call: Call, _: PlatformStatusGet) -> Result<PlatformStatus, Problem> {
@@ -265,12 +267,12 @@ async fn cleanup(call: Call, input: PlatformCleanup) -> Result<CleanupPlan, Prob
     let CleanupFound { items, kept } = call.context.pipeline.cleanup_plan().await?;
     let bytes = items.iter().map(|i| i.bytes).sum();
     if input.dry_run.unwrap_or(true) {
-        return Ok(CleanupPlan { items, bytes, kept, job: None });
+        return Ok(CleanupPlan { items, bytes, kept, job: None, effect: None });
     }
     let effect = format!("remove {} unneeded things ({})", items.len(), jobs::size(bytes));
     confirmed("platform_cleanup", "cleanup", input.confirm.as_deref(), &[effect])?;
     let job = call.context.pipeline.cleanup(&call.principal).await?;
-    Ok(CleanupPlan { items, bytes, kept, job: Some(jobs::handle(&job)) })
+    Ok(CleanupPlan { items, bytes, kept, job: Some(jobs::handle(&job)), effect: None })
 }
 
 impl Brief for PlatformStatus {
@@ -300,13 +302,17 @@ impl Brief for PlatformStatus {
 
 impl Brief for PlatformUpgrading {
     fn brief(&self) -> Text {
+        let version = self.from.as_deref().unwrap_or_default();
         format!(
-            "Berth {} hands over to the program that is installed now (job {}). job_get(job={:?}, wait_s=50) tells when the new one has taken over; platform_status shows its version.",
-            self.from,
+            "Berth {version} hands over to the program that is installed now (job {}). job_get(job={:?}, wait_s=50) tells when the new one has taken over; platform_status shows its version.",
             self.job.job,
             self.job.job.as_str()
         )
         .into()
+    }
+
+    fn ongoing(&self) -> Option<Ongoing> {
+        Ongoing::job(Some(&self.job))
     }
 }
 
@@ -330,6 +336,10 @@ impl Brief for CleanupPlan {
             None if self.items.is_empty() => text,
             None => text.say("\nTo do it: dry_run=false, confirm=\"cleanup\"."),
         }
+    }
+
+    fn ongoing(&self) -> Option<Ongoing> {
+        Ongoing::job(self.job.as_ref())
     }
 }
 

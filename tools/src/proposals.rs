@@ -337,7 +337,10 @@ fn line(proposal: &Proposal) -> Text {
         ProposalState::Pending => "It was approved, did not work and waits on",
         _ => "It did not work",
     };
-    text.say_if(proposal.problem.as_ref().map(|problem| format!(". {how}: {problem}")))
+    match &proposal.problem {
+        Some(problem) => text.say(format!(". {how}: ")).tell(problem),
+        None => text,
+    }
 }
 
 impl Brief for ProposalPage {

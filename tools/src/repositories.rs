@@ -150,10 +150,24 @@ async fn connect(call: Call, input: RepositoryConnect) -> Result<RepositoryConne
     };
     let repositories = call.context.store.repositories();
     let row = repositories.connect(&call.principal, &app, new).await?;
-    let mut steps = Vec::new();
-    introduce(&call, &row, &mut steps).await?;
+    let mut left = Left::default();
+    introduce(&call, &row, &mut left).await?;
     let row = current(&call, &app).await?;
-    answer(&call, &row, steps, true).await
+    answer(&call, &row, left, true).await
+}
+
+/// What is left to do for the caller, in Berth's own words, and what the forge said, which are somebody else's.
+#[derive(Default)]
+struct Left {
+    steps: Vec<String>,
+    problems: Vec<Problem>,
+}
+
+impl Left {
+    fn because(&mut self, step: impl Into<String>, why: Problem) {
+        self.steps.push(step.into());
+        self.problems.push(why);
+    }
 }
 
 /// Who Berth is to be at the forge; with the public key, if it made one.
@@ -223,7 +237,7 @@ async fn credentials(
 
 /// Learns from the forge what it tells of the repository, and registers the webhook, where the credentials allow.
 /// What they do not allow becomes a step for the caller.
-async fn introduce(call: &Call, row: &RepositoryRow, steps: &mut Vec<String>) -> Result<(), Problem> {
+async fn introduce(call: &Call, row: &RepositoryRow, left: &mut Left) -> Result<(), Problem> {
     let forges = &call.context.forges;
     let repositories = call.context.store.repositories();
     let title = row.forge.title();
@@ -231,7 +245,10 @@ async fn introduce(call: &Call, row: &RepositoryRow, steps: &mut Vec<String>) ->
         Ok(Some(api)) => api,
         Ok(None) => return Ok(()),
         Err(failure) => {
-            steps.push(format!("{} {}", failure.problem.detail, failure.problem.hint.unwrap_or_default()));
+            left.because(
+                format!("{title} cannot be asked with these credentials: problems says why."),
+                failure.problem,
+            );
             return Ok(());
         }
     };
@@ -240,14 +257,13 @@ async fn introduce(call: &Call, row: &RepositoryRow, steps: &mut Vec<String>) ->
             let remote_id = berth_forge::request::id_of(&told);
             repositories.learn(&row.id, Learnt { remote_id, branch: default_branch_of(&told) }).await?;
         }
-        Err(failure) => steps.push(format!(
-            "{title} did not show the repository with these credentials: {} {}",
-            failure.problem.detail,
-            failure.problem.hint.unwrap_or_default()
-        )),
+        Err(failure) => left.because(
+            format!("{title} did not show the repository with these credentials: problems says why."),
+            failure.problem,
+        ),
     }
     if row.forge_hook.is_none() {
-        register(call, row, &api, steps).await?;
+        register(call, row, &api, left).await?;
     }
     Ok(())
 }
@@ -256,7 +272,7 @@ async fn register(
     call: &Call,
     row: &RepositoryRow,
     api: &berth_forge::Api,
-    steps: &mut Vec<String>,
+    left: &mut Left,
 ) -> Result<(), Problem> {
     let repositories = call.context.store.repositories();
     let secret = repositories.secrets(row)?.webhook;
@@ -264,14 +280,14 @@ async fn register(
     match api.call(&add_hook(row.forge, &row.full_name, &url, &secret.0)).await {
         Ok(made) => match berth_forge::request::id_of(&made) {
             Some(id) => repositories.set_hook(&row.id, Some(&id)).await?,
-            None => {
-                steps.push(format!("{} registered the webhook, but told no id for it.", row.forge.title()))
-            }
+            None => left
+                .steps
+                .push(format!("{} registered the webhook, but told no id for it.", row.forge.title())),
         },
-        Err(failure) => steps.push(format!(
-            "The webhook could not be registered: {} Set it up by hand with the values of this answer.",
-            failure.problem.detail
-        )),
+        Err(failure) => left.because(
+            "The webhook could not be registered: problems says why. Set it up by hand with the values of this answer.",
+            failure.problem,
+        ),
     }
     Ok(())
 }
@@ -279,9 +295,10 @@ async fn register(
 async fn answer(
     call: &Call,
     row: &RepositoryRow,
-    mut steps: Vec<String>,
+    left: Left,
     show: bool,
 ) -> Result<RepositoryConnected, Problem> {
+    let Left { mut steps, problems } = left;
     let name = call.context.forges.parse(&row.url).ok().map(|(url, _)| RemoteName::of(&url));
     if let Some(key) = &row.public_key {
         let page = name.as_ref().and_then(|n| n.keys_page(row.forge));
@@ -324,6 +341,7 @@ async fn answer(
         webhook: call.context.forges.webhook(row, secret),
         public_key: row.public_key.clone(),
         steps,
+        problems,
     })
 }
 
@@ -444,23 +462,29 @@ async fn disconnect(call: Call, input: RepositoryDisconnect) -> Result<Repositor
         );
     }
     if input.dry_run {
-        return Ok(RepositoryDisconnected { done: false, effects });
+        return Ok(RepositoryDisconnected { done: false, effects, problems: Vec::new() });
     }
     confirmed("repository_disconnect", app.slug.as_str(), input.confirm.as_deref(), &effects)?;
-    if let Err(detail) = unregister(&call, &row).await {
-        effects.push(format!("the webhook stays at the forge, because it could not be removed: {detail}"));
+    let mut problems = Vec::new();
+    if let Err(why) = unregister(&call, &row).await {
+        effects.push(
+            "leave the webhook at the forge, which did not let it be removed: problems says why".into(),
+        );
+        problems.push(why);
     }
     call.context.store.repositories().disconnect(&call.principal, &row).await?;
-    Ok(RepositoryDisconnected { done: true, effects })
+    Ok(RepositoryDisconnected { done: true, effects, problems })
 }
 
 /// Removes the webhook that Berth registered. One that is gone already is no error.
-async fn unregister(call: &Call, row: &RepositoryRow) -> Result<(), String> {
+async fn unregister(call: &Call, row: &RepositoryRow) -> Result<(), Problem> {
     let Some(hook) = &row.forge_hook else { return Ok(()) };
-    let api = call.context.forges.api(row).await.map_err(|f| f.problem.detail)?;
-    let Some(api) = api else { return Err("the credentials do not allow it".into()) };
+    let api = call.context.forges.api(row).await.map_err(|f| f.problem)?;
+    let Some(api) = api else {
+        return Err(Problem::new(Code::Forbidden, "The credentials do not allow it."));
+    };
     match api.call(&remove_hook(row.forge, &row.full_name, hook)).await {
-        Err(failure) if !failure.problem.detail.contains(" 404 ") => Err(failure.problem.detail),
+        Err(failure) if !failure.problem.detail.contains(" 404 ") => Err(failure.problem),
         _ => Ok(()),
     }
 }
@@ -480,19 +504,24 @@ async fn rotate(call: Call, input: WebhookRotate) -> Result<RepositoryConnected,
         .hint("Use a token with the scope secrets."));
     }
     let row = call.context.store.repositories().rotate(&call.principal, &row, &webhook_secret()?).await?;
-    let mut steps = Vec::new();
+    let mut left = Left::default();
     if !by_hand {
-        if let Err(detail) = unregister(&call, &row).await {
-            steps.push(format!("The old webhook stays at the forge: {detail}"));
+        if let Err(why) = unregister(&call, &row).await {
+            left.because("The old webhook stays at the forge: problems says why. Remove it there.", why);
         }
         call.context.store.repositories().set_hook(&row.id, None).await?;
         let row = current(&call, &app).await?;
         if let Ok(Some(api)) = call.context.forges.api(&row).await {
-            register(&call, &row, &api, &mut steps).await?;
+            register(&call, &row, &api, &mut left).await?;
         }
     }
     let row = current(&call, &app).await?;
-    answer(&call, &row, steps, true).await
+    answer(&call, &row, left, true).await
+}
+
+/// Adds why the forge did not allow something.
+fn told(text: Text, problems: &[Problem]) -> Text {
+    problems.iter().fold(text, |text, problem| text.say("\nProblem: ").tell(problem))
 }
 
 impl Brief for RepositoryConnected {
@@ -504,7 +533,8 @@ impl Brief for RepositoryConnected {
             (false, Some(_)) => text.say(" The webhook's secret is in the answer, this once."),
             (false, None) => text,
         };
-        self.steps.iter().fold(text, |text, step| text.say(format!("\n- {step}")))
+        let text = self.steps.iter().fold(text, |text, step| text.say(format!("\n- {step}")));
+        told(text, &self.problems)
     }
 }
 
@@ -530,7 +560,7 @@ impl Brief for RepositoryDetail {
 impl Brief for RepositoryDisconnected {
     fn brief(&self) -> Text {
         let said = if self.done { "Disconnected. Done: " } else { "Nothing was done. It would: " };
-        Text::from(format!("{said}{}.", self.effects.join("; ")))
+        told(Text::from(format!("{said}{}.", self.effects.join("; "))), &self.problems)
     }
 }
 

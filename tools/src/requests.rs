@@ -7,8 +7,7 @@ use berth_schemas::{
 use berth_store::RequestQuery;
 
 use crate::{
-    find, logs,
-    page::{self, Keep},
+    find, logs, page,
     registry::{Brief, Call, Hints, Method, Spec, Tier, Tool},
     text::Text,
 };
@@ -18,7 +17,7 @@ pub(crate) fn tools() -> Vec<Tool> {
         Spec {
             name: "request_list",
             title: "List an app's HTTP requests",
-            description: "List visitors' requests to an app, newest first, with status and duration, plus error count and percentiles over the last hour (or since). Filter by status (5xx), path or slowness.",
+            description: "List visitors' requests to an app, newest first, by status (5xx), path or slowness, with error count and percentiles over the last hour (or since).",
             hints: Hints::READ,
             scope: Scope::Read,
             tier: Tier::Core,
@@ -32,9 +31,18 @@ pub(crate) fn tools() -> Vec<Tool> {
 async fn list(call: Call, input: RequestList) -> Result<RequestPage, Problem> {
     let app = find::app_in(&call, &input.app, input.environment.as_ref()).await?;
     let query = RequestQuery { environment: Some(app.environment.id), ..query(&input, Timestamp::now())? };
-    let mut page = call.context.store.requests().list(app.id, &query).await?;
-    page::fit(&mut page.requests, Keep::First, call.budget, input.limit.is_some());
-    Ok(page)
+    let found = call.context.store.requests().list(app.id, &query).await?;
+    let mut requests = found.requests;
+    let more = page::cut(&mut requests, query.limit, call.budget, input.limit.is_some());
+    let last = requests.len().checked_sub(1).and_then(|last| found.places.get(last)).filter(|_| more);
+    Ok(RequestPage {
+        requests,
+        total: found.total,
+        errors: found.errors,
+        p50_ms: found.p50_ms,
+        p95_ms: found.p95_ms,
+        next_cursor: last.map(|place| page::moment(*place)),
+    })
 }
 
 fn query(input: &RequestList, now: Timestamp) -> Result<RequestQuery, Problem> {
@@ -54,6 +62,7 @@ fn query(input: &RequestList, now: Timestamp) -> Result<RequestQuery, Problem> {
         environment: None,
         since: logs::point("since", input.since.as_deref().or(Some("1h")), now)?,
         slower_than_ms: input.slower_than_ms.map(i64::from),
+        before: page::moment_cursor(input.cursor.as_deref())?,
         limit: page::limit(input.limit, 50, 500)?,
     })
 }
@@ -76,6 +85,6 @@ impl Brief for RequestPage {
             format!("{} {} {} {}{} {:.0}ms{error}", r.at, r.status, r.method.0, r.host.0, r.path.0, r.ms)
                 .into()
         }));
-        text
+        text.say_if(page::more(self.next_cursor.as_ref()))
     }
 }

@@ -7,15 +7,16 @@ mod world;
 use std::{sync::Arc, time::Duration};
 
 use berth_schemas::{
-    Scope,
+    IssueRef, Scope,
+    alert::{AlertRule, ChannelTarget, DeliveryState},
     app::AppSettings,
     dns::DnsCredentials,
     push::{GitChange, PushOrigin},
     token::TokenMode,
 };
 use berth_store::{
-    Approval, Artifact, ErrorItem, ItemKind, NewDnsProvider, NewIntake, NewPreview, NewPush, NewRelease,
-    PackedItem, Presented, Principal, PushSource, Snapshot, Visible,
+    Approval, Artifact, ErrorItem, ItemKind, NewDelivery, NewDnsProvider, NewIntake, NewMessage, NewPreview,
+    NewPush, NewRelease, NewRequest, PackedItem, Presented, Principal, PushSource, Snapshot, Visible,
 };
 use berth_tools::{Budget, Call, Via};
 use serde_json::{Value, json};
@@ -220,6 +221,67 @@ async fn errors(world: &World) {
     world.report(&app(3), &events, 100).await;
 }
 
+/// Channels, rules that use them, and long messages that did not arrive.
+async fn alerts(world: &World) {
+    let alerts = world.context.store.alerts();
+    let channel = |n: usize| format!("c{n:02}{}", "c".repeat(37));
+    let target = ChannelTarget::Slack { url: "https://hooks.example.com/x".into() };
+    for n in 0..100 {
+        let name = channel(n).parse().unwrap();
+        alerts.set_channel(&admin(), &name, &target, &"to@example.com, ".repeat(20), 30).await.unwrap();
+    }
+    let rule = |n: usize| -> AlertRule {
+        let channels: Vec<String> = (0..10).map(channel).collect();
+        let name = format!("a{n:02}{}", "a".repeat(37));
+        serde_json::from_value(json!({ "alert": name, "when": "new_error", "channels": channels })).unwrap()
+    };
+    for n in 0..100 {
+        alerts.set_rule(&admin(), &rule(n), None).await.unwrap();
+    }
+    let now = world.context.store.clock().now();
+    let issue = |n: i64| (0, IssueRef { app: app(3).parse().unwrap(), number: n });
+    let message = |n: usize| NewMessage {
+        channel: channel(n).parse().unwrap(),
+        message: json!({ "count": 50 }),
+        try_at: now,
+        instead_of: None,
+    };
+    let told = NewDelivery {
+        rule: rule(0),
+        issues: (1..=50).map(issue).collect(),
+        messages: (0..30).map(message).collect(),
+        quiet_until: now,
+    };
+    alerts.tell(None, &[told]).await.unwrap();
+    for due in alerts.due(now, 100).await.unwrap() {
+        alerts.tried(due.id, DeliveryState::Failed, Some(&"e".repeat(490)), now).await.unwrap();
+    }
+}
+
+/// Requests, many of which begin in the same moment.
+async fn requests(world: &World) {
+    let store = &world.context.store;
+    let of = store.apps().by_slug(&Visible::All, &app(0).parse().unwrap()).await.unwrap().unwrap();
+    let now = store.clock().now();
+    let request = |n: i64| NewRequest {
+        app_id: of.id,
+        at: now.plus_seconds(-60 - n / 40),
+        request_id: format!("{n:032x}"),
+        method: "GET".into(),
+        host: format!("{}.localhost", app(0)),
+        path: format!("/{}", "p".repeat(100)),
+        status: 200,
+        bytes_in: 0,
+        bytes_out: 100,
+        micros: 1000,
+        app_micros: Some(900),
+        release: Some(1),
+        error: None,
+    };
+    let many: Vec<_> = (0..300).map(request).collect();
+    store.requests().append(&many).await.unwrap();
+}
+
 /// What users wrote and what apps logged, which is filed with the errors that come after it.
 async fn feedback(world: &World) {
     let store = &world.context.store;
@@ -276,16 +338,21 @@ fn lists(issue: &Value) -> Vec<List> {
         with(list("feedback_list", "feedback", "feedback", 100), of(3)),
         with(list("telemetry_list", "items", "item", 100), json!({ "app": app(3), "kind": "logs" })),
         with(list("error_event_list", "events", "event", 100), json!({ "issue": issue })),
+        list("alert_list", "alerts", "alert", 500),
+        list("channel_list", "channels", "channel", 500),
+        with(list("request_list", "requests", "request_id", 500), of(0)),
     ]
 }
 
-/// When a list is given a cursor, it has to join the walk below.
+/// When a list is given a cursor, it has to join the walk below; and every list is.
 #[test]
 fn every_list_with_a_cursor_is_walked() {
     let walked: Vec<&str> = lists(&Value::Null).iter().map(|list| list.tool).collect();
     for tool in berth_tools::registry().tools() {
         let pages = tool.output["properties"].get("next_cursor").is_some();
-        assert_eq!(pages, walked.contains(&tool.spec.name), "{}", tool.spec.name);
+        let name = tool.spec.name;
+        assert_eq!(pages, walked.contains(&name), "{name}");
+        assert!(pages || !name.ends_with("_list"), "{name} has no cursor");
     }
 }
 
@@ -301,6 +368,8 @@ async fn a_model_that_pages_through_a_list_meets_every_row_once() {
     variables(&world).await;
     feedback(&world).await;
     errors(&world).await;
+    alerts(&world).await;
+    requests(&world).await;
     let newest = world.ok("error_search", json!({ "app": app(3), "sort": "events", "limit": 1 })).await;
     for list in &lists(&newest["issues"][0]["issue"]) {
         let tool = list.tool;
@@ -314,4 +383,47 @@ async fn a_model_that_pages_through_a_list_meets_every_row_once() {
             assert_eq!(of_them, all.len(), "{tool} with limit {limit:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_list_goes_on_where_it_was_when_its_last_row_is_deleted() {
+    let world = World::open().await;
+    world.ok("app_create", json!({ "name": "web" })).await;
+    for name in ["one", "two", "three"] {
+        world.ok("environment_create", json!({ "app": "web", "environment": name })).await;
+    }
+    let names = |page: &Value| -> Vec<String> {
+        let rows = page["environments"].as_array().unwrap().iter();
+        rows.map(|row| row["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let first = world.ok("environment_list", json!({ "app": "web", "limit": 2 })).await;
+    assert_eq!(names(&first), ["production", "one"]);
+    let gone = json!({ "app": "web", "environment": "one", "confirm": "one" });
+    let job = world.ok("environment_delete", gone).await["job"]["job"].take();
+    let ended = world.ok("job_get", json!({ "job": job, "wait_s": 30 })).await;
+    assert_eq!(ended["state"], "succeeded", "{ended:#}");
+    let next = json!({ "app": "web", "limit": 2, "cursor": first["next_cursor"] });
+    let next = world.ok("environment_list", next).await;
+    assert_eq!((names(&next), &next["next_cursor"]), (vec!["two".into(), "three".into()], &Value::Null));
+}
+
+/// The messages of a bad day do not push the rules off the page, and stand on the first only.
+#[tokio::test]
+async fn the_last_messages_of_alerts_leave_room_for_the_rules() {
+    let world = World::open().await;
+    alerts(&world).await;
+    let model = async |input: Value| {
+        let call = Call::new(Arc::clone(&world.context), admin()).budget(Budget::MODEL);
+        world.registry.get("alert_list").unwrap().call(call, input).await.unwrap().output
+    };
+    let whole = world.ok("alert_list", json!({})).await;
+    assert_eq!(whole["deliveries"].as_array().unwrap().len(), 20);
+    let first = model(json!({})).await;
+    let rows = |page: &Value, what: &str| page[what].as_array().unwrap().len();
+    assert!(rows(&first, "deliveries") > 0 && rows(&first, "alerts") > 5, "{first:#}");
+    let second = model(json!({ "cursor": first["next_cursor"] })).await;
+    assert!(
+        rows(&second, "deliveries") == 0 && rows(&second, "alerts") > rows(&first, "alerts"),
+        "{second:#}"
+    );
 }

@@ -8,7 +8,7 @@ use berth_evals::harness::{
 use serde_json::{Value, json};
 
 use crate::{
-    berth,
+    berth, command_line,
     hints::{self, WORLD},
     root,
 };
@@ -100,9 +100,10 @@ async fn tools_are_described_for_every_client() {
 #[tokio::test]
 async fn answers_keep_to_their_schemas() {
     let Some(berth) = berth() else { return };
-    let worlds = Worlds::new(berth, root().to_path_buf()).unhurried();
+    let worlds = Worlds::new(berth.clone(), root().to_path_buf()).unhurried();
     let place = worlds.place(WORLD).await.unwrap();
-    let (mut found, mut checked) = (Vec::new(), 0);
+    // First, while everything is there that readers are asked for.
+    let (mut found, mut checked) = (command_line::readers(&berth, &place).await, 0);
     for (tool, input) in hints::inputs() {
         if input.skip.is_some() {
             continue;

@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may fail this way")]
 
 mod by_hand;
+mod command_line;
 mod hints;
 mod lint;
 mod models;

@@ -78,7 +78,7 @@ impl World {
     /// What the issues that a query finds are called, in order of the alphabet.
     async fn sought(&self, query: &str) -> Vec<String> {
         let (app, now) = (Some(self.app.id), self.store.clock().now());
-        let filter = self.index.seek(query, app, now).await.unwrap().filter;
+        let filter = self.index.seek(query, &Visible::All, app, now).await.unwrap().filter;
         let order = IssueOrder::LastSeen;
         let (rows, _) =
             self.store.errors().issues(&Visible::All, app, &filter, order, (0, 10)).await.unwrap();
@@ -126,7 +126,8 @@ impl World {
 
 /// How often values of a field occur among the events of a query.
 async fn counted(index: &ErrorIndex, query: &str, field: &str) -> Result<Vec<(String, u64)>, Problem> {
-    let mut facets = index.facets(query, None, Timestamp::now(), vec![field.to_owned()]).await?;
+    let mut facets =
+        index.facets(query, &Visible::All, None, Timestamp::now(), vec![field.to_owned()]).await?;
     let facet = facets.remove(0);
     assert_eq!(facet.field, field);
     Ok(facet.values.into_iter().map(|v| (v.value.0, v.events)).collect())
@@ -256,7 +257,7 @@ async fn what_a_query_means_is_found() {
     ] {
         assert_eq!(world.sought(query).await, wanted, "{query}");
     }
-    let unknown = world.index.seek("has:levl", None, Timestamp::now()).await.unwrap_err();
+    let unknown = world.index.seek("has:levl", &Visible::All, None, Timestamp::now()).await.unwrap_err();
     assert!(unknown.hint.as_deref().unwrap().contains("\"has:level\""), "{unknown:?}");
     world.stop().await;
 }

@@ -336,7 +336,8 @@ async fn old_events_leave_the_store_and_the_search() {
         Digester::start(world.store.clone(), ingest.clone(), index.clone(), maps.clone(), shutdown.clone());
     let found = async || {
         let level = vec!["level".to_owned()];
-        let facets = index.facets("level:error", Some(world.app.id), now, level).await.unwrap();
+        let view = berth_store::model::Visible::All;
+        let facets = index.facets("level:error", &view, Some(world.app.id), now, level).await.unwrap();
         facets[0].values.first().map_or(0, |value| value.events)
     };
     let until = async |wanted: u64| {

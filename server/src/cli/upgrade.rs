@@ -45,8 +45,8 @@ pub fn run(session: &Session) -> Result<ExitCode, Failure> {
         let begun = Instant::now();
         let output = client.call(session.tool("platform_upgrade")?, Map::new()).await?;
         let begun_with: PlatformUpgrading = understood(output)?;
-        if !session.json {
-            anstream::eprintln!("Berth {} hands over …", begun_with.from);
+        if let Some(version) = begun_with.from.filter(|_| !session.json) {
+            anstream::eprintln!("Berth {version} hands over …");
         }
         let job = ended(session, &client, begun_with.job.job.as_str()).await?;
         if session.json {

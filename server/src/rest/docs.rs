@@ -189,7 +189,8 @@ const HEAD: &str = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8
 <p>Every capability once: as a REST route, as a command, as an MCP tool at <code>/mcp</code>. \
 Machine-readable: <a href=\"/v1/openapi.json\">openapi.json</a>. Send the token as \
 <code>Authorization: Bearer …</code>. With <code>Accept: text/event-stream</code> any call streams what happens \
-as events and ends with <code>result</code> or <code>problem</code>.</p><nav>";
+as events and ends with <code>result</code> or <code>problem</code>; while nothing happens, a comment every 15 s keeps it \
+open.</p><nav>";
 
 const UPLOADS: &str = "<h2 id=\"uploads\">uploads</h2><section><h3>Upload a source archive</h3>\
 <p class=\"route\"><b>POST</b> <code>/v1/uploads</code> <span class=\"tag\">scope deploy</span></p>\

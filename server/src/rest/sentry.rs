@@ -532,7 +532,8 @@ async fn issues(
     let filter = match listing.query.as_deref().filter(|q| !q.is_empty()) {
         Some(query) => {
             let now = control.context.store.clock().now();
-            control.context.error_index.seek(query, Some(app.id), now).await?.filter
+            let view = &principal.visible;
+            control.context.error_index.seek(query, view, Some(app.id), now).await?.filter
         }
         None => IssueFilter::All(Vec::new()),
     };

@@ -90,7 +90,7 @@ pub use releases::Releases;
 pub use repositories::{
     Credentials, Learnt, NewRepository, Repositories, RepositoryRow, RepositorySecrets, WebhookSecret,
 };
-pub use requests::{NewRequest, RequestQuery, Requests, StatusFilter};
+pub use requests::{FoundRequests, NewRequest, RequestQuery, Requests, StatusFilter};
 pub use store::{Pruned, Store, StoreConfig, Volume};
 pub use tokens::Tokens;
 pub use upgrade::{preview, put_back};

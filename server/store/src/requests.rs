@@ -2,10 +2,7 @@
 
 use std::str::FromStr;
 
-use berth_schemas::{
-    Timestamp, Untrusted,
-    request::{RequestPage, RequestRecord},
-};
+use berth_schemas::{Timestamp, Untrusted, request::RequestRecord};
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
@@ -103,8 +100,27 @@ pub struct RequestQuery {
     pub since: Option<Timestamp>,
     /// Only those that took at least so many milliseconds.
     pub slower_than_ms: Option<i64>,
+    /// Only records behind this place, which [`FoundRequests::places`] told; counts and percentiles are of all that match.
+    pub before: Option<(Timestamp, i64)>,
     /// At most so many records; counts and percentiles are of all that match.
     pub limit: i64,
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FoundRequests {
+    /// The records, newest first.
+    pub requests: Vec<RequestRecord>,
+    /// Where each of them stands: many may have begun in the same moment.
+    pub places: Vec<(Timestamp, i64)>,
+    /// How many match in all.
+    pub total: i64,
+    /// Of these, how many had a status of 500 or more.
+    pub errors: i64,
+    /// Milliseconds within which half of them were answered.
+    pub p50_ms: f64,
+    /// Milliseconds within which 95 of 100 were answered.
+    pub p95_ms: f64,
 }
 
 /// What visitors got, counted.
@@ -176,7 +192,7 @@ impl Requests<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn list(self, app: AppId, query: &RequestQuery) -> Result<RequestPage> {
+    pub async fn list(self, app: AppId, query: &RequestQuery) -> Result<FoundRequests> {
         let path = if query.path_prefix.is_some() { "path LIKE $6 ESCAPE '\\'" } else { "$6 = ''" };
         let place = query.environment.map_or_else(String::new, |e| format!("AND {}", of_environment(e)));
         let filter = format!(
@@ -201,11 +217,15 @@ impl Requests<'_> {
         .fetch_one(self.0.read())
         .await?;
         let (total, errors): (i64, i64) = (counts.try_get("n")?, counts.try_get("errors")?);
+        let (at, id) = query.before.map_or((i64::MAX, i64::MAX), |(at, id)| (at.0, id));
         let rows = bound(format!(
-            "SELECT at, request_id, method, host, path, status, bytes_in, bytes_out, micros, app_micros,
-                 release_number, error {filter} ORDER BY at DESC, id DESC LIMIT $7"
+            "SELECT id, at, request_id, method, host, path, status, bytes_in, bytes_out, micros, app_micros,
+                 release_number, error {filter} AND at <= $8 AND (at < $8 OR id < $9)
+             ORDER BY at DESC, id DESC LIMIT $7"
         ))
         .bind(query.limit.clamp(1, MAX_PAGE))
+        .bind(at)
+        .bind(id)
         .fetch_all(self.0.read())
         .await?;
         let (mut p50_ms, mut p95_ms) = (0.0, 0.0);
@@ -226,7 +246,8 @@ impl Requests<'_> {
             }
         }
         let requests = rows.iter().map(from_row).collect::<Result<Vec<_>>>()?;
-        Ok(RequestPage { requests, total, errors, p50_ms, p95_ms })
+        let places = rows.iter().map(place_of).collect::<Result<Vec<_>>>()?;
+        Ok(FoundRequests { requests, places, total, errors, p50_ms, p95_ms })
     }
 
     /// What visitors got of a release since a moment: how many answers, and how many of them with a status of 5xx.
@@ -325,6 +346,10 @@ fn nearest_rank(total: i64, percent: i64) -> i64 {
 #[expect(clippy::cast_precision_loss, reason = "durations are far below 2^53 microseconds")]
 fn millis(micros: i64) -> f64 {
     micros as f64 / 1000.0
+}
+
+fn place_of(r: &AnyRow) -> Result<(Timestamp, i64)> {
+    Ok((row::time(r, "at")?, r.try_get("id")?))
 }
 
 fn from_row(r: &AnyRow) -> Result<RequestRecord> {

@@ -34,16 +34,16 @@ struct Asked {
 
 type Log = Arc<Mutex<Vec<Asked>>>;
 
-struct Forge {
-    url: String,
+pub(crate) struct Forge {
+    pub(crate) url: String,
     log: Log,
 }
 
 /// What a stand-in answers, or why it refuses.
-type Answer = fn(&str, &HeaderMap, &Value) -> Result<Value, String>;
+pub(crate) type Answer = fn(&str, &HeaderMap, &Value) -> Result<Value, String>;
 
 impl Forge {
-    async fn start(answer: Answer) -> Self {
+    pub(crate) async fn start(answer: Answer) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let log = Log::default();
@@ -66,7 +66,8 @@ impl Forge {
                     }
                     Err(why) => {
                         kept.lock().unwrap().push(Asked { what: format!("REFUSED {what}: {why}"), body });
-                        StatusCode::UNPROCESSABLE_ENTITY.into_response()
+                        (StatusCode::UNPROCESSABLE_ENTITY, axum::Json(json!({ "message": why })))
+                            .into_response()
                     }
                 }
             }
@@ -356,12 +357,18 @@ async fn a_forge_that_does_not_allow_it_leaves_steps_to_do() {
     let url = format!("{}/acme/web/site.git", forge.url);
     let body = json!({ "git_url": url, "forge": "gitlab", "access_token": TOKEN, "poll_minutes": 0 });
     let answer = connect(&berth, "web", body).await;
-    let steps = answer["steps"].to_string();
-    assert!(steps.contains("422") && steps.contains("payload URL"), "{steps}");
+    let (steps, problems) = (answer["steps"].to_string(), &answer["problems"]);
+    assert!(steps.contains("payload URL") && !steps.contains("not allowed"), "{steps}");
+    let said = problems.as_array().unwrap().iter().map(|p| (&p["quotes"], p["detail"].as_str().unwrap()));
+    let said: Vec<_> = said.collect();
+    assert_eq!(said.len(), 2, "the repository is not shown, and the webhook not registered: {problems}");
+    for (quotes, detail) in said {
+        assert!(*quotes == true && detail.contains("422") && detail.contains("not allowed"), "{detail}");
+    }
     assert!(!answer["webhook"]["secret"].as_str().unwrap().is_empty());
     let log = forge.log.lock().unwrap().clone();
     assert!(log.iter().any(|a| a.what.contains("/projects/acme%2Fweb%2Fsite")), "{log:#?}");
-    assert!(!steps.contains(TOKEN));
+    assert!(!answer.to_string().contains(TOKEN));
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test makes its repository with git")]

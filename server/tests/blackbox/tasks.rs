@@ -73,6 +73,39 @@ async fn a_task_outlives_the_daemon_and_is_its_owners_alone() {
     assert_eq!(detail["state"], "cancelled");
 }
 
+/// Work on the platform itself is no less durable than that on an app.
+#[tokio::test]
+async fn a_cleanup_is_a_task_and_goes_on_after_the_daemon_died() {
+    let mut berth = Berth::without_docker().await;
+    berth.pause_at("before:job_running");
+    let client = Client::of(&berth, &berth.token);
+    let cleanup =
+        json!({ "name": "platform_cleanup", "arguments": { "dry_run": false, "confirm": "cleanup" } });
+    let call = json!({ "name": "tool_write", "arguments": cleanup });
+    let begun = client.ask("tools/call", call).await["result"].take();
+    assert_eq!((&begun["resultType"], &begun["status"]), (&json!("task"), &json!("working")), "{begun:#}");
+    let task = json!({ "taskId": begun["taskId"] });
+    berth.paused().await;
+    let seen = client.ask("tasks/get", task.clone()).await["result"].take();
+    assert_eq!(seen["status"], "working", "{seen:#}");
+
+    berth.kill().await;
+    berth.start_again().await;
+    let client = Client::of(&berth, &berth.token);
+    for _ in 0..100 {
+        let seen = client.ask("tasks/get", task.clone()).await["result"].take();
+        if seen["status"] == "completed" {
+            let end = &seen["result"]["structuredContent"];
+            assert_eq!(end["job"]["state"], "succeeded", "{seen:#}");
+            assert!(end["effect"].as_str().unwrap().starts_with("Removed "), "{seen:#}");
+            assert_eq!(end["items"], json!([]), "what the call itself answers: {seen:#}");
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("the cleanup does not end:\n{}", berth.log());
+}
+
 #[tokio::test]
 async fn a_person_is_asked_and_their_word_counts_once_the_daemon_knows_it() {
     let mut berth = Berth::without_docker().await;

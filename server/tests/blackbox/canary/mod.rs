@@ -6,6 +6,7 @@
 
 mod calls;
 mod doors;
+mod forge;
 mod frames;
 
 use std::collections::BTreeSet;

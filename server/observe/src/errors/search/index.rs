@@ -8,6 +8,7 @@ use std::{collections::HashMap, path::Path};
 use berth_store::model::AppId;
 use tantivy::{
     Index, IndexReader, IndexSettings, IndexWriter, ReloadPolicy, TantivyDocument, Term,
+    collector::Count,
     directory::MmapDirectory,
     indexer::IndexWriterOptions,
     merge_policy::LogMergePolicy,
@@ -150,12 +151,12 @@ impl SearchIndex {
         Ok(self.reader.reload()?)
     }
 
-    /// Issues with events that match, of one app or of all.
+    /// Issues with events that match, of some apps or of all.
     ///
     /// # Errors
     /// When the index cannot be read.
-    pub(super) fn issues(&self, query: Box<dyn Query>, app: Option<AppId>) -> Result<HashMap<i64, Hit>> {
-        let query = self.of_app(query, app);
+    pub(super) fn issues(&self, query: Box<dyn Query>, apps: Option<&[AppId]>) -> Result<HashMap<i64, Hit>> {
+        let query = self.of_apps(query, apps);
         Ok(self.reader.searcher().search(&query, &ByIssue)?)
     }
 
@@ -166,11 +167,11 @@ impl SearchIndex {
     pub(super) fn facets(
         &self,
         query: Box<dyn Query>,
-        app: Option<AppId>,
+        apps: Option<&[AppId]>,
         fields: &[String],
         most: usize,
     ) -> Result<Vec<Vec<(String, u64)>>> {
-        let query = self.of_app(query, app);
+        let query = self.of_apps(query, apps);
         let searcher = self.reader.searcher();
         let matching = searcher.search(&query, &Matching)?;
         let mut all = Vec::with_capacity(fields.len());
@@ -184,12 +185,12 @@ impl SearchIndex {
         Ok(all)
     }
 
-    /// Names of fields that an app's events have, or those of all.
+    /// Names of fields that events of some apps have, or those of all.
     ///
     /// # Errors
     /// When the index cannot be read.
-    pub(super) fn names(&self, app: Option<AppId>) -> Result<Vec<String>> {
-        let query = self.of_app(Box::new(AllQuery), app);
+    pub(super) fn names(&self, apps: Option<&[AppId]>) -> Result<Vec<String>> {
+        let query = self.of_apps(Box::new(AllQuery), apps);
         let searcher = self.reader.searcher();
         let matching = searcher.search(&query, &Matching)?;
         let counts = count::values(&searcher, &matching, self.fields.names, "")?;
@@ -198,18 +199,26 @@ impl SearchIndex {
         Ok(names.into_iter().map(|(name, _)| name).collect())
     }
 
-    /// Whether any event has a field of this name.
+    /// Whether any event of some apps, or of all, has a field of this name.
     #[must_use]
-    pub(super) fn has_name(&self, name: &str) -> bool {
+    pub(super) fn has_name(&self, name: &str, apps: Option<&[AppId]>) -> bool {
         let term = Term::from_field_text(self.fields.names, name);
-        self.reader.searcher().doc_freq(&term).is_ok_and(|n| n > 0)
+        let searcher = self.reader.searcher();
+        if apps.is_none() {
+            return searcher.doc_freq(&term).is_ok_and(|n| n > 0);
+        }
+        let query = self.of_apps(Box::new(TermQuery::new(term, IndexRecordOption::Basic)), apps);
+        searcher.search(&query, &Count).is_ok_and(|n| n > 0)
     }
 
-    fn of_app(&self, query: Box<dyn Query>, app: Option<AppId>) -> Box<dyn Query> {
-        let Some(app) = app else { return query };
-        let of =
-            TermQuery::new(Term::from_field_u64(self.fields.app, unsigned(app.0)), IndexRecordOption::Basic);
-        Box::new(BooleanQuery::new(vec![(Occur::Must, query), (Occur::Must, Box::new(of))]))
+    fn of_apps(&self, query: Box<dyn Query>, apps: Option<&[AppId]>) -> Box<dyn Query> {
+        let Some(apps) = apps else { return query };
+        let term = |app: &AppId| Term::from_field_u64(self.fields.app, unsigned(app.0));
+        let of: Box<dyn Query> = match apps {
+            [app] => Box::new(TermQuery::new(term(app), IndexRecordOption::Basic)),
+            apps => Box::new(TermSetQuery::new(apps.iter().map(term))),
+        };
+        Box::new(BooleanQuery::new(vec![(Occur::Must, query), (Occur::Must, of)]))
     }
 
     /// Events whose field `name` has a value.

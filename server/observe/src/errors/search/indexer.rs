@@ -28,7 +28,7 @@ use super::{
     document::Entry,
     grammar::{self, QueryError},
     index::{IndexError, SearchIndex, Writer},
-    plan::{Planner, Sought, Wrong},
+    plan::{Planner, Sought, Within, Wrong},
 };
 use crate::errors::event::Event;
 
@@ -149,18 +149,33 @@ impl ErrorIndex {
         }
     }
 
-    /// What a query asks for.
+    /// What a query asks for, of an app or of all that may be seen.
     ///
     /// # Errors
     /// `InvalidInput` with the place of the mistake and what would be right, or `Internal`.
-    pub async fn seek(&self, query: &str, app: Option<AppId>, now: Timestamp) -> Result<Sought, Problem> {
+    pub async fn seek(
+        &self,
+        query: &str,
+        view: &Visible,
+        app: Option<AppId>,
+        now: Timestamp,
+    ) -> Result<Sought, Problem> {
+        let within = self.within(view, app).await?;
         let (shared, query) = (Arc::clone(&self.shared), query.to_owned());
         aside(move || {
             let expr = grammar::parse(&query).map_err(|e| mistake(&query, &e))?;
-            let planner = Planner { index: &shared.index, app, now };
+            let planner = Planner { index: &shared.index, within: &within, now };
             planner.seek(&expr).map_err(|e| wrong(&query, e))
         })
         .await
+    }
+
+    async fn within(&self, view: &Visible, app: Option<AppId>) -> Result<Within, Problem> {
+        let visible = match view {
+            Visible::All => None,
+            some => Some(self.shared.store.apps().all(some).await?.into_iter().map(|app| app.id).collect()),
+        };
+        Ok(Within { app, visible })
     }
 
     /// How often values of `fields` occur among the events that a query is about; if it says something of issues, among
@@ -171,14 +186,16 @@ impl ErrorIndex {
     pub async fn facets(
         &self,
         query: &str,
+        view: &Visible,
         app: Option<AppId>,
         now: Timestamp,
         fields: Vec<String>,
     ) -> Result<Vec<Facet>, Problem> {
-        let (shared, query) = (Arc::clone(&self.shared), query.to_owned());
+        let within = self.within(view, app).await?;
+        let (shared, query, there) = (Arc::clone(&self.shared), query.to_owned(), within.clone());
         let (events, issues, names) = aside(move || {
             let expr = grammar::parse(&query).map_err(|e| mistake(&query, &e))?;
-            let planner = Planner { index: &shared.index, app, now };
+            let planner = Planner { index: &shared.index, within: &there, now };
             let (events, issues) = planner.count(&expr).map_err(|e| wrong(&query, e))?;
             let name = |field: &String| planner.counted(field).map_err(|e| no_facet(&e));
             let names = fields.iter().map(name).collect::<Result<Vec<_>, _>>()?;
@@ -186,19 +203,22 @@ impl ErrorIndex {
         })
         .await?;
         let issues = match issues {
-            Some(filter) => Some(self.most_seen(&filter, app).await?),
+            Some(filter) => Some(self.most_seen(&filter, view, app).await?),
             None => None,
         };
         let shared = Arc::clone(&self.shared);
-        aside(move || shared.facets(events, issues.as_deref(), app, names)).await
+        aside(move || shared.facets(events, issues.as_deref(), &within, names)).await
     }
 
     /// Rows of the issues that match, those with most events.
-    async fn most_seen(&self, filter: &IssueFilter, app: Option<AppId>) -> Result<Vec<i64>, Problem> {
+    async fn most_seen(
+        &self,
+        filter: &IssueFilter,
+        view: &Visible,
+        app: Option<AppId>,
+    ) -> Result<Vec<i64>, Problem> {
         let errors = self.shared.store.errors();
-        // Who asks sees only numbers, and was asked before which app it may be.
-        let (rows, _) =
-            errors.issues(&Visible::All, app, filter, IssueOrder::Events, (0, FACET_ISSUES)).await?;
+        let (rows, _) = errors.issues(view, app, filter, IssueOrder::Events, (0, FACET_ISSUES)).await?;
         Ok(rows.into_iter().map(|row| row.id).collect())
     }
 
@@ -206,9 +226,9 @@ impl ErrorIndex {
     ///
     /// # Errors
     /// `Internal` when the index does not answer.
-    pub async fn names(&self, app: Option<AppId>) -> Result<Vec<String>, Problem> {
+    pub async fn names(&self, app: AppId) -> Result<Vec<String>, Problem> {
         let shared = Arc::clone(&self.shared);
-        aside(move || shared.index.names(app).map_err(|e| failed(&e))).await
+        aside(move || shared.index.names(Some(&[app])).map_err(|e| failed(&e))).await
     }
 }
 
@@ -218,7 +238,7 @@ impl Shared {
         &self,
         events: Box<dyn Query>,
         issues: Option<&[i64]>,
-        app: Option<AppId>,
+        within: &Within,
         names: Vec<(String, String)>,
     ) -> Result<Vec<Facet>, Problem> {
         let events = match issues {
@@ -228,7 +248,8 @@ impl Shared {
             None => events,
         };
         let (asked, known): (Vec<_>, Vec<_>) = names.into_iter().unzip();
-        let counts = self.index.facets(events, app, &known, FACET_VALUES).map_err(|e| failed(&e))?;
+        let counts =
+            self.index.facets(events, within.searched(), &known, FACET_VALUES).map_err(|e| failed(&e))?;
         let value = |(value, events): (String, u64)| FacetValue { value: value.into(), events };
         let facet = |(field, values): (String, Vec<_>)| Facet {
             field,

@@ -104,10 +104,29 @@ pub struct Sought {
     pub scores: Option<HashMap<i64, Hit>>,
 }
 
+/// Whose events are looked at.
+#[derive(Debug, Clone)]
+pub(super) struct Within {
+    /// Only those of this app.
+    pub(super) app: Option<AppId>,
+    /// The apps that the caller may see, or all. Of others it is not even known which tags they have.
+    pub(super) visible: Option<Vec<AppId>>,
+}
+
+impl Within {
+    /// The apps among whose events is searched, or all.
+    pub(super) fn searched(&self) -> Option<&[AppId]> {
+        match &self.app {
+            Some(app) => Some(std::slice::from_ref(app)),
+            None => self.visible.as_deref(),
+        }
+    }
+}
+
 /// Reads and looks up.
 pub(super) struct Planner<'p> {
     pub(super) index: &'p SearchIndex,
-    pub(super) app: Option<AppId>,
+    pub(super) within: &'p Within,
     pub(super) now: Timestamp,
 }
 
@@ -159,7 +178,7 @@ impl Planner<'_> {
         query: Box<dyn Query>,
         scores: &mut Option<HashMap<i64, Hit>>,
     ) -> Result<IssueFilter, Wrong> {
-        let hits = self.index.issues(query, self.app)?;
+        let hits = self.index.issues(query, self.within.searched())?;
         let mut ids: Vec<(i64, Hit)> = hits.iter().map(|(id, hit)| (*id, *hit)).collect();
         ids.sort_by(|a, b| b.1.score.total_cmp(&a.1.score).then(b.0.cmp(&a.0)));
         ids.truncate(MAX_ISSUES);
@@ -224,7 +243,8 @@ impl Planner<'_> {
     }
 
     fn is_known(&self, canonical: &str) -> bool {
-        FIELDS.iter().any(|(name, _)| *name == canonical) || self.index.has_name(canonical)
+        FIELDS.iter().any(|(name, _)| *name == canonical)
+            || self.index.has_name(canonical, self.within.visible.as_deref())
     }
 
     /// The name by which the values of a field or tag are counted.
@@ -268,7 +288,7 @@ impl Planner<'_> {
     /// That there is no such field, with the nearest that there is, written as `form` says.
     fn unknown(&self, name: &str, at: usize, form: impl Fn(&str) -> String) -> QueryError {
         let mut names: Vec<String> = FIELDS.iter().map(|(n, _)| (*n).to_owned()).collect();
-        names.extend(self.index.names(self.app).unwrap_or_default());
+        names.extend(self.index.names(self.within.searched()).unwrap_or_default());
         let near = berth_schemas::error::nearest(name, &names);
         let error =
             QueryError::new(at, format!("there is no field or tag {name:?}; error_fields lists them"));

@@ -139,6 +139,21 @@ pub async fn requests_have_their_percentiles(world: World) {
     assert_eq!((one.total, one.p50_ms, one.p95_ms), (1, 100.0, 100.0));
     let none = RequestQuery { path_prefix: Some("/%".into()), ..any() };
     assert_eq!(requests.list(app.id, &none).await.unwrap().total, 0);
+    // Page by page each is met once, also those that began in the same moment.
+    let at_once: Vec<_> = (1..=7).map(|n| request(&app, 200, 200, n)).collect();
+    requests.append(&at_once).await.unwrap();
+    let (mut seen, mut before) = (std::collections::BTreeSet::new(), None);
+    for _ in 0..107_usize.div_ceil(5) {
+        let page = requests.list(app.id, &RequestQuery { before, ..any() }).await.unwrap();
+        assert_eq!((page.total, page.places.len()), (107, page.requests.len()));
+        for place in &page.places {
+            assert!(seen.insert(*place), "{place:?} came twice");
+        }
+        before = page.places.last().copied();
+    }
+    assert_eq!(seen.len(), 107);
+    let behind = requests.list(app.id, &RequestQuery { before, ..any() }).await.unwrap();
+    assert!(behind.requests.is_empty() && behind.total == 107, "{behind:?}");
     let pruned = requests.prune(Timestamp(50 * 1_000_000), i64::MAX).await.unwrap();
     assert_eq!(pruned.rows, 49);
 }

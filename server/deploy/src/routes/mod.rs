@@ -3,6 +3,8 @@
 //! One entry per environment; any change builds a new table from all of them and swaps it in. Nothing here is
 //! kept in the store: it follows from the store and the engine.
 
+mod entry;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     mem,
@@ -15,17 +17,15 @@ use std::{
 };
 
 use berth_proxy::{
-    Answers, Destination, DrainReport, Hold, HostRules, Match, ProxyHandle, ReleaseLabel, ReleaseTarget,
-    RemovedReplicas, ReplicaAddr, RouteTable, RouteTableBuilder, Split, SplitRule, StaticSite, StatusPage,
-    TargetOptions,
+    Answers, Destination, DrainReport, Hold, HostRules, ProxyHandle, ReleaseLabel, ReleaseTarget,
+    RemovedReplicas, ReplicaAddr, RouteTable, RouteTableBuilder, StaticSite, TargetOptions,
 };
-use berth_schemas::{
-    Code, EnvironmentName, Problem, ProjectSlug,
-    app::AppState,
-    traffic::{RolloutRule, TrafficMatch, TrafficMode},
-};
+use berth_schemas::{Code, EnvironmentName, Problem, ProjectSlug, app::AppState};
 use berth_store::model::{AppRow, Artifact, EnvironmentId, ReleaseId, ReleaseRow};
 use tokio_util::sync::CancellationToken;
+
+pub(crate) use entry::Trial;
+use entry::{Entry, Mode, Serving};
 
 use crate::{
     config::{Addresses, PipelineConfig},
@@ -43,49 +43,6 @@ const CONTROL_GRACE: Duration = Duration::from_secs(5 * 60);
 
 /// Longest wait for an app that sleeps.
 const WAKING: Duration = Duration::from_secs(120);
-
-/// What an environment shows to visitors.
-#[derive(Clone)]
-enum Serving {
-    /// Nothing was deployed yet.
-    Nothing,
-    /// It is stopped by request.
-    Stopped,
-    /// Nobody used it: its visitors wait until it is awake.
-    Asleep(ReleaseId, Arc<Hold>),
-    /// Its containers are being brought up.
-    Starting(ReleaseId),
-    /// A release in containers.
-    Release(ReleaseId, Arc<ReleaseTarget>),
-    /// A release of files.
-    Files(ReleaseId, Arc<ReleaseTarget>),
-}
-
-struct Entry {
-    /// What visitors are told it is called.
-    app: String,
-    places: Vec<(String, String)>,
-    serving: Serving,
-    /// What stands between visitors and the release, whichever serves.
-    mode: Mode,
-    /// A release that gets a part of the traffic.
-    trial: Option<Trial>,
-}
-
-/// A traffic mode as the data plane knows it.
-enum Mode {
-    Open,
-    Paused(Arc<Hold>),
-    Maintenance(StatusPage),
-}
-
-/// A release on trial beside the one that serves.
-#[derive(Clone)]
-pub(crate) struct Trial {
-    pub(crate) release: ReleaseId,
-    pub(crate) target: Arc<ReleaseTarget>,
-    pub(crate) rule: RolloutRule,
-}
 
 /// A domain that leads to an environment.
 pub(crate) struct DomainRoute {
@@ -454,82 +411,6 @@ impl Routes {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<EnvironmentId, Entry>> {
         lock(&self.entries)
-    }
-}
-
-impl Serving {
-    /// Lets those go who wait. After the table that leads elsewhere was set.
-    fn end(&self) {
-        if let Self::Asleep(_, hold) = self {
-            hold.release();
-        }
-    }
-}
-
-impl Mode {
-    fn of(app: &AppRow) -> Self {
-        let name = app.title();
-        match &app.environment.traffic {
-            TrafficMode::Open => Self::Open,
-            TrafficMode::Paused { hold_s, .. } => {
-                Self::Paused(Hold::new(name, Duration::from_secs(u64::from(*hold_s)), HELD))
-            }
-            TrafficMode::Maintenance { message, retry_after_s, .. } => {
-                Self::Maintenance(StatusPage::Maintenance {
-                    app: name,
-                    message: message.clone(),
-                    retry_after_s: *retry_after_s,
-                })
-            }
-        }
-    }
-
-    /// Lets those go who wait. After the table that leads elsewhere was set.
-    fn end(&self) {
-        if let Self::Paused(hold) = self {
-            hold.release();
-        }
-    }
-}
-
-impl Entry {
-    fn target(&self) -> Option<Arc<ReleaseTarget>> {
-        match &self.serving {
-            Serving::Release(_, target) | Serving::Files(_, target) => Some(Arc::clone(target)),
-            _ => None,
-        }
-    }
-
-    fn destination(&self) -> Destination {
-        let app = self.app.clone();
-        match (&self.serving, &self.mode) {
-            (Serving::Stopped | Serving::Nothing, _) | (_, Mode::Open) => {}
-            (_, Mode::Paused(hold)) => return Destination::Hold(Arc::clone(hold)),
-            (_, Mode::Maintenance(page)) => return Destination::Page(page.clone()),
-        }
-        match &self.serving {
-            Serving::Release(id, target) | Serving::Files(id, target) => match &self.trial {
-                Some(trial) if trial.release != *id => Destination::Split(Arc::new(Split {
-                    main: Arc::clone(target),
-                    trial: Arc::clone(&trial.target),
-                    rule: split_rule(&trial.rule),
-                })),
-                _ => Destination::Release(Arc::clone(target)),
-            },
-            Serving::Asleep(_, hold) => Destination::Hold(Arc::clone(hold)),
-            Serving::Starting(_) => Destination::Page(StatusPage::Starting { app }),
-            Serving::Stopped => Destination::Page(StatusPage::Stopped { app }),
-            Serving::Nothing => Destination::Page(StatusPage::NotDeployed { app }),
-        }
-    }
-}
-
-fn split_rule(rule: &RolloutRule) -> SplitRule {
-    let wanted = |m: &TrafficMatch| Match { name: m.name.clone(), value: m.value.clone() };
-    SplitRule {
-        percent: rule.percent,
-        header: rule.header.as_ref().map(wanted),
-        cookie: rule.cookie.as_ref().map(wanted),
     }
 }
 

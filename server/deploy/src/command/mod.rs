@@ -7,14 +7,24 @@
 //!
 //! Not here: what to run and what its output means. Callers (git, and nothing else so far) decide that.
 
+mod lines;
+mod piped;
+#[cfg(test)]
+mod tests;
+
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+
+pub use lines::LineSplitter;
+use lines::read_lines;
+use piped::Group;
+pub use piped::Piped;
 
 /// Variables of the daemon's own environment that a started program may see: where programs are, how to
 /// reach the outside through the operator's proxy, and which authorities to trust.
@@ -369,57 +379,6 @@ impl Command {
     }
 }
 
-/// A program whose pipes are in the caller's hands. Dropping it kills the whole process group.
-#[derive(Debug)]
-pub struct Piped {
-    /// Its standard input. Drop it to end that.
-    pub stdin: Option<tokio::process::ChildStdin>,
-    /// Its standard output.
-    pub stdout: Option<tokio::process::ChildStdout>,
-    child: tokio::process::Child,
-    group: Group,
-    said: tokio::task::JoinHandle<String>,
-    started: Instant,
-    command: Command,
-}
-
-impl Piped {
-    /// Ends its input, drops what it still prints, and waits for its end. Returns also what it wrote to its
-    /// standard error.
-    ///
-    /// # Errors
-    /// [`CommandError`] when it took too long since its start, or was cancelled.
-    pub async fn finish(mut self, cancel: &CancellationToken) -> Result<(Finished, String), CommandError> {
-        drop(self.stdin.take());
-        let stdout = self.stdout.take();
-        let rest = async {
-            if let Some(mut stdout) = stdout {
-                let _ = tokio::io::copy(&mut stdout, &mut tokio::io::sink()).await;
-            }
-        };
-        let program = self.command.name();
-        let limit = self.command.timeout;
-        let ended = async {
-            let ((), status) = tokio::join!(rest, self.child.wait());
-            status
-        };
-        let status = tokio::select! {
-            biased;
-            () = cancel.cancelled() => return Err(CommandError::Cancelled { program }),
-            () = tokio::time::sleep(limit.saturating_sub(self.started.elapsed())) => {
-                return Err(CommandError::TimedOut { program, limit });
-            }
-            status = ended => status.map_err(|source| self.command.io(source))?,
-        };
-        let said = tokio::time::timeout(PIPE_GRACE, &mut self.said).await;
-        if said.is_ok() {
-            self.group.disarm();
-        }
-        let said = said.ok().and_then(Result::ok).unwrap_or_default();
-        Ok((Finished { code: status.code(), took: self.started.elapsed() }, said))
-    }
-}
-
 /// The values of the environment may be secrets: only names are shown.
 impl std::fmt::Debug for Command {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -431,221 +390,5 @@ impl std::fmt::Debug for Command {
             .field("dir", &self.dir)
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
-    }
-}
-
-/// Kills the process group of a child on drop, unless disarmed.
-#[derive(Debug)]
-struct Group(Option<rustix::process::Pid>);
-
-impl Group {
-    fn of(child: &tokio::process::Child) -> Self {
-        let pid = child.id().and_then(|id| i32::try_from(id).ok());
-        Self(pid.and_then(rustix::process::Pid::from_raw))
-    }
-
-    /// The whole group has ended; its number may soon belong to somebody else.
-    fn disarm(&mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(pid) = self.0 {
-            // An error means that nobody is left in the group, which is what is wanted.
-            let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
-        }
-    }
-}
-
-async fn read_lines(
-    mut pipe: impl AsyncRead + Unpin,
-    max_line: usize,
-    wrap: fn(String) -> OutputLine,
-    lines: mpsc::Sender<OutputLine>,
-) {
-    let mut splitter = LineSplitter::new(max_line);
-    let mut chunk = vec![0_u8; 8192];
-    let mut ready = Vec::new();
-    loop {
-        let read = match pipe.read(&mut chunk).await {
-            Ok(0) | Err(_) => break,
-            Ok(read) => read,
-        };
-        splitter.push(&chunk[..read], &mut ready);
-        for line in ready.drain(..) {
-            if lines.send(wrap(line)).await.is_err() {
-                return;
-            }
-        }
-    }
-    if let Some(line) = splitter.finish() {
-        let _ = lines.send(wrap(line)).await;
-    }
-}
-
-/// Cuts a stream of bytes into lines of bounded length. Empty lines are dropped: they are what a `\r\n` or a
-/// redrawn progress meter leaves behind.
-#[derive(Debug)]
-pub struct LineSplitter {
-    line: Vec<u8>,
-    max_line: usize,
-    cut: bool,
-}
-
-impl LineSplitter {
-    /// A splitter whose lines have at most `max_line` bytes.
-    pub fn new(max_line: usize) -> Self {
-        Self { line: Vec::new(), max_line, cut: false }
-    }
-
-    /// Takes the next bytes and appends the lines that they complete to `ready`.
-    pub fn push(&mut self, bytes: &[u8], ready: &mut Vec<String>) {
-        for &byte in bytes {
-            if byte == b'\n' || byte == b'\r' {
-                ready.extend(self.finish());
-            } else if self.line.len() < self.max_line {
-                self.line.push(byte);
-            } else {
-                self.cut = true;
-            }
-        }
-    }
-
-    /// The unfinished line at the end of the stream, if there is one.
-    pub fn finish(&mut self) -> Option<String> {
-        if self.line.is_empty() {
-            return None;
-        }
-        let mut text = String::from_utf8_lossy(&self.line).into_owned();
-        if std::mem::take(&mut self.cut) {
-            text.push('…');
-        }
-        self.line.clear();
-        Some(text)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn alive(pid: i32) -> bool {
-        std::fs::read_to_string(format!("/proc/{pid}/stat"))
-            .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or("").trim_start().starts_with('Z'))
-    }
-
-    #[tokio::test]
-    async fn lines_come_from_both_streams_and_the_exit_code_is_told() {
-        let script = "import sys\nprint('a\\rb')\nprint('e', file=sys.stderr)\nsys.exit(3)";
-        let out = Command::new("python3").args(["-c", script]).capture(&CancellationToken::new(), 1000).await;
-        let out = out.unwrap();
-        assert_eq!((out.finished.code, out.stdout.as_str(), out.stderr.as_str()), (Some(3), "a\nb", "e"));
-    }
-
-    #[tokio::test]
-    async fn the_environment_is_cleared() {
-        let out = Command::new("env")
-            .env("BERTH_PROBE", "1")
-            .capture(&CancellationToken::new(), 10_000)
-            .await
-            .unwrap();
-        assert!(out.stdout.contains("BERTH_PROBE=1"));
-        assert!(!out.stdout.contains("CARGO_"), "cargo's variables leaked: {}", out.stdout);
-    }
-
-    #[tokio::test]
-    async fn a_missing_program_is_told_apart_from_a_missing_directory() {
-        let cancel = CancellationToken::new();
-        let missing = Command::new("no-such-program-at-all").capture(&cancel, 10).await.unwrap_err();
-        assert!(matches!(missing, CommandError::NotInstalled { .. }), "{missing}");
-        let no_dir = Command::new("env").dir("/no/such/dir").capture(&cancel, 10).await.unwrap_err();
-        assert!(matches!(no_dir, CommandError::Io { .. }), "{no_dir}");
-    }
-
-    /// A program that starts another one and prints its pid, then both sleep.
-    const PARENT: &str =
-        "import subprocess,time\np=subprocess.Popen(['sleep','60'])\nprint(p.pid,flush=True)\ntime.sleep(60)";
-
-    async fn grandchild_dies(run: impl AsyncFnOnce(&Command, &mut (dyn FnMut(OutputLine) + Send))) {
-        let mut pid = 0;
-        let mut sink = |line: OutputLine| {
-            if let OutputLine::Stdout(text) = line {
-                pid = text.parse().unwrap();
-            }
-        };
-        let command = Command::new("python3").args(["-c", PARENT]).timeout(Duration::from_secs(3));
-        run(&command, &mut sink).await;
-        assert!(pid > 0, "the program did not start");
-        for _ in 0..50 {
-            if !alive(pid) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("process {pid} outlived its group");
-    }
-
-    #[tokio::test]
-    async fn a_timeout_kills_the_whole_group() {
-        grandchild_dies(async |command, sink| {
-            let error = command.run(&CancellationToken::new(), sink).await.unwrap_err();
-            assert!(matches!(error, CommandError::TimedOut { .. }), "{error}");
-        })
-        .await;
-    }
-
-    #[tokio::test]
-    async fn cancelling_and_dropping_kill_the_whole_group() {
-        grandchild_dies(async |command, sink| {
-            let cancel = CancellationToken::new();
-            let later = cancel.clone();
-            let timer = tokio::spawn(async move {
-                tokio::time::sleep(Duration::from_millis(1000)).await;
-                later.cancel();
-            });
-            let error = command.run(&cancel, sink).await.unwrap_err();
-            assert!(matches!(error, CommandError::Cancelled { .. }), "{error}");
-            timer.await.unwrap();
-        })
-        .await;
-        grandchild_dies(async |command, sink| {
-            let cancel = CancellationToken::new();
-            let dropped = tokio::time::timeout(Duration::from_millis(1000), command.run(&cancel, sink)).await;
-            assert!(dropped.is_err());
-        })
-        .await;
-    }
-
-    #[tokio::test]
-    async fn input_is_handed_over_and_pipes_carry_bytes() {
-        let cancel = CancellationToken::new();
-        let out = Command::new("cat").input("a\nb\n").capture(&cancel, 100).await.unwrap();
-        assert_eq!(out.stdout, "a\nb");
-        let mut cat = Command::new("cat").pipe().unwrap();
-        let bytes: Vec<u8> = (0..=255).cycle().take(300_000).collect();
-        let (mut to, from) = (cat.stdin.take().unwrap(), cat.stdout.as_mut().unwrap());
-        let mut got = Vec::new();
-        let write = async {
-            to.write_all(&bytes).await.unwrap();
-            drop(to);
-        };
-        let (_, read) = tokio::join!(write, from.read_to_end(&mut got));
-        read.unwrap();
-        assert!(got == bytes);
-        let (finished, said) = cat.finish(&cancel).await.unwrap();
-        assert!(finished.success() && said.is_empty());
-        let sleeping = Command::new("sleep").arg("60").timeout(Duration::from_millis(50)).pipe().unwrap();
-        assert!(matches!(sleeping.finish(&cancel).await, Err(CommandError::TimedOut { .. })));
-    }
-
-    #[test]
-    fn long_lines_are_cut_and_bad_utf8_is_kept_readable() {
-        let mut splitter = LineSplitter::new(4);
-        let mut lines = Vec::new();
-        splitter.push(b"abcdefgh\nok\n\r\n\xff!", &mut lines);
-        lines.extend(splitter.finish());
-        assert_eq!(lines, ["abcd…", "ok", "\u{fffd}!"]);
     }
 }
