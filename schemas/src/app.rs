@@ -294,7 +294,7 @@ pub struct AppDetail {
 pub struct AppList {
     /// Only apps of this project.
     pub project: Option<ProjectSlug>,
-    /// Page size, 1 to 100. Default 20.
+    /// Default 20.
     pub limit: Option<u32>,
     /// Cursor of the page before.
     pub cursor: Option<String>,

@@ -402,7 +402,7 @@ pub struct DeploymentList {
     /// Only deployments in this state.
     #[serde(default)]
     pub state: Option<DeploymentState>,
-    /// Page size, 1 to 100. Default 10.
+    /// Default 10.
     #[serde(default)]
     pub limit: Option<u32>,
     /// Cursor of the page before.
@@ -505,7 +505,7 @@ pub struct DeploymentLog {
     /// Only lines after this line number. Without it, the last lines are returned.
     #[serde(default)]
     pub after: Option<i64>,
-    /// At most this many lines, 1 to 1000. Default 100.
+    /// Default 100.
     #[schemars(range(min = 1, max = 1000))]
     #[serde(default)]
     pub limit: Option<u32>,

@@ -99,7 +99,7 @@ pub struct LogSearch {
     /// Only lines after this id, oldest first. Without it, the newest lines are returned.
     #[serde(default)]
     pub after: Option<i64>,
-    /// At most this many lines, 1 to 1000. Default 100.
+    /// Default 100.
     #[schemars(range(min = 1, max = 1000))]
     #[serde(default)]
     pub limit: Option<u32>,

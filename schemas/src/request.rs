@@ -62,7 +62,7 @@ pub struct RequestList {
     /// Only those that took at least so many milliseconds.
     #[serde(default)]
     pub slower_than_ms: Option<u32>,
-    /// Page size, 1 to 500. Default 50.
+    /// Default 50.
     #[schemars(range(min = 1, max = 500))]
     #[serde(default)]
     pub limit: Option<u32>,

@@ -17,7 +17,7 @@ pub(crate) fn tools() -> Vec<Tool> {
         Spec {
             name: "request_list",
             title: "List an app's HTTP requests",
-            description: "List visitors' requests to an app, newest first, by status (5xx), path or slowness, with error count and percentiles over the last hour (or since).",
+            description: "List visitors' requests to an app, newest first, by status (5xx), path or slowness, with error count and percentiles.",
             hints: Hints::READ,
             scope: Scope::Read,
             tier: Tier::Core,
