@@ -6,9 +6,9 @@ use berth_observe::errors::Eraser;
 use berth_schemas::{
     Code, IssueRef, Problem, Scope, Timestamp, Untrusted,
     issue::{
-        ErrorAssign, ErrorDelete, ErrorDeleted, ErrorIgnore, ErrorMerge, ErrorReopen,
-        ErrorResolve, ErrorRules, ErrorRulesGet, ErrorRulesSet, ErrorSplit, ErrorUserDelete,
-        ErrorUserDeleted, IssueState, IssueSummary,
+        ErrorAssign, ErrorDelete, ErrorDeleted, ErrorIgnore, ErrorMerge, ErrorReopen, ErrorResolve,
+        ErrorRules, ErrorRulesGet, ErrorRulesSet, ErrorSplit, ErrorUserDelete, ErrorUserDeleted, IssueState,
+        IssueSummary,
     },
 };
 use berth_store::{IssueRow, Until};
