@@ -308,49 +308,6 @@ impl Errors<'_> {
             all += i64::try_from(gone).unwrap_or(0);
         }
     }
-
-    /// What an app's errors are kept and told by, as JSON; none if nothing was set.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn settings<T: serde::de::DeserializeOwned>(self, app: AppId) -> Result<Option<T>> {
-        let row = sqlx::query("SELECT settings FROM error_settings WHERE app_id = $1")
-            .bind(app.0)
-            .fetch_optional(self.0.read())
-            .await?;
-        row.map(|r| row::json(&r, "error_settings", "settings")).transpose()
-    }
-
-    /// Sets what an app's errors are kept and told by.
-    ///
-    /// # Errors
-    /// When the app is gone or the database fails.
-    pub async fn set_settings<T: serde::Serialize + Sync>(
-        self,
-        by: &Principal,
-        app: AppId,
-        settings: &T,
-    ) -> Result<()> {
-        let text = row::to_json("error_settings", "settings", settings)?;
-        let mut write = Write::begin(self.0).await?;
-        sqlx::query(
-            "INSERT INTO error_settings (app_id, settings) VALUES ($1, $2)
-             ON CONFLICT (app_id) DO UPDATE SET settings = excluded.settings",
-        )
-        .bind(app.0)
-        .bind(text)
-        .execute(write.conn())
-        .await?;
-        let event = NewEvent {
-            kind: "error.settings_changed",
-            by: by.name.clone(),
-            app: Some(app),
-            summary: "the rules for errors were changed".into(),
-            data: json!({}),
-        };
-        write.event(event).await?;
-        write.commit().await
-    }
 }
 
 /// How long and how many events an app keeps that has no rules of its own.

@@ -15,6 +15,7 @@ mod map_ages;
 mod maps;
 mod query;
 mod releases;
+mod settings;
 mod telemetry;
 mod title;
 

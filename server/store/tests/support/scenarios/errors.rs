@@ -171,7 +171,13 @@ pub async fn what_is_old_goes_and_its_counts_stay(world: World) {
     let rules = |days| ErrorRules { retention_days: Some(days), ..ErrorRules::default() };
     let left = async || errors.events_of(one.id, None, None, 10).await.unwrap().len();
     world.advance(3 * 24 * 3600);
+    let configured = async || world.refresh(&app).await.configured_at;
+    let before = configured().await;
     errors.set_settings(&root, app.id, &rules(4)).await.unwrap();
+    assert_eq!(configured().await, before, "containers are not told of it");
+    let untold = ErrorRules { inject_dsn: false, ..rules(4) };
+    errors.set_settings(&root, app.id, &untold).await.unwrap();
+    assert!(configured().await > before, "the same source is deployed again for it");
     errors.prune(ErrorsKept { age: Duration::ZERO, events: 1000 }).await.unwrap();
     assert_eq!(left().await, 1);
     errors.set_settings(&root, app.id, &rules(2)).await.unwrap();
