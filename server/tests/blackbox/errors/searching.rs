@@ -151,10 +151,10 @@ async fn what_is_kept_besides_errors_is_counted_by_kind() {
     body.push_str(&item("event", event(1, json!({}))));
     assert_eq!(send(&dsn, body.into_bytes()).await.0, StatusCode::OK);
     let wanted = json!([
-        { "kind": "check_in", "count": 1 },
-        { "kind": "logs", "count": 1 },
+        { "kind": "check_in", "count": 1, "shown_by": "telemetry_list" },
+        { "kind": "logs", "count": 1, "shown_by": "telemetry_list" },
         { "kind": "session", "count": 1, "shown_by": "error_release_compare" },
-        { "kind": "transaction", "count": 2 },
+        { "kind": "transaction", "count": 2, "shown_by": "telemetry_list" },
     ]);
     let mut told = Value::Null;
     for _ in 0..100 {
