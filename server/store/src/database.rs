@@ -33,10 +33,10 @@ const LOCK_ID: i64 = 0x62_65_72_74_68;
 const READERS: u32 = 4;
 
 /// Page cache of the writing connection in KiB: what it changes between two commits, and the inner pages of the indexes.
-const WRITER_CACHE_KIB: u32 = 8 << 10;
+const WRITER_CACHE_KIB: u32 = 4 << 10;
 
 /// Page cache of a reading connection in KiB. Each has one of its own; what they share, the operating system keeps.
-const READER_CACHE_KIB: u32 = 2 << 10;
+const READER_CACHE_KIB: u32 = 1 << 10;
 
 /// SQLite's number for the mode of auto_vacuum that is used.
 const INCREMENTAL: i64 = 2;
