@@ -7,7 +7,7 @@ use berth_observe::errors::{
     show::{self, About},
 };
 use berth_schemas::{
-    Code, EnvironmentName, Problem, Scope, Untrusted,
+    Code, EnvironmentName, Problem, Untrusted,
     issue::{
         AttachmentShown, ErrorEvent, ErrorEventGet, ErrorEventList, ErrorGet, EventDetail, EventSummary,
         EventSummaryPage, FacetValue, IssueDetail, ReleaseCommit, StandingOut,
@@ -20,7 +20,7 @@ use crate::{
     errors::{find_issue, line, summary, time},
     feedback, find, page,
     page::Keep,
-    registry::{Brief, Call, Hints, Method, Spec, Tier, Tool},
+    registry::{Brief, Call, Spec, Tool},
     text::Text,
 };
 
@@ -36,19 +36,9 @@ const COMMITS: usize = 10;
 const MAX_RAW: usize = 200_000;
 
 pub(crate) fn tools() -> Vec<Tool> {
-    let read = |name, title, description, path| Spec {
-        name,
-        title,
-        description,
-        hints: Hints::READ,
-        scope: Scope::Read,
-        tier: Tier::Extended,
-        method: Method::Get,
-        path,
-    };
     vec![
         Tool::new(
-            read(
+            Spec::extended_read(
                 "error_get",
                 "Explain an error",
                 "Explain one issue (WEB-7K): what and where with source lines, since when, which release, deployment and commits brought it, how often and for how many users, what stands out, breadcrumbs, request, similar issues. The first call when something is broken.",
@@ -57,7 +47,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             get,
         ),
         Tool::new(
-            read(
+            Spec::extended_read(
                 "error_event_list",
                 "List events of an error",
                 "List the events of an issue, newest first, with time, release, text and user.",
@@ -66,7 +56,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             events,
         ),
         Tool::new(
-            read(
+            Spec::extended_read(
                 "error_event_get",
                 "Show an error event",
                 "Show one event of an issue with stack, breadcrumbs, request and tags; raw=true adds all that the client sent, secrets filtered.",

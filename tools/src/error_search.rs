@@ -22,19 +22,9 @@ use crate::{
 const MAX_FACETS: usize = 5;
 
 pub(crate) fn tools() -> Vec<Tool> {
-    let read = |name, title, description, path| Spec {
-        name,
-        title,
-        description,
-        hints: Hints::READ,
-        scope: Scope::Read,
-        tier: Tier::Extended,
-        method: Method::Get,
-        path,
-    };
     vec![
         Tool::new(
-            read(
+            Spec::extended_read(
                 "error_search",
                 "Search errors",
                 "Search error issues of one app or all, by words and fields: is:open level:error release:1.2.* user.email:a@b.example \"connection refused\". Sorted by last seen, first seen, events, users or relevance; facets count values. error_fields shows the grammar; error_get explains one.",
@@ -43,7 +33,7 @@ pub(crate) fn tools() -> Vec<Tool> {
             search,
         ),
         Tool::new(
-            read(
+            Spec::extended_read(
                 "error_fields",
                 "Show how errors are searched",
                 "Show the grammar and the fields by which errors can be searched, with an app's own tags.",

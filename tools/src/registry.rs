@@ -120,6 +120,27 @@ pub struct Spec {
     pub path: &'static str,
 }
 
+impl Spec {
+    /// Of a tool that only looks, and that MCP does not list.
+    pub(crate) fn extended_read(
+        name: &'static str,
+        title: &'static str,
+        description: &'static str,
+        path: &'static str,
+    ) -> Self {
+        Self {
+            name,
+            title,
+            description,
+            hints: Hints::READ,
+            scope: Scope::Read,
+            tier: Tier::Extended,
+            method: Method::Get,
+            path,
+        }
+    }
+}
+
 /// One call of a tool.
 #[derive(Clone)]
 pub struct Call {

@@ -2,7 +2,7 @@
 
 use berth_observe::errors::telemetry::summary;
 use berth_schemas::{
-    Problem, Scope, Untrusted,
+    Problem, Untrusted,
     issue::{TelemetryItem, TelemetryKind, TelemetryList, TelemetryPage},
 };
 use berth_store::{TelemetryFound, TelemetryQuery};
@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::{
     errors::time,
     find, logs, page,
-    registry::{Brief, Call, Hints, Method, Spec, Tier, Tool},
+    registry::{Brief, Call, Spec, Tool},
     text::Text,
 };
 
@@ -20,16 +20,12 @@ const MAX_RAW: usize = 20_000;
 
 pub(crate) fn tools() -> Vec<Tool> {
     vec![Tool::new(
-        Spec {
-            name: "telemetry_list",
-            title: "List what SDKs sent besides errors",
-            description: "List what an app's Sentry SDKs sent besides errors, newest first, as it was kept: log records, transactions, spans, metrics, check-ins of scheduled tasks, sessions, replays. Each in a line; raw=true adds all of it, secrets filtered. What the app prints is in log_search.",
-            hints: Hints::READ,
-            scope: Scope::Read,
-            tier: Tier::Extended,
-            method: Method::Get,
-            path: "/v1/apps/{app}/telemetry",
-        },
+        Spec::extended_read(
+            "telemetry_list",
+            "List what SDKs sent besides errors",
+            "List what an app's Sentry SDKs sent besides errors, newest first, as it was kept: log records, transactions, spans, metrics, check-ins of scheduled tasks, sessions, replays. Each in a line; raw=true adds all of it, secrets filtered. What the app prints is in log_search.",
+            "/v1/apps/{app}/telemetry",
+        ),
         list,
     )]
 }

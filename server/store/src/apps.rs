@@ -392,11 +392,36 @@ pub(crate) async fn visible_in(write: &mut Write<'_>, by: &Principal, id: Enviro
 
 /// The time of a change to settings or variables: now, but later than whatever was deployed before it, even if the
 /// clock was set back since. Otherwise the change would count as deployed.
-pub(crate) async fn configured_at(write: &mut Write<'_>, app: AppId) -> Result<Timestamp> {
+async fn configured_at(write: &mut Write<'_>, app: AppId) -> Result<Timestamp> {
     let deployments = "SELECT COALESCE(MAX(created_at), 0) AS newest FROM deployments WHERE app_id = $1";
     let releases = "SELECT COALESCE(MAX(created_at), 0) AS newest FROM releases WHERE app_id = $1";
     let deployed = write.later_than(deployments, Some(app.0)).await?;
     Ok(deployed.max(write.later_than(releases, Some(app.0)).await?))
+}
+
+/// What of an app is deployed with a changed configuration.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Configured {
+    /// One environment.
+    Environment(EnvironmentId),
+    /// All previews.
+    Previews,
+    /// All of it.
+    App,
+}
+
+/// Notes that a configuration changed: the next deployment brings it, also one of the same source.
+pub(crate) async fn note_configured(write: &mut Write<'_>, app: AppId, what: Configured) -> Result<()> {
+    let at = configured_at(write, app).await?;
+    let changed = match what {
+        Configured::Environment(id) => format!("environments SET configured_at = $1 WHERE id = {}", id.0),
+        Configured::Previews => {
+            format!("environments SET configured_at = $1 WHERE app_id = {} AND kind = 'preview'", app.0)
+        }
+        Configured::App => format!("apps SET configured_at = $1 WHERE id = {}", app.0),
+    };
+    sqlx::query(assembled(format!("UPDATE {changed}"))).bind(at.0).execute(write.conn()).await?;
+    Ok(())
 }
 
 pub(crate) fn from_row(r: &AnyRow) -> Result<AppRow> {

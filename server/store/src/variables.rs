@@ -11,6 +11,7 @@ use serde_json::json;
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
+    apps::{Configured, note_configured},
     database::assembled,
     error::{Result, StoreError},
     model::{AppRow, EnvironmentId, NewEvent, NewVariable, Principal, VariableRow, VariableVersion},
@@ -361,17 +362,12 @@ async fn finish(
     names: &[VariableName],
 ) -> Result<()> {
     let app = holder.app;
-    let at = crate::apps::configured_at(&mut write, app.id).await?;
     let changed = match holder.scope {
-        VariableScope::Environment => {
-            format!("environments SET configured_at = $1 WHERE id = {}", app.environment.id.0)
-        }
-        VariableScope::Previews => {
-            format!("environments SET configured_at = $1 WHERE app_id = {} AND kind = 'preview'", app.id.0)
-        }
-        VariableScope::Shared => format!("apps SET configured_at = $1 WHERE id = {}", app.id.0),
+        VariableScope::Environment => Configured::Environment(app.environment.id),
+        VariableScope::Previews => Configured::Previews,
+        VariableScope::Shared => Configured::App,
     };
-    sqlx::query(assembled(format!("UPDATE {changed}"))).bind(at.0).execute(write.conn()).await?;
+    note_configured(&mut write, app.id, changed).await?;
     let list: Vec<&str> = names.iter().map(VariableName::as_str).collect();
     let environment = holder.environment().map(|_| &app.environment.name);
     let event = NewEvent {

@@ -12,7 +12,7 @@ use sqlx::{Row, any::AnyRow};
 
 use super::Errors;
 use crate::{
-    apps::configured_at,
+    apps::{Configured, note_configured},
     error::{Result, StoreError},
     model::{AppRow, EnvironmentId, NewEvent, Principal},
     row,
@@ -140,13 +140,7 @@ impl Errors<'_> {
             .bind(now.plus_seconds(-REMEMBERED).0)
             .execute(write.conn())
             .await?;
-        // The next deployment brings it, also one of the same source.
-        let at = configured_at(&mut write, app.id).await?;
-        sqlx::query("UPDATE environments SET configured_at = $2 WHERE id = $1")
-            .bind(environment.0)
-            .bind(at.0)
-            .execute(write.conn())
-            .await?;
+        note_configured(&mut write, app.id, Configured::Environment(environment)).await?;
         let then = match grace {
             0 => "the one before is refused from now on".to_owned(),
             _ => format!("the one before is accepted until {ends}"),

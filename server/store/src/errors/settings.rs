@@ -2,10 +2,11 @@
 
 use berth_schemas::issue::ErrorRules;
 use serde_json::json;
+use sqlx::{Any, Executor};
 
 use super::Errors;
 use crate::{
-    apps::configured_at,
+    apps::{Configured, note_configured},
     error::Result,
     model::{AppId, NewEvent, Principal},
     row,
@@ -18,11 +19,7 @@ impl Errors<'_> {
     /// # Errors
     /// When the database fails.
     pub async fn settings(self, app: AppId) -> Result<Option<ErrorRules>> {
-        let row = sqlx::query("SELECT settings FROM error_settings WHERE app_id = $1")
-            .bind(app.0)
-            .fetch_optional(self.0.read())
-            .await?;
-        row.map(|r| row::json(&r, "error_settings", "settings")).transpose()
+        stored(self.0.read(), app).await
     }
 
     /// Sets what an app's errors are kept and told by. What containers are told comes with the next deployment, also with
@@ -33,12 +30,7 @@ impl Errors<'_> {
     pub async fn set_settings(self, by: &Principal, app: AppId, settings: &ErrorRules) -> Result<()> {
         let text = row::to_json("error_settings", "settings", settings)?;
         let mut write = Write::begin(self.0).await?;
-        let before = sqlx::query("SELECT settings FROM error_settings WHERE app_id = $1")
-            .bind(app.0)
-            .fetch_optional(write.conn())
-            .await?;
-        let before: Option<ErrorRules> =
-            before.map(|r| row::json(&r, "error_settings", "settings")).transpose()?;
+        let before = stored(write.conn(), app).await?;
         sqlx::query(
             "INSERT INTO error_settings (app_id, settings) VALUES ($1, $2)
              ON CONFLICT (app_id) DO UPDATE SET settings = excluded.settings",
@@ -48,12 +40,7 @@ impl Errors<'_> {
         .execute(write.conn())
         .await?;
         if before.unwrap_or_default().inject_dsn != settings.inject_dsn {
-            let at = configured_at(&mut write, app).await?;
-            sqlx::query("UPDATE apps SET configured_at = $2 WHERE id = $1")
-                .bind(app.0)
-                .bind(at.0)
-                .execute(write.conn())
-                .await?;
+            note_configured(&mut write, app, Configured::App).await?;
         }
         let event = NewEvent {
             kind: "error.settings_changed",
@@ -65,4 +52,12 @@ impl Errors<'_> {
         write.event(event).await?;
         write.commit().await
     }
+}
+
+async fn stored<'c>(from: impl Executor<'c, Database = Any>, app: AppId) -> Result<Option<ErrorRules>> {
+    let row = sqlx::query("SELECT settings FROM error_settings WHERE app_id = $1")
+        .bind(app.0)
+        .fetch_optional(from)
+        .await?;
+    row.map(|r| row::json(&r, "error_settings", "settings")).transpose()
 }
